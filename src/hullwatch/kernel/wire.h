@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The wire: everything that crosses from the kernel to user space, and nothing else.
+ * sensor/wire.py derives its numpy dtypes from this file; tests hold both to the object's BTF.
+ *
+ * Rules: fixed-width types only, every struct packed by construction (no hidden padding).
+ */
+#ifndef HULLWATCH_WIRE_H
+#define HULLWATCH_WIRE_H
+
+/* Event classes: one row of sensor/events.py each. Names end up in the store and in rules. */
+enum hw_class {
+	HW_NONE = 0,
+	/* process */
+	HW_EXEC = 1,
+	HW_FORK = 2,
+	HW_EXIT = 3,
+	HW_TASK = 4, /* a process that was there before the sensor */
+	/* file */
+	HW_OPEN = 10,
+	HW_RENAME = 11,
+	HW_UNLINK = 12,
+	HW_LINK = 13,
+	HW_SYMLINK = 14,
+	HW_MKDIR = 15,
+	HW_RMDIR = 16,
+	HW_CHMOD = 17,
+	HW_CHOWN = 18,
+	HW_MMAP = 19,
+	/* network */
+	HW_SOCKET = 30,
+	HW_CONNECT = 31,
+	HW_BIND = 32,
+	HW_LISTEN = 33,
+	HW_ACCEPT = 34,
+	HW_SEND = 35,
+	HW_FLOW = 36,
+	HW_DNS = 37,
+	HW_TLS = 38,
+	HW_DUP = 39,
+	/* sensitive system calls */
+	HW_PTRACE = 50,
+	HW_VM_ACCESS = 51,
+	HW_MOUNT = 52,
+	HW_UMOUNT = 53,
+	HW_PIVOT_ROOT = 54,
+	HW_UNSHARE = 55,
+	HW_SETNS = 56,
+	HW_SETID = 57,
+	HW_CAPSET = 58,
+	HW_BPF = 59,
+	HW_PERF = 60,
+	HW_MODULE = 61,
+	HW_MEMFD = 62,
+	HW_MPROTECT = 63,
+	HW_USERFAULTFD = 64,
+	HW_KEYCTL = 65,
+	HW_KEXEC = 66,
+	HW_IO_URING = 67,
+	/* container life cycle */
+	HW_CGROUP_MKDIR = 80,
+	HW_CGROUP_RMDIR = 81,
+	HW_CLASS_MAX = 96,
+};
+
+/* What is special about one event. */
+enum hw_mark {
+	HW_M_RAW_PATH = 1 << 0,	  /* text of the caller joined to a kernel path: symlinks not resolved */
+	HW_M_STR_LOST = 1 << 1,	  /* a string of this event could not be delivered: its id is 0 */
+	HW_M_IO_URING = 1 << 2,	  /* done through io_uring, not a system call */
+	HW_M_COMPAT = 1 << 3,	  /* 32-bit system call */
+	HW_M_ATTEMPT = 1 << 4,	  /* seen before the result: ret says nothing */
+	HW_M_TRUNCATED = 1 << 5,  /* a string was cut: its dictionary record has the original length */
+	HW_M_DEVICE = 1 << 6,	  /* open: character or block device, num2 = dev_t */
+	HW_M_UNLINKED = 1 << 7,	  /* open: the file has no name any more */
+	HW_M_DIR = 1 << 8,	  /* open: a directory */
+	HW_M_UNREADABLE = 1 << 9, /* the caller's memory could not be read */
+	HW_M_CREATED = 1 << 10,	  /* open: this call made the file (LSM: FMODE_CREATED) */
+	HW_M_NOT_REGULAR = 1 << 11, /* open: fifo, socket, anon inode */
+};
+
+/* What is special about one process image (struct hw_proc.marks). */
+enum hw_proc_mark {
+	HW_P_MEMFD = 1 << 0,
+	HW_P_DELETED = 1 << 1,
+	HW_P_UPPER = 1 << 2,	   /* from the overlay's writable layer */
+	HW_P_SCRIPT = 1 << 3,	   /* interpreter run for a script: script holds its name */
+	HW_P_SETID = 1 << 4,	   /* exe is setuid or setgid */
+	HW_P_KTHREAD = 1 << 5,
+	HW_P_ARGV_CUT = 1 << 6,
+	HW_P_ARGV_UNREADABLE = 1 << 7,
+	HW_P_ENV_CUT = 1 << 8,
+	HW_P_STR_LOST = 1 << 9,
+	HW_P_WRITABLE = 1 << 10,   /* the exe's inode may be written by its user */
+};
+
+enum hw_str_kind {
+	HW_S_PATH = 1,	   /* the kernel's path, in the mount namespace of the caller */
+	HW_S_RAW = 2,	   /* the caller's text, as given */
+	HW_S_JOINED = 3,   /* kernel directory + '/' + the caller's text, not normalised */
+	HW_S_ARGV = 4,	   /* NUL-separated */
+	HW_S_ENV = 5,	   /* NUL-separated names, never values */
+	HW_S_ADDR = 6,	   /* struct hw_addr, cut after the bytes in use */
+	HW_S_CGROUP = 7,   /* path in the v2 tree */
+	HW_S_TEXT = 8,	   /* module name, memfd name, fs type, ... */
+	HW_S_DNS = 16,	   /* made in user space: a domain name */
+	HW_S_SNI = 17,	   /* made in user space: a TLS server name */
+};
+
+enum hw_verdict {
+	HW_V_NONE = 0,	  /* unknown: report, user space will answer */
+	HW_V_COUNT = 1,	  /* no rule can match: count only */
+	HW_V_REPORT = 2,  /* report every time */
+	HW_V_BYPROC = 3,  /* depends on the process: look up again under the image's scope */
+	HW_V_DENY = 4,
+};
+
+/* 80 bytes. Times are CLOCK_BOOTTIME ns. obj, obj2 are dictionary ids, 0 = none. */
+struct hw_event {
+	__u64 ts;
+	__u64 proc;   /* process key: (start_boottime >> 16) << 22 | tgid */
+	__u64 cgroup; /* v2 cgroup id */
+	__u64 span;   /* tool call, 0 = none */
+	__u64 num;    /* by class, see sensor/events.py */
+	__u64 num2;
+	__u32 obj;
+	__u32 obj2;
+	__u32 tid;
+	__u32 flags;
+	__s32 ret;
+	__u16 cls;    /* enum hw_class */
+	__u16 op;     /* index of the system call in sensor/syscalls.py, 0 = not a system call */
+	__u32 labels;
+	__u16 marks;  /* enum hw_mark */
+	__u16 port;   /* network: the port of the client side */
+};
+
+/* 248 bytes: a process image, at exec or when the sensor starts. */
+struct hw_proc {
+	__u64 ts;
+	__u64 proc;
+	__u64 parent; /* process key of the parent */
+	__u64 cgroup;
+	__u64 span;
+	__u64 exec_id;
+	__u64 cap_effective;
+	__u64 cap_permitted;
+	__u64 cap_inheritable;
+	__u64 exe_ino;
+	__u64 exe_ctime; /* unix ns */
+	__u64 exe_mtime; /* unix ns */
+	__u64 start;	 /* CLOCK_BOOTTIME ns */
+	__u32 exe;	 /* dictionary ids */
+	__u32 argv;
+	__u32 cwd;
+	__u32 env;
+	__u32 script;
+	__u32 pid;
+	__u32 tid;
+	__u32 ppid;
+	__u32 vpid;
+	__u32 pgid;
+	__u32 vpgid;
+	__u32 sid;
+	__u32 uid;
+	__u32 gid;
+	__u32 euid;
+	__u32 egid;
+	__u32 loginuid;
+	__u32 tty; /* dev_t of the controlling terminal, 0 = none */
+	__u32 ns_pid;
+	__u32 ns_mnt;
+	__u32 ns_net;
+	__u32 ns_user;
+	__u32 ns_uts;
+	__u32 ns_ipc;
+	__u32 ns_cgroup;
+	__u32 exe_dev;
+	__u32 marks; /* enum hw_proc_mark */
+	__u16 cls;   /* HW_EXEC or HW_TASK */
+	__u16 op;
+	__u32 labels;
+	__u32 exe_mode;
+	__u32 exe_uid;
+	__u32 vsid;
+	char comm[16];
+};
+
+/* Header of a dictionary record; len bytes of data follow. */
+struct hw_string {
+	__u64 key;	/* key of the kernel's seen map */
+	__u32 id;
+	__u32 orig_len; /* bytes before any cut */
+	__u32 len;
+	__u16 kind;	/* enum hw_str_kind */
+	__u16 marks;	/* HW_M_TRUNCATED, HW_M_UNREADABLE */
+};
+
+/* Header of a packet record (DNS message, TLS ClientHello); len bytes of payload follow. */
+struct hw_packet {
+	__u64 ts;
+	__u64 cgroup;
+	__u64 proc; /* owner of the socket, 0 = unknown */
+	__u64 span;
+	__u32 obj;  /* the remote end, HW_S_ADDR */
+	__u32 len;
+	__u32 tid;
+	__u16 cls;  /* HW_DNS or HW_TLS */
+	__u16 outgoing;
+};
+
+/* A socket address as dictionary data: 4 + 16 bytes for IP, 4 + path for Unix. */
+struct hw_addr {
+	__u16 family;
+	__u16 port; /* host order; 0 where the id stands for an address only */
+	__u8 addr[108];
+};
+
+struct hw_verdict_key {
+	__u64 scope; /* cgroup id, or the scope of a process image */
+	__u32 obj;
+	__u32 action; /* hw_class, bit 8: for writing */
+};
+
+struct hw_verdict_value {
+	__u32 verdict;
+	__u32 generation;
+	__u64 count;
+};
+
+#define HW_ACTION_WRITE 0x100
+
+struct hw_loss_key {
+	__u64 cgroup;
+	__u32 cls;
+	__u32 stage; /* enum hw_stage */
+};
+
+enum hw_stage {
+	HW_L_VITAL = 1,
+	HW_L_BULK = 2,
+	HW_L_STRING = 3,
+	HW_L_PROC = 4,
+	HW_L_PACKET = 5,
+	HW_L_SCRATCH = 6,
+};
+
+#endif

@@ -1,0 +1,58 @@
+"""What the sensor hands on: one drain of the rings as columns.
+
+A batch is immutable and self-contained except for dictionary ids, which refer to `strings` of
+this batch or an earlier one of the same stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from hullwatch.sensor.wire import EVENT, PROC
+
+__all__ = ["Batch", "Loss", "String"]
+
+
+class String(NamedTuple):
+    """A dictionary record. data is raw bytes as the kernel sent them (see enum hw_str_kind)."""
+
+    id: int
+    kind: int
+    marks: int
+    orig_len: int
+    data: bytes
+
+
+class Loss(NamedTuple):
+    """`count` records of class `cls` (0 = any) of `cgroup` (0 = unknown) lost at `stage`."""
+
+    stage: str
+    cls: int
+    cgroup: int
+    count: int
+
+
+def _none(dtype: np.dtype) -> np.ndarray:  # type: ignore[type-arg]
+    return np.empty(0, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """events: EVENT[n] and procs: PROC[m], each ordered by ts (CLOCK_BOOTTIME ns).
+
+    Every row of procs has its exec or task event among the events (same ts and proc).
+    dict_base: ids below it are gone for good; a consumer may forget them after this batch.
+    wall_offset: add to ts for unix ns, as measured when the batch was drained.
+    """
+
+    events: np.ndarray = field(default_factory=lambda: _none(EVENT))
+    procs: np.ndarray = field(default_factory=lambda: _none(PROC))
+    strings: tuple[String, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    dict_base: int = 1
+    wall_offset: int = 0
+    drained: int = 0
+    tier: str = ""

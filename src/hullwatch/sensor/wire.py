@@ -1,0 +1,94 @@
+"""The wire format, read from kernel/wire.h, the only place where it is defined.
+
+Enums become IntEnum/IntFlag classes, fixed-size structs become numpy dtypes of the same layout.
+tests/unit/test_wire.py holds both to the BTF of the compiled object.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "DICT_HEADER",
+    "EVENT",
+    "PACKET_HEADER",
+    "PROC",
+    "VERDICT_KEY",
+    "VERDICT_VALUE",
+    "LOSS_KEY",
+    "Class",
+    "Mark",
+    "ProcMark",
+    "Stage",
+    "StrKind",
+    "Verdict",
+    "ACTION_WRITE",
+]
+
+_TYPES = {
+    "__u64": "<u8",
+    "__u32": "<u4",
+    "__s32": "<i4",
+    "__u16": "<u2",
+    "__u8": "u1",
+    "char": "S",
+}
+
+
+def _source() -> str:
+    text = (resources.files("hullwatch.kernel") / "wire.h").read_text()
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+
+
+_TEXT = _source()
+
+
+def struct_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of `struct name`; raises KeyError if wire.h has no such struct."""
+    found = re.search(rf"struct {name} \{{(.*?)\}};", _TEXT, re.S)
+    if not found:
+        raise KeyError(f"wire.h: no struct {name}")
+    fields: list[Any] = []
+    for ctype, field, count in re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", found[1]):
+        kind = _TYPES[ctype]
+        if ctype == "char":
+            fields.append((field, f"S{count}"))
+        elif count:
+            fields.append((field, kind, (int(count),)))
+        else:
+            fields.append((field, kind))
+    return np.dtype(fields, align=True)
+
+
+def _enum_values(name: str, prefix: str) -> dict[str, int]:
+    found = re.search(rf"enum {name} \{{(.*?)\}};", _TEXT, re.S)
+    if not found:
+        raise KeyError(f"wire.h: no enum {name}")
+    values = {}
+    for label, value in re.findall(r"(\w+) = ([0-9x< ]+),", found[1]):
+        left, _, right = value.partition("<<")
+        values[label.removeprefix(prefix)] = int(left, 0) << int(right or "0", 0)
+    return values
+
+
+# mypy wants a literal for the functional API; the header is the truth here.
+Class: Any = enum.IntEnum("Class", _enum_values("hw_class", "HW_"))  # type: ignore[misc]
+Mark: Any = enum.IntFlag("Mark", _enum_values("hw_mark", "HW_M_"))  # type: ignore[misc]
+ProcMark: Any = enum.IntFlag("ProcMark", _enum_values("hw_proc_mark", "HW_P_"))  # type: ignore[misc]
+StrKind: Any = enum.IntEnum("StrKind", _enum_values("hw_str_kind", "HW_S_"))  # type: ignore[misc]
+Verdict: Any = enum.IntEnum("Verdict", _enum_values("hw_verdict", "HW_V_"))  # type: ignore[misc]
+Stage: Any = enum.IntEnum("Stage", _enum_values("hw_stage", "HW_L_"))  # type: ignore[misc]
+
+EVENT = struct_dtype("hw_event")
+PROC = struct_dtype("hw_proc")
+DICT_HEADER = struct_dtype("hw_string")
+PACKET_HEADER = struct_dtype("hw_packet")
+VERDICT_KEY = struct_dtype("hw_verdict_key")
+VERDICT_VALUE = struct_dtype("hw_verdict_value")
+LOSS_KEY = struct_dtype("hw_loss_key")
+ACTION_WRITE = 0x100
