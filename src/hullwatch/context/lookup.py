@@ -1,0 +1,186 @@
+"""One try at saying whose cgroup it is, from files only. No state, no waiting, no threads."""
+
+import os
+import posixpath
+from typing import NamedTuple
+
+import msgspec
+
+from hullwatch.context.cgroups import CgroupIdentity, candidates, claim, identify, is_host
+from hullwatch.context.creator import CreatorHint, read_creator
+from hullwatch.context.disk import DiskError, Roots
+from hullwatch.context.facts import Facts, merge
+from hullwatch.context.runtimes import RUNTIMES, runtimes_for
+from hullwatch.context.runtimes.bundle import read_bundle
+from hullwatch.context.runtimes.containerd import namespace_of
+from hullwatch.context.runtimes.query import Query
+from hullwatch.context.workload import Creator
+
+__all__ = ["Answer", "look", "shim_address"]
+
+# Runtimes whose containers are known by their path alone: no image, and the id is the name.
+_NAMED_BY_PATH = frozenset({"lxc", "systemd-nspawn"})
+
+
+class Answer(NamedTuple):
+    """``facts``, or ``host``, or neither: not known yet, and ``reason`` says why."""
+
+    facts: Facts | None = None
+    host: bool = False
+    reason: str = ""
+    else_host: bool = False
+    """If no runtime claims it before long, it is the host's."""
+    nested_id: str | None = None
+
+
+def look(path: str, creator: Creator | None, roots: Roots) -> Answer:
+    """Try once. Never raises; a file that cannot be used is told in the reason."""
+    local = path
+    prefix = roots.cgroup_prefix.rstrip("/")
+    if prefix and (path == prefix or path.startswith(prefix + "/")):
+        local = path[len(prefix) :] or "/"
+    hint = _usable(creator, roots)
+    identity = identify(local)
+    try:
+        if identity is not None:
+            return _known_form(local, identity, hint, creator, roots)
+        return _free_form(local, hint, creator, roots)
+    except DiskError as error:
+        return Answer(reason=str(error), else_host=False)
+
+
+def _usable(creator: Creator | None, roots: Roots) -> CreatorHint | None:
+    """The creator's hint, unless it ran where its paths mean other files than they do here."""
+    if creator is None:
+        return None
+    hint = read_creator(creator)
+    if hint.bundle is None:
+        return hint
+    try:
+        theirs = os.readlink(f"{roots.proc}/{creator.pid}/ns/mnt")
+        if theirs not in (os.readlink(f"{roots.proc}/1/ns/mnt"), os.readlink("/proc/self/ns/mnt")):
+            return hint._replace(bundle=None, root=None)
+    except OSError:  # it has ended; what it says is checked against the path all the same
+        pass
+    return hint
+
+
+def _known_form(
+    path: str,
+    identity: CgroupIdentity,
+    hint: CreatorHint | None,
+    creator: Creator | None,
+    roots: Roots,
+) -> Answer:
+    """A path whose grammar names the container."""
+    own = identity.trusted
+    nested = identity.container_id if identity.outer is not None else None
+    if own.runtime in _NAMED_BY_PATH:
+        said = Facts(
+            source=own.container_path,
+            container_id=own.container_id,
+            runtime=own.runtime,
+            name=own.container_id.replace("\\x2d", "-"),
+        )
+        return Answer(said, nested_id=nested)
+    query = Query(
+        own.container_id,
+        own.namespace,
+        own.rootless_uid,
+        hint if nested is None else None,
+        creator.exe if creator else "",
+    )
+    facts: Facts | None = None
+    for row in runtimes_for(own.runtime):
+        found = row.find(query, roots)
+        if found is not None:
+            facts = merge(facts, found) if facts else found
+    ours = hint is not None and hint.container_id == own.container_id and nested is None
+    if facts is None or (facts.bundle is None and ours):
+        if ours and hint is not None and hint.bundle:
+            found = _from_bundle(hint.bundle, own.container_id)
+            if found is not None:
+                facts = merge(facts, found) if facts else found
+    if facts is None:
+        return Answer(reason="its runtime has no files about it", nested_id=nested)
+    facts = msgspec.structs.replace(
+        facts,
+        container_id=own.container_id,
+        runtime=facts.runtime if own.runtime is None else own.runtime,
+        pod_uid=facts.pod_uid or own.pod_uid,
+        qos=own.qos,
+        containerd_namespace=facts.containerd_namespace or own.namespace,
+    )
+    return Answer(facts, nested_id=nested)
+
+
+def _from_bundle(bundle: str, container_id: str) -> Facts | None:
+    said = read_bundle(bundle, container_id)
+    if said is None:
+        return None
+    namespace = namespace_of(bundle)
+    runtime = said.runtime or (namespace and ("docker" if namespace == "moby" else "containerd"))
+    return msgspec.structs.replace(said, runtime=runtime, containerd_namespace=namespace)
+
+
+def _free_form(
+    path: str, hint: CreatorHint | None, creator: Creator | None, roots: Roots
+) -> Answer:
+    """A path that any name may stand in: the bundle or a state file has to claim it."""
+    if hint is not None and hint.container_id and hint.bundle:
+        said = _from_bundle(hint.bundle, hint.container_id)
+        relation = claim(path, said.cgroups_path or "", hint.container_id) if said else ""
+        if relation == "above":
+            return Answer(host=True, reason="a directory on the way to a container's")
+        if said is not None and relation:
+            exe = posixpath.basename(creator.exe) if creator else ""
+            said = msgspec.structs.replace(said, runtime=said.runtime or exe or "runc")
+            return Answer(_finished(said))
+    if is_host(path) and not _odd_scope(path):
+        return Answer(host=True)
+    for namespace, container_id, here in candidates(path):
+        query = Query(container_id, namespace, None, hint, creator.exe if creator else "")
+        for row in RUNTIMES:
+            if not row.free_ids or (namespace is None) != (row.name == "runc"):
+                continue
+            found = row.find(query, roots)
+            if found and claim(here, found.cgroups_path or "", container_id) == "self":
+                return Answer(_finished(found))
+    if is_host(path):
+        return Answer(reason="no container runtime claims it", else_host=True)
+    foreign = hint is not None and hint.kind == "foreign"
+    return Answer(reason="no container runtime claims it", else_host=foreign)
+
+
+def _finished(said: Facts) -> Facts:
+    """With free-form ids the id is a name that somebody chose."""
+    return (
+        said
+        if said.name or said.is_sandbox
+        else msgspec.structs.replace(said, name=said.container_id)
+    )
+
+
+def _odd_scope(path: str) -> bool:
+    """A scope that systemd or a session did not name: ``runc-myid.scope`` is a container's."""
+    leaf = posixpath.basename(path)
+    known = ("session-", "run-", "init.scope", "app-", "user@", "crio-conmon-", "libpod-conmon-")
+    return leaf.endswith(".scope") and "-" in leaf and not leaf.startswith(known)
+
+
+def shim_address(creator: Creator, roots: Roots) -> str | None:
+    """containerd's socket, out of the command line of the shim that started this runtime."""
+    hint = read_creator(creator)
+    if hint.kind == "shim":
+        return hint.address
+    try:
+        with open(f"{roots.proc}/{creator.pid}/stat", "rb") as file:
+            parent = int(file.read(4096).rpartition(b")")[2].split()[1])
+        with open(f"{roots.proc}/{parent}/cmdline", "rb") as file:
+            words = file.read(65536).split(b"\0")[:-1]
+        cwd = os.readlink(f"{roots.proc}/{parent}/cwd")
+    except (OSError, ValueError, IndexError):
+        return None
+    argv = tuple(word.decode("utf-8", "replace") for word in words)
+    shim = read_creator(Creator(parent, argv[0] if argv else "", argv, cwd))
+    return shim.address if shim.kind == "shim" else None

@@ -1,0 +1,120 @@
+"""As much of protobuf's wire format as the CRI answers need: bounded, sans-io, table-driven.
+
+A message's shape is a table ``{field number: (name, kind)}``; unknown fields are skipped without
+being copied. Wire format: protobuf.dev/programming-guides/encoding.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["BOOL", "INT", "STR", "STR_MAP", "STRS", "Malformed", "Message", "decode", "encode"]
+
+
+class Malformed(ValueError):
+    """Bytes that are no such message."""
+
+
+class Message(NamedTuple):
+    """Kind of a field that is itself a message."""
+
+    fields: Mapping[int, tuple[str, "str | Message"]]
+
+
+INT, BOOL, STR, STRS, STR_MAP = "int", "bool", "str", "strs", "str_map"
+_MAX_FIELDS = 100_000
+_MAX_ENTRIES = 10_000
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise Malformed("varint cut short")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, at
+    raise Malformed("varint over 10 bytes")
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    at = 0
+    for _ in range(_MAX_FIELDS):
+        if at == len(data):
+            return
+        key, at = _varint(data, at)
+        number, wire = key >> 3, key & 7
+        if number == 0:
+            raise Malformed("field number 0")
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield number, wire, value
+            continue
+        size = {1: 8, 5: 4}.get(wire)
+        if wire == 2:
+            size, at = _varint(data, at)
+        if size is None:
+            raise Malformed(f"wire type {wire}")
+        if size > len(data) - at:
+            raise Malformed("field cut short")
+        yield number, wire, data[at : at + size]
+        at += size
+    raise Malformed("too many fields")
+
+
+def _text(value: memoryview) -> str:
+    return str(value, "utf-8", "replace")
+
+
+_ENTRY = Message({1: ("key", STR), 2: ("value", STR)})
+
+
+def decode(shape: Message, data: bytes | memoryview) -> dict[str, Any]:
+    """The fields named in ``shape``; one that is absent gets protobuf's default.
+
+    Raises Malformed. Depth is that of ``shape``, so hostile nesting costs nothing.
+    """
+    out: dict[str, Any] = {}
+    for name, kind in shape.fields.values():
+        empty: Any = {INT: 0, BOOL: False, STR: "", STRS: [], STR_MAP: {}}.get(str(kind))
+        out[name] = empty if not isinstance(kind, Message) else None
+    for number, wire, value in _fields(memoryview(data)):
+        if number not in shape.fields:
+            continue
+        name, kind = shape.fields[number]
+        if wire != (0 if kind in (INT, BOOL) else 2):
+            raise Malformed(f"{name}: wire type {wire}")
+        if isinstance(value, int):
+            signed = value - (1 << 64) if value >= 1 << 63 else value
+            out[name] = bool(value) if kind == BOOL else signed
+        elif isinstance(kind, Message):
+            out[name] = decode(kind, value)
+        elif kind == STR:
+            out[name] = _text(value)
+        elif len(out[name]) >= _MAX_ENTRIES:
+            raise Malformed(f"{name}: too many entries")
+        elif kind == STRS:
+            out[name].append(_text(value))
+        else:
+            entry = decode(_ENTRY, value)
+            out[name][entry["key"]] = entry["value"]
+    return out
+
+
+def _encode_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode(fields: Mapping[int, str | bytes]) -> bytes:
+    """A message of strings and embedded messages."""
+    out = b""
+    for number, value in fields.items():
+        data = value.encode() if isinstance(value, str) else value
+        out += _encode_varint(number << 3 | 2) + _encode_varint(len(data)) + data
+    return out

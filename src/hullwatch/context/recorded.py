@@ -1,0 +1,45 @@
+"""The resolver of a replay: the values that were recorded with the capture, and no others."""
+
+from collections.abc import Iterable
+
+from hullwatch.context.workload import Creator, Workload
+
+__all__ = ["RecordedResolver"]
+
+
+class RecordedResolver:
+    """Answers from recorded values; ``add`` takes more as the capture goes on."""
+
+    def __init__(self, values: Iterable[Workload] = ()) -> None:
+        self._values: dict[int, Workload] = {}
+        self._changed: dict[int, Workload] = {}
+        self._missing: set[int] = set()
+        self.add(values)
+
+    def add(self, values: Iterable[Workload]) -> None:
+        """Later values of a cgroup replace earlier ones."""
+        for value in values:
+            self._values[value.cgroup] = self._changed[value.cgroup] = value
+
+    def submit(self, cgroup: int, path: str, creator: Creator | None) -> None:
+        """What was learnt of it when it was recorded stands."""
+
+    def lookup(self, cgroup: int) -> Workload:
+        value = self._values.get(cgroup)
+        if value is not None:
+            return value
+        if len(self._missing) < 65_536:
+            self._missing.add(cgroup)
+        return Workload(
+            cgroup=cgroup, cgroup_path="", state="unknown", reason="not in the recording"
+        )
+
+    def poll(self) -> list[Workload]:
+        changed, self._changed = self._changed, {}
+        return list(changed.values())
+
+    def forget(self, cgroup: int) -> None:
+        """Kept: a recording may be asked again."""
+
+    def stats(self) -> dict[str, int]:
+        return {"values": len(self._values), "missing": len(self._missing)}
