@@ -1,0 +1,360 @@
+"""SQLite side of the store: everything but events. One writer, any number of readers (WAL)."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hullwatch.context.workload import Workload
+from hullwatch.store import clock
+from hullwatch.store.errors import StoreError
+from hullwatch.store.tables import MIGRATIONS, signed
+
+__all__ = ["PRIORITIES", "CountRow", "LossRow", "Session", "State", "connect"]
+
+MINUTE, HOUR = 60 * 10**9, 3600 * 10**9
+COUNT_ROWS = 20_000
+"""Distinct (cgroup, class, object) kept in an hour; the rest is folded into one object."""
+OTHERS = "(others)"
+
+# Falco's priorities, and the words people use for them, to one order.
+PRIORITIES: dict[str, int] = {
+    name: rank
+    for rank, names in enumerate(
+        (
+            ("debug",),
+            ("informational", "info", "low"),
+            ("notice",),
+            ("warning", "medium"),
+            ("error", "high"),
+            ("critical",),
+            ("alert",),
+            ("emergency",),
+        )
+    )
+    for name in names
+}
+
+
+class LossRow(NamedTuple):
+    stage: str
+    cls: str
+    cgroup: int
+    count: int
+
+
+class CountRow(NamedTuple):
+    """`count` events of class `cls` on `object` by `cgroup` that were counted, not stored."""
+
+    cgroup: int
+    cls: str
+    object: str
+    count: int
+
+
+class Session(NamedTuple):
+    """One run of the agent, as every later reader needs to know it."""
+
+    tier: str = ""
+    kernel: str = ""
+    mode: str = ""
+    rules: str = ""
+    version: str = ""
+    pid: int = 0
+
+
+def connect(path: Path, write: bool = False, timeout: float = 2.0) -> sqlite3.Connection:
+    """Open the database; sqlite3.Error if that cannot be done."""
+    if write:
+        link = sqlite3.connect(path, timeout, isolation_level=None, check_same_thread=False)
+        link.execute("PRAGMA journal_mode=WAL")
+        # FULL: a finding that was accepted survives power loss, not only a kill.
+        link.execute("PRAGMA synchronous=FULL")
+        link.execute("PRAGMA journal_size_limit=4194304")
+        link.execute("PRAGMA cache_size=-1024")
+        return link
+    name = path.resolve().as_uri()
+    try:
+        link = sqlite3.connect(f"{name}?mode=ro", timeout, isolation_level=None, uri=True)
+        link.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        # WAL needs a -shm file. Where none can be made (read-only media) nobody writes either.
+        link = sqlite3.connect(f"{name}?immutable=1", timeout, isolation_level=None, uri=True)
+        link.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return link
+
+
+def migrate(link: sqlite3.Connection, path: Path) -> None:
+    version = link.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            path,
+            f"made by a newer Hullwatch (schema {version}, this one knows {len(MIGRATIONS)})",
+            "use that version, or another --store",
+        )
+    for step in range(version, len(MIGRATIONS)):
+        link.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version={step + 1}; COMMIT;"
+        )
+
+
+class State:
+    """The writing end. Methods raise sqlite3.Error; nothing is half done after one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.link = connect(path, write=True)
+        migrate(self.link, path)
+        self.boot = 0
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """BEGIN IMMEDIATE ... COMMIT; joins one that is already open."""
+        link = self.link
+        if link.in_transaction:
+            yield link
+            return
+        link.execute("BEGIN IMMEDIATE")
+        try:
+            yield link
+            link.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                link.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        self.link.close()
+
+    def begin_session(self, session: Session) -> int:
+        """Note the boot and this run; runs that never ended are closed as killed."""
+        reading = clock.now()
+        with self.transaction() as link:
+            link.execute(
+                "INSERT OR IGNORE INTO boots (boot_id, first_seen) VALUES (?, ?)",
+                (reading.boot, reading.wall),
+            )
+            (self.boot,) = link.execute(
+                "SELECT boot FROM boots WHERE boot_id = ?", (reading.boot,)
+            ).fetchone()
+            for number, seen in link.execute(
+                "SELECT session, seen FROM sessions WHERE ended IS NULL"
+            ).fetchall():
+                link.execute(
+                    "UPDATE sessions SET ended = seen, how = 'killed' WHERE session = ?",
+                    (number,),
+                )
+                self.notice(
+                    "killed", f"session {number} ended without a goodbye, last seen {_iso(seen)}"
+                )
+            made = link.execute(
+                "INSERT INTO sessions (boot, pid, started, mono, tier, kernel, mode, rules,"
+                " version, seen) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                (
+                    self.boot,
+                    session.pid,
+                    reading.wall,
+                    reading.boottime,
+                    session.tier,
+                    session.kernel,
+                    session.mode,
+                    session.rules,
+                    session.version,
+                    reading.wall,
+                ),
+            )
+        return int(made.lastrowid or 0)
+
+    def describe_session(self, number: int, session: Session) -> None:
+        """Tier, mode and rules as they turned out, or changed."""
+        with self.transaction() as link:
+            link.execute(
+                "UPDATE sessions SET tier=?, kernel=?, mode=?, rules=?, version=?, pid=?"
+                " WHERE session=?",
+                (
+                    session.tier,
+                    session.kernel,
+                    session.mode,
+                    session.rules,
+                    session.version,
+                    session.pid,
+                    number,
+                ),
+            )
+
+    def beat(self, session: int, how: str | None = None) -> clock.Reading:
+        """Move the store's clock on; with `how`, end the session."""
+        with self.transaction() as link:
+            reading = clock.advance(self.last_reading(), clock.now())
+            link.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('clock', ?)",
+                (msgspec.json.encode(reading).decode(),),
+            )
+            link.execute("UPDATE sessions SET seen=? WHERE session=?", (reading.wall, session))
+            if how is not None:
+                link.execute(
+                    "UPDATE sessions SET ended=?, how=? WHERE session=?",
+                    (reading.wall, how, session),
+                )
+        return reading
+
+    def last_reading(self) -> clock.Reading | None:
+        row = self.link.execute("SELECT value FROM meta WHERE key='clock'").fetchone()
+        return clock.Reading(*msgspec.json.decode(row[0])) if row else None
+
+    def notice(self, kind: str, text: str) -> None:
+        with self.transaction() as link:
+            link.execute(
+                "INSERT INTO notices (time, mono, kind, text) VALUES (?,?,?,?)",
+                (time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), kind, text),
+            )
+
+    def add_findings(self, bodies: Iterable[Mapping[str, Any]]) -> None:
+        """Insert, or fold into the row of the same id: counts and times only grow."""
+        with self.transaction() as link:
+            link.executemany(
+                """INSERT INTO findings (id, time, first, last, count, rule, priority, severity,
+                    output, tags, container_id, cgroup, proc, span, boot, body)
+                VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+                ON CONFLICT (id) DO UPDATE SET
+                    first = min(first, excluded.first), last = max(last, excluded.last),
+                    count = max(count, excluded.count), body = CASE
+                        WHEN excluded.count >= count THEN excluded.body ELSE body END""",
+                [self._finding_row(body) for body in bodies],
+            )
+
+    def _finding_row(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
+        moment = int(body.get("time") or 0)
+        priority = str(body.get("priority") or "")
+        return (
+            str(body["id"]),
+            moment,
+            int(body.get("first") or moment),
+            int(body.get("last") or moment),
+            int(body.get("count") or 1),
+            str(body.get("rule") or ""),
+            priority,
+            PRIORITIES.get(priority.lower(), 0),
+            str(body.get("output") or ""),
+            msgspec.json.encode(body.get("tags") or ()).decode(),
+            _deep(body, "container_id"),
+            _integer(_deep(body, "cgroup")),
+            _integer(_deep(body, "proc")),
+            _integer(_deep(body, "span")),
+            self.boot,
+            msgspec.json.encode(body).decode(),
+        )
+
+    def put_workloads(self, workloads: Iterable[Workload]) -> None:
+        """Insert or replace what is known of a cgroup of this boot."""
+        moment = time.time_ns()
+        with self.transaction() as link:
+            link.executemany(
+                """INSERT INTO workloads VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+                ON CONFLICT (boot, cgroup) DO UPDATE SET
+                    state=excluded.state, container_id=excluded.container_id,
+                    runtime=excluded.runtime, name=excluded.name, image=excluded.image,
+                    image_repository=excluded.image_repository, image_tag=excluded.image_tag,
+                    image_digest=excluded.image_digest, pod=excluded.pod,
+                    namespace=excluded.namespace, pod_uid=excluded.pod_uid, role=excluded.role,
+                    role_source=excluded.role_source, privileged=excluded.privileged,
+                    start_time=excluded.start_time, cgroup_path=excluded.cgroup_path,
+                    updated=excluded.updated, body=excluded.body""",
+                [
+                    (
+                        self.boot,
+                        signed(w.cgroup),
+                        w.state,
+                        w.container_id,
+                        w.runtime,
+                        w.name,
+                        w.image,
+                        w.image_repository,
+                        w.image_tag,
+                        w.image_digest,
+                        w.pod,
+                        w.namespace,
+                        w.pod_uid,
+                        w.role,
+                        w.role_source,
+                        w.privileged,
+                        w.start_ts,
+                        w.cgroup_path,
+                        moment,
+                        moment,
+                        msgspec.json.encode(w).decode(),
+                    )
+                    for w in workloads
+                ],
+            )
+
+    def add_losses(self, losses: Iterable[LossRow]) -> None:
+        moment = time.time_ns()
+        with self.transaction() as link:
+            link.executemany(
+                """INSERT INTO losses VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET
+                    count = count + excluded.count, last = excluded.last""",
+                [
+                    (
+                        moment // MINUTE * MINUTE,
+                        self.boot,
+                        row.stage,
+                        row.cls,
+                        signed(row.cgroup),
+                        row.count,
+                        moment,
+                        moment,
+                    )
+                    for row in losses
+                ],
+            )
+
+    def add_counts(self, counts: Iterable[CountRow]) -> None:
+        moment = time.time_ns()
+        bucket = moment // HOUR * HOUR
+        with self.transaction() as link:
+            (held,) = link.execute(
+                "SELECT count(*) FROM counts WHERE bucket = ?", (bucket,)
+            ).fetchone()
+            for row in counts:
+                object_ = row.object
+                for _ in range(2):
+                    key = (bucket, self.boot, signed(row.cgroup), row.cls, object_)
+                    if link.execute(
+                        "UPDATE counts SET count = count + ?, last = ? WHERE bucket = ?"
+                        " AND boot = ? AND cgroup = ? AND class = ? AND object = ?",
+                        (row.count, moment, *key),
+                    ).rowcount:
+                        break
+                    if held < COUNT_ROWS or object_ == OTHERS:
+                        link.execute(
+                            "INSERT INTO counts VALUES (?,?,?,?,?,?,?,?)",
+                            (*key, row.count, moment, moment),
+                        )
+                        held += 1
+                        break
+                    object_ = OTHERS
+
+
+def _deep(body: Mapping[str, Any], name: str) -> Any:
+    """A field of a finding, or of its evidence."""
+    if body.get(name) is not None:
+        return body[name]
+    evidence = body.get("evidence")
+    return evidence.get(name) if isinstance(evidence, Mapping) else None
+
+
+def _integer(value: Any) -> int | None:
+    return signed(value) if isinstance(value, int) else None
+
+
+def _iso(moment: int | None) -> str:
+    if not moment:
+        return "never"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment / 1e9))

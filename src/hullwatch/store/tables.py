@@ -1,0 +1,70 @@
+"""The SQLite tables, as migrations: step N brings user_version N-1 to N. Append, never edit.
+
+64-bit ids are unsigned everywhere else; SQLite's integers are signed, so they are stored in two's
+complement (`signed`, `unsigned`). Times are ns: *_time and time are unix, mono is CLOCK_BOOTTIME.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MIGRATIONS", "signed", "unsigned"]
+
+
+def signed(number: int) -> int:
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def unsigned(number: int) -> int:
+    return number + (1 << 64) if number < 0 else number
+
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+
+    CREATE TABLE boots (boot INTEGER PRIMARY KEY, boot_id TEXT UNIQUE, first_seen INTEGER);
+
+    -- One run of the agent. ended NULL: it runs, or was killed; seen: its last sign of life.
+    CREATE TABLE sessions (
+        session INTEGER PRIMARY KEY, boot INTEGER, pid INTEGER, started INTEGER, mono INTEGER,
+        tier TEXT, kernel TEXT, mode TEXT, rules TEXT, version TEXT,
+        seen INTEGER, ended INTEGER, how TEXT);
+
+    -- kind tail|parquet; state open|sealed|live|quarantined. One row is the whole truth about a
+    -- piece of history, so the switch from tail to Parquet is one UPDATE.
+    CREATE TABLE segments (
+        seq INTEGER PRIMARY KEY, kind TEXT, state TEXT, file TEXT, session INTEGER, boot INTEGER,
+        rows INTEGER DEFAULT 0, bytes INTEGER DEFAULT 0, crc INTEGER,
+        min_time INTEGER, max_time INTEGER, min_mono INTEGER, max_mono INTEGER,
+        cgroups TEXT, lived INTEGER, reason TEXT DEFAULT '');
+
+    CREATE TABLE findings (
+        id TEXT PRIMARY KEY, time INTEGER, first INTEGER, last INTEGER, count INTEGER,
+        rule TEXT, priority TEXT, severity INTEGER, output TEXT, tags TEXT,
+        container_id TEXT, cgroup INTEGER, proc INTEGER, span INTEGER, boot INTEGER, body TEXT);
+    CREATE INDEX findings_last ON findings (last);
+
+    CREATE TABLE workloads (
+        boot INTEGER, cgroup INTEGER, state TEXT, container_id TEXT, runtime TEXT, name TEXT,
+        image TEXT, image_repository TEXT, image_tag TEXT, image_digest TEXT,
+        pod TEXT, namespace TEXT, pod_uid TEXT, role TEXT, role_source TEXT, privileged INTEGER,
+        start_time INTEGER, cgroup_path TEXT, first_seen INTEGER, updated INTEGER, body TEXT,
+        PRIMARY KEY (boot, cgroup)) WITHOUT ROWID;
+    CREATE INDEX workloads_container ON workloads (container_id);
+
+    -- bucket: the minute, in which the first of them was written down.
+    CREATE TABLE losses (
+        bucket INTEGER, boot INTEGER, stage TEXT, class TEXT, cgroup INTEGER, count INTEGER,
+        first INTEGER, last INTEGER, PRIMARY KEY (bucket, boot, stage, class, cgroup))
+        WITHOUT ROWID;
+
+    -- Events that were counted instead of stored (detect mode). bucket: the hour.
+    CREATE TABLE counts (
+        bucket INTEGER, boot INTEGER, cgroup INTEGER, class TEXT, object TEXT, count INTEGER,
+        first INTEGER, last INTEGER, PRIMARY KEY (bucket, boot, cgroup, class, object))
+        WITHOUT ROWID;
+
+    -- What the store itself has to report: recovery, quarantine, full disk, clock steps.
+    CREATE TABLE notices (
+        id INTEGER PRIMARY KEY, time INTEGER, mono INTEGER, kind TEXT, text TEXT);
+    """,
+)

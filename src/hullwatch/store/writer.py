@@ -1,0 +1,428 @@
+"""The agent's end of the store: one object that takes events, findings, losses and metadata.
+
+Only the IPC tail and SQLite are written here; Parquet is another process's work (compact.py).
+Nothing raises once it runs: what cannot be stored is counted, and said, until it can be again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from hullwatch.context.enriched import Enriched
+from hullwatch.context.workload import Workload
+from hullwatch.sensor.batch import Loss
+from hullwatch.store import lock
+from hullwatch.store.backlog import Backlog
+from hullwatch.store.compactor import Compactor
+from hullwatch.store.errors import StoreError
+from hullwatch.store.reserve import Reserve
+from hullwatch.store.retention import Limits
+from hullwatch.store.schema import CLASS_NAMES
+from hullwatch.store.segments import NOTHING, bounds
+from hullwatch.store.state import CountRow, Session, State
+from hullwatch.store.tail import TailFile
+from hullwatch.store.window import Window, losses_of
+
+__all__ = ["Settings", "StoreStats", "Writer"]
+
+SECOND = 10**9
+T = TypeVar("T")
+
+
+class Settings(NamedTuple):
+    """flush_*: when the window is written. seal_*: when a tail is closed. Bytes, ns."""
+
+    flush_ns: int = SECOND
+    flush_rows: int = 65_536
+    flush_bytes: int = 8 << 20
+    seal_rows: int = 500_000
+    seal_bytes: int = 64 << 20
+    seal_ns: int = 300 * SECOND
+    reserve_bytes: int = 4 << 20
+    headroom: int = 16 << 20
+    """Free bytes wanted before writing is tried again after a full disk."""
+    retry_ns: int = 2 * SECOND
+    beat_ns: int = 10 * SECOND
+    tidy_ns: int = 600 * SECOND
+    limits: Limits = Limits()
+    compaction: bool = True
+
+
+class StoreStats(msgspec.Struct):
+    """For `status`: what was stored and what not, since this session began."""
+
+    path: str
+    events: int = 0
+    bytes: int = 0
+    findings: int = 0
+    lost: int = 0
+    pending: int = 0
+    findings_reserved: int = 0
+    findings_waiting: int = 0
+    stalled: str = ""
+    segments: int = 0
+
+
+class Writer:
+    """Open with StoreError or StoreBusy; every other method keeps going whatever the disk does.
+
+    Call `tick` a few times a second. Methods may be called from several threads.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        session: Session = Session(),
+        settings: Settings = Settings(),
+        now: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.root = Path(root)
+        self.settings = settings
+        self._now = now
+        self._mutex = threading.RLock()
+        self._described = session._replace(pid=session.pid or os.getpid())
+        self._lock = lock.acquire(self.root)
+        try:
+            self._open()
+        except (OSError, sqlite3.Error, StoreError) as error:
+            os.close(self._lock)
+            if isinstance(error, StoreError):
+                raise
+            if isinstance(error, OSError):
+                raise lock.explain(self.root, error) from error
+            raise StoreError(
+                self.root / "state.db",
+                str(error),
+                "move it away to start a new one, or choose another --store",
+            ) from error
+        self._stats = StoreStats(str(self.root))
+        self._tail: TailFile | None = None
+        self._seq = 0
+        self._bounds = NOTHING
+        self._tail_since = 0
+        self._stall = ""
+        self._stalled_at = self._stall_lost = 0
+        self._wall_offset: int | None = None
+        moment = now()
+        self._flushed = self._beaten = self._tidied = moment
+        self._retry_at = 0
+        self._compactor = Compactor(self.root, settings.limits) if settings.compaction else None
+        self._restore()
+        self._tidy()
+
+    def _open(self) -> None:
+        for name in ("tail", "segments"):
+            (self.root / name).mkdir(exist_ok=True)
+        self._state = State(self.root / "state.db")
+        self._session = self._state.begin_session(self._described)
+        self._db_inode = os.stat(self.root / "state.db").st_ino
+        self._backlog = Backlog()
+        self._reserve: Reserve | None = None
+        try:
+            self._reserve = Reserve(self.root / "reserve", self.settings.reserve_bytes)
+        except OSError as error:
+            self._backlog.notice(
+                "reserve", f"no reserve for findings could be made: {error.strerror}"
+            )
+        self.boot = self._state.boot
+        self._window = Window(self.boot)
+
+    @property
+    def session(self) -> int:
+        return self._session
+
+    # --- what the daemon hands in ---------------------------------------------------------
+
+    def write(self, enriched: Enriched) -> None:
+        """Take a batch's rows; call while its tables live."""
+        with self._mutex:
+            self._watch_clock(enriched.batch.wall_offset)
+            if self._stall:
+                self._lose(losses_of(enriched.batch.events))
+                return
+            self._window.add(enriched)
+            full = self._window.rows >= self.settings.flush_rows
+            if full or self._window.nbytes >= self.settings.flush_bytes:
+                self.flush()
+
+    def add_findings(self, findings: Iterable[Any]) -> None:
+        """Durable when it returns, or held in the reserve. A known id is folded into its row."""
+        with self._mutex:
+            bodies = [msgspec.to_builtins(finding) for finding in findings]
+            if not bodies:
+                return
+            self._stats.findings += len(bodies)
+            self._save(bodies)
+            if self._now() - self._flushed > self.settings.flush_ns // 10:
+                self.flush()  # the evidence should be there when somebody looks
+
+    def add_losses(self, losses: Iterable[Loss]) -> None:
+        with self._mutex:
+            for loss in losses:
+                name = CLASS_NAMES[loss.cls] if 0 < loss.cls < len(CLASS_NAMES) else "any"
+                self._backlog.losses[(loss.stage, name, loss.cgroup)] += loss.count
+
+    def add_counts(self, counts: Iterable[CountRow]) -> None:
+        """Events that were counted in the kernel or by the governor instead of stored."""
+        with self._mutex:
+            self._backlog.count(counts)
+
+    def put_workloads(self, workloads: Iterable[Workload]) -> None:
+        """New or better metadata; reaches rows already stored, at query time."""
+        with self._mutex:
+            for workload in workloads:
+                self._backlog.workload(workload)
+
+    def notice(self, kind: str, text: str) -> None:
+        """Something an operator should read in `status`."""
+        with self._mutex:
+            self._backlog.notice(kind, text)
+
+    def describe(self, session: Session) -> None:
+        """Tier, mode or rules have changed."""
+        with self._mutex:
+            self._described = session._replace(pid=session.pid or os.getpid())
+            self._try(lambda: self._state.describe_session(self._session, self._described))
+
+    # --- time -----------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what is due. Cheap when nothing is."""
+        with self._mutex:
+            moment = self._now()
+            settings = self.settings
+            if self._stall and moment >= self._retry_at:
+                self._retry_at = moment + settings.retry_ns
+                self._resume()
+            if moment - self._flushed >= settings.flush_ns:
+                self.flush()
+                self._look()
+            if self._tail and moment - self._tail_since >= settings.seal_ns:
+                self._seal()
+            if moment - self._beaten >= settings.beat_ns:
+                self._beaten = moment
+                self._try(lambda: self._state.beat(self._session))
+                if self._backlog.findings or (self._reserve and len(self._reserve)):
+                    self._restore()
+            if moment - self._tidied >= settings.tidy_ns:
+                self._tidy()
+            if self._compactor and (problem := self._compactor.poll()):
+                self._backlog.notice("compaction", problem)
+
+    def flush(self) -> None:
+        """Write down all that waits."""
+        with self._mutex:
+            self._flushed = self._now()
+            self._put_backlog()
+            if not self._window.rows or self._stall:
+                return
+            at_stake = self._window.losses()
+            try:
+                if self._tail is None:
+                    self._begin_tail()
+                assert self._tail is not None
+                batch = self._window.take()
+                before = self._tail.size
+                self._tail.append(batch)
+            except (OSError, sqlite3.Error) as error:
+                self._window.drop()
+                self._enter_stall(error)
+                self._lose(at_stake)
+                return
+            self._bounds = self._bounds.merged(bounds(batch))
+            self._stats.events += batch.num_rows
+            self._stats.bytes += self._tail.size - before
+            if (
+                self._tail.rows >= self.settings.seal_rows
+                or self._tail.size >= self.settings.seal_bytes
+            ):
+                self._seal()
+
+    def close(self, how: str = "stopped") -> None:
+        with self._mutex:
+            self.flush()
+            if self._tail:
+                self._seal(spawn=False)
+            self._put_backlog()
+            if self._compactor:
+                self._compactor.close()
+            self._try(lambda: self._state.beat(self._session, how))
+            with contextlib.suppress(sqlite3.Error):
+                self._state.close()
+            if self._reserve:
+                self._reserve.close()
+            os.close(self._lock)
+
+    def stats(self) -> StoreStats:
+        with self._mutex:
+            stats = self._stats
+            stats.pending = self._window.rows
+            stats.stalled = self._stall
+            stats.findings_reserved = len(self._reserve) if self._reserve else 0
+            stats.findings_waiting = len(self._backlog.findings)
+            return msgspec.structs.replace(stats)
+
+    # --- tails ----------------------------------------------------------------------------
+
+    def _begin_tail(self) -> None:
+        with self._state.transaction() as link:
+            made = link.execute(
+                "INSERT INTO segments (kind, state, session, boot) VALUES ('tail','open',?,?)",
+                (self._session, self.boot),
+            )
+            seq = int(made.lastrowid or 0)
+            name = f"tail/{seq:010d}.arrows"
+            link.execute("UPDATE segments SET file=? WHERE seq=?", (name, seq))
+            path = self.root / name
+            path.parent.mkdir(exist_ok=True)
+            tail = TailFile(path)  # inside: a row without a file must not stay
+        self._tail, self._seq = tail, seq
+        self._tail_since, self._bounds = self._now(), NOTHING
+        self._stats.segments += 1
+
+    def _seal(self, spawn: bool = True) -> None:
+        tail, self._tail = self._tail, None
+        if tail is None:
+            return
+        tail.close()
+        self._backlog.seals.append((self._seq, tail.size, self._bounds))
+        self._put_backlog()
+        if spawn:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        self._tidied = self._now()
+        if self._compactor:
+            self._compactor.start(self._session)
+
+    def _look(self) -> None:
+        """Somebody may have removed our files while we hold them open."""
+        if self._tail and self._tail.vanished():
+            self._backlog.notice(
+                "vanished", f"{self._tail.path} was removed while it was being written"
+            )
+            self._lose(Counter({(0, 0): self._tail.rows}))
+            self._seal(spawn=False)
+        try:
+            gone = os.stat(self.root / "state.db").st_ino != self._db_inode
+        except OSError:
+            gone = True
+        if gone:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        waiting = self._backlog
+        try:
+            fd = lock.acquire(self.root)
+            os.close(self._lock)
+            self._lock = fd
+            if self._reserve:
+                self._reserve.close()
+            self._state.close()
+            self._open()
+        except (OSError, sqlite3.Error, StoreError) as error:
+            self._backlog = waiting
+            self._enter_stall(error)
+            return
+        waiting.seals.clear()
+        waiting.notice("vanished", f"{self.root} was removed while in use; a new store was begun")
+        self._backlog = waiting
+
+    # --- trouble --------------------------------------------------------------------------
+
+    def _enter_stall(self, error: Exception) -> None:
+        what = getattr(error, "strerror", None) or str(error)
+        if self._tail:
+            self._seal(spawn=False)
+        if not self._stall:
+            self._stalled_at, self._stall_lost = self._now(), 0
+            self._backlog.notice(
+                "stalled", f"{self.root}: {what}; events are counted as lost until it can be written"
+            )
+            self._tidy()
+        self._stall = what
+        self._retry_at = self._now() + self.settings.retry_ns
+
+    def _resume(self) -> None:
+        try:
+            free = os.statvfs(self.root)
+            if free.f_bavail * free.f_frsize < self.settings.headroom:
+                return
+            self._begin_tail()
+        except (OSError, sqlite3.Error) as error:
+            self._stall = getattr(error, "strerror", None) or str(error)
+            return
+        self._stall = ""
+        seconds = (self._now() - self._stalled_at) / SECOND
+        self._backlog.notice(
+            "resumed",
+            f"{self.root}: can be written again after {seconds:.0f} s;"
+            f" {self._stall_lost} events were lost",
+        )
+        self._restore()
+
+    def _lose(self, lost: Counter[tuple[int, int]]) -> None:
+        for (cls, cgroup), count in lost.items():
+            name = CLASS_NAMES[cls] if 0 < cls < len(CLASS_NAMES) else "any"
+            self._backlog.losses[("store", name, cgroup)] += count
+            self._stats.lost += count
+            self._stall_lost += count
+
+    def _save(self, bodies: list[dict[str, Any]]) -> None:
+        if self._backlog.findings or (self._reserve and len(self._reserve)):
+            waiting = True  # keep their order; tick restores them
+        else:
+            waiting = not self._try(lambda: self._state.add_findings(bodies))
+        if not waiting:
+            return
+        for body in bodies:
+            data = msgspec.json.encode(body)
+            with contextlib.suppress(OSError):
+                if self._reserve and self._reserve.add(data):
+                    continue
+            if not self._backlog.finding(data):
+                self._backlog.losses[("store", "finding", 0)] += 1
+                self._stats.lost += 1
+
+    def _restore(self) -> None:
+        """Findings that wait in the reserve or in memory, to SQLite."""
+        held = (self._reserve.held() if self._reserve else []) + list(self._backlog.findings)
+        if held and self._try(
+            lambda: self._state.add_findings([msgspec.json.decode(data) for data in held])
+        ):
+            self._backlog.findings.clear()
+            with contextlib.suppress(OSError):
+                if self._reserve and len(self._reserve):
+                    self._reserve.empty()
+            self._backlog.notice("restored", f"{len(held)} findings moved from the reserve")
+
+    def _put_backlog(self) -> None:
+        if self._backlog:
+            self._try(lambda: self._backlog.put(self._state))
+
+    def _try(self, action: Callable[[], T]) -> bool:
+        try:
+            action()
+        except sqlite3.Error:
+            return False
+        return True
+
+    def _watch_clock(self, offset: int) -> None:
+        last, self._wall_offset = self._wall_offset, offset
+        if last is not None and abs(offset - last) > SECOND:
+            self._backlog.notice(
+                "clock",
+                f"the wall clock was stepped by {(offset - last) / SECOND:+.3f} s;"
+                " time columns follow it, mono does not",
+            )
+
