@@ -4,8 +4,8 @@
     tests/vm/run.py [--kernel 6.1] [--memory 2G] -- COMMAND...
 
 virtme-ng shares the root file system read-only over 9p and lays overlays over it, so the guest has
-the same programs and the same clone of the repository, and cannot harm either. The guest is emulated
-(TCG), which works everywhere: about 15 seconds for a boot. HULLWATCH_VM_KVM=1 uses KVM.
+the same programs and the same clone of the repository, and cannot harm either. The guest is
+emulated (TCG), which works everywhere: about 15 seconds for a boot. HULLWATCH_VM_KVM=1 uses KVM.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def main() -> int:
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--lsm", default=LSM, help="the kernel's lsm= option")
     parser.add_argument("--share", type=Path, action="append", default=[], metavar="DIR")
-    parser.add_argument("--timeout", type=float, default=1200, help="seconds after which the guest is killed")
+    parser.add_argument(
+        "--timeout", type=float, default=1200, help="seconds after which the guest is killed"
+    )
     parser.add_argument("command", nargs="+", help="after --: what to run there")
     options = parser.parse_args()
     try:

@@ -1,0 +1,35 @@
+"""Hatch build hook: compile the BPF programs, so that a wheel carries them for every architecture.
+
+An editable install may skip it with HULLWATCH_BPF=skip, as the Makefile does, which builds the
+objects by its own rule only when a source changed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class BpfBuildHook(BuildHookInterface):  # type: ignore[misc,type-arg,unused-ignore]
+    """Runs `python -m hullwatch.kernel.build` on the sources being packaged."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Raises SystemExit with the compiler's own message where it fails."""
+        if os.environ.get("HULLWATCH_BPF") == "skip":
+            return
+        path = os.pathsep.join(
+            filter(None, [str(Path(self.root, "src")), os.environ.get("PYTHONPATH")])
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "hullwatch.kernel.build"],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit("hatch_build: BPF build failed; it needs clang, llvm and libbpf-dev")
