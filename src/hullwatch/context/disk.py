@@ -114,9 +114,13 @@ def read_json(path: str, kind: type | None = None, max_bytes: int = MAX_FILE) ->
         os.close(fd)
     if len(data) > max_bytes:
         raise DiskError(f"{path}: over the limit of {max_bytes} bytes")
+    wanted: Any = kind if kind is not None else Any
     try:
-        return msgspec.json.decode(data, type=kind if kind is not None else Any)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        try:
+            return msgspec.json.decode(data, type=wanted)
+        except UnicodeDecodeError:  # Go's decoder takes it too, with replacement characters
+            return msgspec.json.decode(data.decode("utf-8", "replace"), type=wanted)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise DiskError(f"{path}: {error}") from None
 
 

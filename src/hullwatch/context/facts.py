@@ -38,13 +38,16 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rootfs: str | None = None
     bundle: str | None = None
     cgroups_path: str | None = None
+    """As the spec asked for it: a path, maybe relative, or ``slice:prefix:name``."""
+    cgroup_path: str | None = None
+    """As the runtime recorded it: the path in the v2 tree."""
     containerd_namespace: str | None = None
     problem: str | None = None
     """Something that was there and could not be used."""
 
 
 _NOT_CARRIED = frozenset(
-    ("source", "cgroups_path", "containerd_namespace", "problem", "is_sandbox", "role")
+    "source cgroups_path cgroup_path containerd_namespace problem is_sandbox role".split()
 )
 _MAPS = frozenset(("labels", "pod_labels", "annotations"))
 

@@ -140,7 +140,7 @@ class Channel:
                     answer += event.data or b""
                     http.acknowledge_received_data(event.flow_controlled_length or 0, stream)
                     if len(answer) > _MAX_ANSWER:
-                        raise ConnectionResetError("answer over 4 MiB")
+                        raise ConnectionResetError("answer over the limit")
                 elif isinstance(event, h2.events.StreamReset):
                     raise ConnectionResetError("call reset by the runtime")
                 elif isinstance(event, h2.events.StreamEnded):

@@ -144,12 +144,18 @@ def _free_form(
             if not row.free_ids or (namespace is None) != (row.name == "runc"):
                 continue
             found = row.find(query, roots)
-            if found and claim(here, found.cgroups_path or "", container_id) == "self":
+            if found and _owns(found, here, container_id):
                 return Answer(_finished(found))
     if is_host(path):
         return Answer(reason="no container runtime claims it", else_host=True)
     foreign = hint is not None and hint.kind == "foreign"
     return Answer(reason="no container runtime claims it", else_host=foreign)
+
+
+def _owns(said: Facts, path: str, container_id: str) -> bool:
+    if said.cgroup_path is not None:
+        return said.cgroup_path == path
+    return claim(path, said.cgroups_path or "", container_id) == "self"
 
 
 def _finished(said: Facts) -> Facts:

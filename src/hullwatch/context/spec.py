@@ -34,12 +34,16 @@ class Namespace(msgspec.Struct, frozen=True):
     path: str | None = None
 
 
+class Seccomp(msgspec.Struct, frozen=True):
+    """Only that there is one."""
+
+
 class Linux(msgspec.Struct, frozen=True):
     namespaces: tuple[Namespace, ...] | None = None
     cgroupsPath: str | None = None
     maskedPaths: tuple[str, ...] | None = None
     readonlyPaths: tuple[str, ...] | None = None
-    seccomp: msgspec.Raw | None = None
+    seccomp: Seccomp | None = None
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -88,7 +92,7 @@ def is_privileged(spec: Spec) -> bool | None:
     if not _PRIVILEGED_CAPS.issubset(bounding or ()):
         return False
     linux = spec.linux
-    if linux.maskedPaths or linux.readonlyPaths or (linux.seccomp and linux.seccomp != b"null"):
+    if linux.maskedPaths or linux.readonlyPaths or linux.seccomp is not None:
         return False
     sysfs = [mount for mount in spec.mounts or () if mount.destination == "/sys"]
     return not any("ro" in (mount.options or ()) for mount in sysfs)

@@ -17,12 +17,12 @@ from hullwatch.context.runtimes.query import Query
 __all__ = ["find"]
 
 
-class Config(msgspec.Struct, frozen=True):
+class ContainerConfig(msgspec.Struct, frozen=True):
     Image: str | None = None
     Labels: dict[str, str] | None = None
 
 
-class State(msgspec.Struct, frozen=True):
+class ContainerState(msgspec.Struct, frozen=True):
     StartedAt: str | None = None
 
 
@@ -35,8 +35,8 @@ class Container(msgspec.Struct, frozen=True):
     Name: str | None = None
     Created: str | None = None
     Image: str | None = None
-    Config: Config | None = None
-    State: State | None = None
+    Config: ContainerConfig | None = None
+    State: ContainerState | None = None
     ImageManifest: Descriptor | None = None
 
 
@@ -44,7 +44,7 @@ class HostConfig(msgspec.Struct, frozen=True):
     Privileged: bool | None = None
 
 
-class Repositories(msgspec.Struct, frozen=True):
+class RepositoryStore(msgspec.Struct, frozen=True):
     Repositories: dict[str, dict[str, str]] = {}
 
 
@@ -62,7 +62,7 @@ def find(query: Query, roots: Roots) -> Facts | None:
         if container is None:
             continue
         host: HostConfig | None = read_json(f"{here}/hostconfig.json", HostConfig)
-        config = container.Config or Config()
+        config = container.Config or ContainerConfig()
         labels = config.Labels or {}
         manifest = container.ImageManifest and container.ImageManifest.digest
         return Facts(
@@ -75,7 +75,8 @@ def find(query: Query, roots: Roots) -> Facts | None:
             image_id=container.Image,
             labels=labels,
             privileged=host.Privileged if host else None,
-            start_ts=unix_ns((container.State or State()).StartedAt) or unix_ns(container.Created),
+            start_ts=unix_ns((container.State or ContainerState()).StartedAt)
+            or unix_ns(container.Created),
             pod=labels.get("io.kubernetes.pod.name"),
             namespace=labels.get("io.kubernetes.pod.namespace"),
             pod_uid=labels.get("io.kubernetes.pod.uid"),
@@ -97,7 +98,7 @@ def _repo_digest(root: str, reference: str | None, image_id: str | None) -> str 
     for driver in list_names(posixpath.join(root, "image"), 8):
         try:
             path = f"{root}/image/{driver}/repositories.json"
-            known: Repositories | None = read_json(path, Repositories)
+            known: RepositoryStore | None = read_json(path, RepositoryStore)
         except DiskError:  # the digest stays unknown; the container is known all the same
             continue
         found: str | None = None

@@ -86,6 +86,6 @@ def find(query: Query, roots: Roots) -> Facts | None:
             runtime=said.runtime or runtime,
             start_ts=unix_ns(created) or said.start_ts,
             rootfs=rootfs or said.rootfs,
-            cgroups_path=_below_mount(cgroup) or said.cgroups_path,
+            cgroup_path=_below_mount(cgroup),
         )
     return None

@@ -1,0 +1,103 @@
+"""config.json: privileged, namespaces, annotations; image references."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from hullwatch.context.image import parse_image
+from hullwatch.context.spec import (
+    _PRIVILEGED_CAPS,
+    Spec,
+    host_namespaces,
+    is_privileged,
+    kept_annotations,
+)
+
+
+def spec(**linux: Any) -> Spec:
+    caps = linux.pop("caps", sorted(_PRIVILEGED_CAPS))
+    mounts = linux.pop("mounts", [{"destination": "/sys", "type": "sysfs", "options": ["rw"]}])
+    text = json.dumps(
+        {
+            "process": {"env": ["TOKEN=hunter2"], "capabilities": {"bounding": caps}},
+            "mounts": mounts,
+            "linux": linux,
+        }
+    )
+    return msgspec.json.decode(text, type=Spec)
+
+
+def test_privileged() -> None:
+    assert is_privileged(spec()) is True
+    assert is_privileged(spec(seccomp=None, maskedPaths=[])) is True
+
+
+@pytest.mark.parametrize(
+    "less",
+    [
+        {"caps": sorted(_PRIVILEGED_CAPS - {"CAP_SYS_MODULE"})},
+        {"caps": None},
+        {"maskedPaths": ["/proc/kcore"]},
+        {"readonlyPaths": ["/proc/sys"]},
+        {"seccomp": {"defaultAction": "SCMP_ACT_ERRNO"}},
+        {"mounts": [{"destination": "/sys", "options": ["nosuid", "ro"]}]},
+    ],
+)
+def test_not_privileged(less: dict[str, Any]) -> None:
+    assert is_privileged(spec(**less)) is False
+
+
+def test_privileged_unknown_without_a_process() -> None:
+    assert is_privileged(Spec()) is None
+
+
+def test_host_namespaces() -> None:
+    listed = [
+        {"type": "pid"},
+        {"type": "network", "path": "/proc/1/ns/net"},
+        {"type": "ipc", "path": "/proc/812/ns/ipc"},
+        {"type": "mount"},
+        {"type": "uts"},
+        {"type": "cgroup"},
+    ]
+    assert host_namespaces(spec(namespaces=listed)) == {"net", "user"}
+    assert host_namespaces(Spec()) is None
+
+
+def test_no_environment_is_ever_decoded() -> None:
+    assert "hunter2" not in repr(spec())
+
+
+def test_annotations_are_filtered() -> None:
+    kept = kept_annotations(
+        {
+            "kubectl.kubernetes.io/last-applied-configuration": '{"env":"secret"}',
+            "io.kubernetes.cri.pod-annotations": "{}",
+            "io.hullwatch.role": "main",
+            "io.hullwatch.long": "x" * 5000,
+            "vault.hashicorp.com/token": "s.abc",
+            "io.kubernetes.cri.sandbox-name": "web",
+        }
+    )
+    assert set(kept) == {"io.hullwatch.role", "io.kubernetes.cri.sandbox-name"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "repository", "tag", "digest"),
+    [
+        ("nginx", "nginx", None, None),
+        ("nginx:1.27", "nginx", "1.27", None),
+        ("localhost:5000/a/b", "localhost:5000/a/b", None, None),
+        ("localhost:5000/a/b:v1", "localhost:5000/a/b", "v1", None),
+        ("a/b@sha256:" + "0" * 64, "a/b", None, "sha256:" + "0" * 64),
+        ("a/b:v@sha256:" + "0" * 64, "a/b", "v", "sha256:" + "0" * 64),
+        ("sha256:" + "0" * 64, None, None, None),
+        ("0" * 64, None, None, None),
+        ("", None, None, None),
+        ("a@bad", "a", None, None),
+    ],
+)
+def test_image(reference: str, repository: str | None, tag: str | None, digest: str | None) -> None:
+    assert tuple(parse_image(reference)) == (repository, tag, digest)
