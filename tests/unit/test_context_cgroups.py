@@ -187,7 +187,7 @@ def test_claim(path: str, spec: str, relation: str) -> None:
 
 
 def test_candidates_are_few_and_outermost_first() -> None:
-    assert list(candidates("/default/kt"))[0] == (None, "default", "/default")
+    assert next(candidates("/default/kt")) == (None, "default", "/default")
     assert ("default", "kt", "/default/kt") in list(candidates("/default/kt"))
     assert (None, "kt", "/system.slice/runc-kt.scope") in list(
         candidates("/system.slice/runc-kt.scope")

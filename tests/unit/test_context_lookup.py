@@ -281,7 +281,7 @@ def test_creator_elsewhere_is_not_followed(tmp_path: Path, roots: Roots) -> None
     where = bundle(tmp_path, "/b", "/c1")
     for pid, space in ((1, "mnt:[1]"), (7, "mnt:[2]")):
         (tmp_path / f"proc/{pid}/ns").mkdir(parents=True)
-        os.symlink(space, tmp_path / f"proc/{pid}/ns/mnt")
+        (tmp_path / f"proc/{pid}/ns/mnt").symlink_to(space)
     creator = Creator(7, "/usr/sbin/runc", ("runc", "run", "c1"), where)
     assert look("/c1", creator, roots).facts is None
 
@@ -341,7 +341,7 @@ def test_reads_are_bounded_and_only_of_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(DiskError, match="not a regular file"):
         read_json(str(tmp_path / "fifo"))
-    os.symlink(big, tmp_path / "link")
+    (tmp_path / "link").symlink_to(big)
     with pytest.raises(DiskError):
         read_json(str(tmp_path / "link"))
     deep = tmp_path / "deep"
@@ -364,7 +364,7 @@ def test_shim_address(tmp_path: Path, roots: Roots) -> None:
     (tmp_path / "proc/11/stat").write_text("11 (run c) S 10 11 11 0")
     line = b"/usr/bin/containerd-shim-runc-v2\0-namespace\0k\0-id\0x\0-address\0/run/a.sock\0"
     (tmp_path / "proc/10/cmdline").write_bytes(line)
-    os.symlink("/", tmp_path / "proc/10/cwd")
+    (tmp_path / "proc/10/cwd").symlink_to("/")
     assert shim_address(Creator(11, "/usr/sbin/runc"), roots) == "/run/a.sock"
     assert shim_address(Creator(12, "/usr/sbin/runc"), roots) is None
 

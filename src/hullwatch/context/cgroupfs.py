@@ -3,6 +3,7 @@
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 __all__ = ["cgroup_id", "cgroup_path", "find_v2_root", "walk"]
 
@@ -32,7 +33,7 @@ def _unescape(path: str) -> str:
 
 def cgroup_id(directory: str) -> int:
     """The v2 id of a cgroup directory: its inode number (kernfs, 64-bit kernels ≥ 5.5)."""
-    return os.stat(directory, follow_symlinks=False).st_ino
+    return Path(directory).lstat().st_ino
 
 
 def walk(v2_root: str) -> Iterator[tuple[int, str]]:
@@ -78,7 +79,7 @@ def cgroup_path(v2_root: str, cgroup: int) -> str | None:
     if fd < 0:
         return None
     try:
-        path = os.readlink(f"/proc/self/fd/{fd}")
+        path = str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError:
         return None
     finally:

@@ -55,7 +55,8 @@ class _Form(NamedTuple):
 def _form(
     runtime: str | None, directory: str, parent: str | None = None, depth: int | None = None
 ) -> _Form:
-    return _Form(runtime, re.compile(directory), parent and re.compile(parent) or None, depth)
+    above = re.compile(parent) if parent else None
+    return _Form(runtime, re.compile(directory), above, depth)
 
 
 # First match wins; each pattern is anchored, and none can backtrack over more than one name.
@@ -143,9 +144,9 @@ def _container(parts: list[str], at: int, in_pod: bool) -> tuple[_Form, str] | N
     parent = parts[at - 1] if at else ""
     if in_pod and (hit := _IN_POD.directory.fullmatch(part)):
         return _IN_POD, hit["id"]
-    if "ecs" in (parts[max(at - 2, 0)], parts[max(at - 3, 0)]) and at >= 2:
-        if hit := _ECS.directory.fullmatch(part):
-            return _ECS, hit["id"]
+    in_task = at >= 2 and "ecs" in (parts[at - 2], parts[max(at - 3, 0)])
+    if in_task and (hit := _ECS.directory.fullmatch(part)):
+        return _ECS, hit["id"]
     for form in _FORMS:
         if form.depth is not None and form.depth != at:
             continue

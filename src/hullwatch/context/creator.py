@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from hullwatch.context.workload import Creator
@@ -10,9 +11,32 @@ __all__ = ["CreatorHint", "read_creator"]
 
 # Options that take a value, so that the id is not mistaken for one (runc run(8), crun(1)).
 _VALUED = frozenset(
-    "root log log-format criu rootless cgroup-manager config bundle b console-socket pid-file"
-    " preserve-fds f file monitor image-path work-path parent-path manage-cgroups-mode"
-    " lsm-profile lsm-mount-context status-fd page-server empty-ns".split()
+    [
+        "root",
+        "log",
+        "log-format",
+        "criu",
+        "rootless",
+        "cgroup-manager",
+        "config",
+        "bundle",
+        "b",
+        "console-socket",
+        "pid-file",
+        "preserve-fds",
+        "f",
+        "file",
+        "monitor",
+        "image-path",
+        "work-path",
+        "parent-path",
+        "manage-cgroups-mode",
+        "lsm-profile",
+        "lsm-mount-context",
+        "status-fd",
+        "page-server",
+        "empty-ns",
+    ]
 )
 _MAKES = frozenset({"run", "create", "restore"})
 _OCI = re.compile(r"(?:docker-|nvidia-container-|sysbox-|kata-)?(?:runc|crun|youki|runsc|runtime)")
@@ -85,7 +109,7 @@ def _read_shim(creator: Creator) -> CreatorHint:
     """
     argv = list(creator.argv[1:65])
     values: dict[str, str] = {}
-    for option, value in zip(argv, argv[1:], strict=False):
+    for option, value in pairwise(argv):
         if option.startswith("-"):
             values.setdefault(option.lstrip("-"), value)
     bundle = _absolute(creator.cwd, values.get("bundle", creator.cwd or None))

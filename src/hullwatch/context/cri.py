@@ -5,6 +5,8 @@ and containerd ``api/services/{containers,images}/v1``. Status is never asked ``
 containerd's ``spec`` is not decoded: both carry the environment.
 """
 
+from typing import Any
+
 import msgspec
 
 from hullwatch.context.facts import Facts, merge
@@ -94,7 +96,7 @@ class RuntimeSocket:
 
     def _ask(
         self, method: str, shape: Message, request: bytes, namespace: str | None = None
-    ) -> dict | None:  # type: ignore[type-arg]
+    ) -> dict[str, Any] | None:
         """The decoded answer; None if the runtime does not know the thing or the method."""
         metadata = (("containerd-namespace", namespace),) if namespace else ()
         try:
@@ -108,7 +110,9 @@ class RuntimeSocket:
         except Malformed as error:
             raise CallError(f"{self.path}: {method}: {error}", 2) from None
 
-    def _ask_cri(self, service: str, method: str, shape: Message, request: bytes) -> dict | None:  # type: ignore[type-arg]
+    def _ask_cri(
+        self, service: str, method: str, shape: Message, request: bytes
+    ) -> dict[str, Any] | None:
         found = self._ask(f"/{self._cri}.{service}/{method}", shape, request)
         if found is None and self._cri == "runtime.v1":  # not found, or older than v1?
             older = "runtime.v1alpha2"

@@ -47,7 +47,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _NOT_CARRIED = frozenset(
-    "source cgroups_path cgroup_path containerd_namespace problem is_sandbox role".split()
+    {
+        "source",
+        "cgroups_path",
+        "cgroup_path",
+        "containerd_namespace",
+        "problem",
+        "is_sandbox",
+        "role",
+    }
 )
 _MAPS = frozenset(("labels", "pod_labels", "annotations"))
 

@@ -4,11 +4,11 @@ On h2 (sans-io HTTP/2), which costs 5 MiB of memory where grpcio costs 17. Impor
 when there is a socket to talk to. gRPC over HTTP/2: grpc/doc/PROTOCOL-HTTP2.md.
 """
 
-import os
 import socket
 import stat
 import struct
 import time
+from pathlib import Path
 from urllib.parse import unquote
 
 import h2.config
@@ -61,7 +61,7 @@ class Channel:
     def _connect(self) -> tuple[socket.socket, h2.connection.H2Connection]:
         if self._socket is not None and self._http is not None:
             return self._socket, self._http
-        status = os.stat(self.path)
+        status = Path(self.path).stat()
         if not stat.S_ISSOCK(status.st_mode):
             raise CallError(f"{self.path}: not a socket")
         if status.st_uid not in self._owners:

@@ -1,7 +1,7 @@
 """One try at saying whose cgroup it is, from files only. No state, no waiting, no threads."""
 
-import os
 import posixpath
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -57,8 +57,11 @@ def _usable(creator: Creator | None, roots: Roots) -> CreatorHint | None:
     if hint.bundle is None:
         return hint
     try:
-        theirs = os.readlink(f"{roots.proc}/{creator.pid}/ns/mnt")
-        if theirs not in (os.readlink(f"{roots.proc}/1/ns/mnt"), os.readlink("/proc/self/ns/mnt")):
+        theirs, *ours = (
+            Path(process, "ns/mnt").readlink()
+            for process in (f"{roots.proc}/{creator.pid}", f"{roots.proc}/1", "/proc/self")
+        )
+        if theirs not in ours:
             return hint._replace(bundle=None, root=None)
     except OSError:  # it has ended; what it says is checked against the path all the same
         pass
@@ -96,11 +99,10 @@ def _known_form(
         if found is not None:
             facts = merge(facts, found) if facts else found
     ours = hint is not None and hint.container_id == own.container_id and nested is None
-    if facts is None or (facts.bundle is None and ours):
-        if ours and hint is not None and hint.bundle:
-            found = _from_bundle(hint.bundle, own.container_id)
-            if found is not None:
-                facts = merge(facts, found) if facts else found
+    if ours and hint is not None and hint.bundle and (facts is None or facts.bundle is None):
+        found = _from_bundle(hint.bundle, own.container_id)
+        if found is not None:
+            facts = merge(facts, found) if facts else found
     if facts is None:
         return Answer(reason="its runtime has no files about it", nested_id=nested)
     facts = msgspec.structs.replace(
@@ -184,7 +186,7 @@ def shim_address(creator: Creator, roots: Roots) -> str | None:
             parent = int(file.read(4096).rpartition(b")")[2].split()[1])
         with open(f"{roots.proc}/{parent}/cmdline", "rb") as file:
             words = file.read(65536).split(b"\0")[:-1]
-        cwd = os.readlink(f"{roots.proc}/{parent}/cwd")
+        cwd = str(Path(f"{roots.proc}/{parent}/cwd").readlink())
     except (OSError, ValueError, IndexError):
         return None
     argv = tuple(word.decode("utf-8", "replace") for word in words)

@@ -6,6 +6,7 @@ Two threads, so that a runtime that answers slowly cannot hold up what the disk 
 when the container is known, and again when more is learnt.
 """
 
+import contextlib
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -58,8 +59,19 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 class _Job:
     """One cgroup on its way to an answer."""
 
-    __slots__ = ("cgroup", "path", "creator", "born", "began", "tries", "existing", "facts",
-                 "answer", "slow", "address")  # fmt: skip
+    __slots__ = (
+        "address",
+        "answer",
+        "began",
+        "born",
+        "cgroup",
+        "creator",
+        "existing",
+        "facts",
+        "path",
+        "slow",
+        "tries",
+    )
 
     def __init__(self, cgroup: int, path: str, creator: Creator | None, existing: bool) -> None:
         self.cgroup = cgroup
@@ -141,10 +153,8 @@ class Resolver:
             return self._values.get(cgroup) or Workload(
                 cgroup=cgroup, cgroup_path="", state="pending"
             )
-        try:
+        with contextlib.suppress(KeyError):  # dropped by another thread just now
             self._values.move_to_end(cgroup)
-        except KeyError:  # dropped by the other thread just now
-            pass
         return value
 
     def poll(self) -> list[Workload]:
@@ -390,7 +400,7 @@ class Resolver:
         if len(self._sandboxes) > 4096:
             self._sandboxes.popitem(last=False)
         known = [self._values[c] for c in members if c != value.cgroup and c in self._values]
-        members[:] = [w.cgroup for w in known][-63:] + [value.cgroup]
+        members[:] = [*[w.cgroup for w in known][-63:], value.cgroup]
         return [w for w in known if w.cgroup in self._gone]
 
     def _sockets_exit_code(self, value: Workload) -> int | None:

@@ -1,6 +1,6 @@
 """The runtimes' sockets of this host: opened when first needed, asked until one knows."""
 
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hullwatch.context.disk import Roots
@@ -23,7 +23,7 @@ class Sockets:
     def present(self, address: str | None = None) -> list[str]:
         """Paths that exist, the given one first."""
         paths = ([address.removeprefix("unix://")] if address else []) + list(self._roots.sockets)
-        return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
+        return [path for path in dict.fromkeys(paths) if Path(path).exists()]
 
     def _at(self, path: str) -> "RuntimeSocket":
         if path not in self._open:

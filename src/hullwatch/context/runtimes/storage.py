@@ -6,6 +6,7 @@
 (containers/storage ``containers.go``, ``images.go``; libpod ``storage.go`` for the metadata).
 """
 
+import contextlib
 from typing import NamedTuple
 
 import msgspec
@@ -80,10 +81,8 @@ def _stored(root: str, driver: str, container_id: str) -> Facts | None:
         if entry is None:
             continue
         about = Metadata()
-        try:
+        with contextlib.suppress(msgspec.DecodeError):
             about = msgspec.json.decode(entry.metadata or "{}", type=Metadata)
-        except msgspec.DecodeError:
-            pass
         crio = about.pod_id is not None
         return Facts(
             source=path,
