@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 __all__ = ["Bounds", "Segment", "bounds", "checksum", "listing", "quarantine", "sound", "wanted"]
 
@@ -124,9 +123,9 @@ def _cgroups(found: set[int]) -> str | None:
 def bounds(batch: pa.RecordBatch) -> Bounds:
     if not batch.num_rows:
         return NOTHING
-    time = batch.column("time").cast(pa.int64()).to_numpy()
+    time = batch.column("time").view(pa.int64()).to_numpy()
     mono = batch.column("mono").to_numpy()
-    cgroups = pc.unique(batch.column("cgroup")).to_pylist()
+    cgroups = np.unique(batch.column("cgroup").to_numpy()).tolist()
     return Bounds(
         batch.num_rows,
         # Whole µs are stored, so the last ns of the µs still belongs.

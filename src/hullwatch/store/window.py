@@ -327,7 +327,7 @@ class Window:
         unknown_uid = image["uid"] < 0
         no_parent = image["has_parent"] == 0
         return texts | {
-            "time": pa.array((mono + offset) // 1000, pa.int64()).cast(SCHEMA.field("time").type),
+            "time": pa.array((mono + offset) // 1000, pa.int64()).view(SCHEMA.field("time").type),
             "mono": _numbers(mono),
             "boot": _numbers(np.full(len(ev), self.boot, np.int32)),
             "class": _dictionary(cls, _STATIC["class"]),

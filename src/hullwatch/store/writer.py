@@ -43,11 +43,11 @@ class Settings(NamedTuple):
     """flush_*: when the window is written. seal_*: when a tail is closed. Bytes, ns."""
 
     flush_ns: int = SECOND
-    flush_rows: int = 65_536
+    flush_rows: int = 16_384
     flush_bytes: int = 8 << 20
     seal_rows: int = 500_000
     seal_bytes: int = 64 << 20
-    seal_ns: int = 300 * SECOND
+    seal_ns: int = 3600 * SECOND
     reserve_bytes: int = 4 << 20
     headroom: int = 16 << 20
     """Free bytes wanted before writing is tried again after a full disk."""

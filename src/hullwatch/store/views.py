@@ -1,0 +1,168 @@
+"""The names a hunt can use, in SQL. Columns are listed by `hullwatch hunt --schema`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from hullwatch.store.schema import MARK_NAMES, TIME
+
+__all__ = ["SIDE_TABLES", "VIEWS", "SideTable", "raw_events", "view_sql"]
+
+
+class SideTable(NamedTuple):
+    """An SQLite table as hunts see it. A `timestamp` column is stored as unix ns."""
+
+    name: str
+    source: str
+    columns: tuple[tuple[str, pa.DataType], ...]
+
+
+_TEXT, _BIG, _ID, _INT = pa.string(), pa.int64(), pa.uint64(), pa.int32()
+
+SIDE_TABLES: tuple[SideTable, ...] = (
+    SideTable(
+        "findings",
+        "findings",
+        (
+            ("id", _TEXT),
+            ("time", TIME),
+            ("first", TIME),
+            ("last", TIME),
+            ("count", _BIG),
+            ("rule", _TEXT),
+            ("priority", _TEXT),
+            ("severity", _INT),
+            ("output", _TEXT),
+            ("tags", _TEXT),
+            ("container_id", _TEXT),
+            ("cgroup", _ID),
+            ("proc", _ID),
+            ("span", _ID),
+            ("boot", _INT),
+            ("body", _TEXT),
+        ),
+    ),
+    SideTable(
+        "workloads",
+        "workloads",
+        (
+            ("boot", _INT),
+            ("cgroup", _ID),
+            ("state", _TEXT),
+            ("container_id", _TEXT),
+            ("runtime", _TEXT),
+            ("name", _TEXT),
+            ("image", _TEXT),
+            ("image_repository", _TEXT),
+            ("image_tag", _TEXT),
+            ("image_digest", _TEXT),
+            ("pod", _TEXT),
+            ("namespace", _TEXT),
+            ("pod_uid", _TEXT),
+            ("role", _TEXT),
+            ("role_source", _TEXT),
+            ("privileged", pa.bool_()),
+            ("start_time", TIME),
+            ("cgroup_path", _TEXT),
+            ("first_seen", TIME),
+            ("updated", TIME),
+            ("body", _TEXT),
+        ),
+    ),
+    SideTable(
+        "losses",
+        "losses",
+        (
+            ("bucket", TIME),
+            ("boot", _INT),
+            ("stage", _TEXT),
+            ("class", _TEXT),
+            ("cgroup", _ID),
+            ("count", _BIG),
+            ("first", TIME),
+            ("last", TIME),
+        ),
+    ),
+    SideTable(
+        "counts",
+        "counts",
+        (
+            ("bucket", TIME),
+            ("boot", _INT),
+            ("cgroup", _ID),
+            ("class", _TEXT),
+            ("object", _TEXT),
+            ("count", _BIG),
+            ("first", TIME),
+            ("last", TIME),
+        ),
+    ),
+    SideTable(
+        "notices",
+        "notices",
+        (("id", _BIG), ("time", TIME), ("mono", _BIG), ("kind", _TEXT), ("text", _TEXT)),
+    ),
+    SideTable(
+        "sessions",
+        "sessions",
+        (
+            ("session", _INT),
+            ("boot", _INT),
+            ("pid", _INT),
+            ("started", TIME),
+            ("tier", _TEXT),
+            ("kernel", _TEXT),
+            ("mode", _TEXT),
+            ("rules", _TEXT),
+            ("version", _TEXT),
+            ("seen", TIME),
+            ("ended", TIME),
+            ("how", _TEXT),
+        ),
+    ),
+)
+
+_MARKS = ", ".join(f"'{name}'" for name in MARK_NAMES)
+
+# In order: a later one may use an earlier one.
+VIEWS: tuple[tuple[str, str], ...] = (
+    (
+        "events",
+        f"""SELECT e.* REPLACE (coalesce(e.container_id, w.container_id) AS container_id),
+            w.name AS container, w.image, w.image_digest, w.pod, w.namespace, w.role,
+            coalesce(w.state, 'pending') AS container_state,
+            list_filter([{_MARKS}], lambda m, i: (e.marks >> (i - 1)) & 1 = 1) AS mark_names
+        FROM stored_events e LEFT JOIN workloads w ON w.boot = e.boot AND w.cgroup = e.cgroup""",
+    ),
+    (
+        "processes",
+        """SELECT e.time AS started, x.time AS ended, (x.flags >> 8) & 255 AS exit_code,
+            x.flags & 127 AS signal, e.class = 'task' AS was_running, e.pid, e.ppid, e.proc,
+            e.parent, e.num2 AS exec_id, e.name, e.exe, e.cmdline, e.object2 AS argv, e.cwd,
+            e.env_names, e.script, e.uid, e.euid, e.container_id, e.container, e.image, e.pod,
+            e.namespace, e.role, e.cgroup, e.span, e.boot, e.mono
+        FROM events e LEFT JOIN (
+            SELECT boot, proc, max(time) AS time, arg_max(flags, mono) AS flags
+            FROM stored_events WHERE class = 'exit' GROUP BY boot, proc
+        ) x ON x.boot = e.boot AND x.proc = e.proc
+        WHERE e.class IN ('exec', 'task')""",
+    ),
+)
+
+
+def raw_events(files: Sequence[str]) -> str:
+    """SQL of `stored_events`: Parquet files and the registered table `tail_events`."""
+    if not files:
+        return "SELECT * FROM tail_events"
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in files)
+    return (
+        f"SELECT * FROM read_parquet([{names}], union_by_name=true)"
+        " UNION ALL BY NAME SELECT * FROM tail_events"
+    )
+
+
+def view_sql(name: str, body: str) -> str:
+    return f"CREATE OR REPLACE VIEW {name} AS {body}"
