@@ -22,7 +22,7 @@ CONTAINER = "c" * 64
 def image(slot: int, pid: int, parent: ProcessImage | None = None, **fields: Any) -> ProcessImage:
     """A process image with plausible fields; override any of them."""
     name = fields.pop("name", "python3")
-    values: dict[str, Any] = dict(
+    values: dict[str, Any] = dict(  # noqa: C408
         slot=slot, key=(1000 + slot) << 22 | pid, exec_id=slot, parent=parent, workload=1,
         cgroup=77, name=name, exepath=f"/usr/bin/{name}", argv=(name,), cwd="/app",
         env_names=("PATH", "HOME"), script="", pid=pid, vpid=1, pgid=pid, vpgid=1, sid=pid,

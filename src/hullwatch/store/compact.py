@@ -20,9 +20,8 @@ import pyarrow as pa
 from hullwatch.store.errors import StoreError
 from hullwatch.store.retention import Limits, retain
 from hullwatch.store.schema import SCHEMA
-from hullwatch.store.segments import NOTHING, Segment, bounds, checksum, listing, order
+from hullwatch.store.segments import NOTHING, Segment, bounds, checksum, listing, order, sound
 from hullwatch.store.segments import quarantine as set_aside
-from hullwatch.store.segments import sound
 from hullwatch.store.state import LossRow, State
 from hullwatch.store.tail import TailScan, read_tail
 
@@ -58,7 +57,9 @@ def compact(root: Path, limits: Limits, session: int | None = None) -> int:
 
 def _recover(state: State, root: Path, session: int | None) -> None:
     """Close the tails that a killed agent left open, up to their last whole message."""
-    rows = state.link.execute("SELECT seq, session, boot FROM segments WHERE state='open'").fetchall()
+    rows = state.link.execute(
+        "SELECT seq, session, boot FROM segments WHERE state='open'"
+    ).fetchall()
     open_ = {segment.seq: segment for segment in listing(state.link, ("open",))}
     for seq, owner, boot in rows:
         if owner == session:
@@ -127,7 +128,7 @@ def _to_parquet(state: State, root: Path, segment: Segment) -> int:
                 writer.write_table(table.take(pa.array(position[start : start + ROW_GROUP])))
         _fsync(draft)
         crc, size = checksum(draft), draft.stat().st_size
-        os.replace(draft, target)
+        draft.replace(target)
         _fsync(target.parent)
     except OSError:
         draft.unlink(missing_ok=True)  # no room: the tail stays and is as readable
@@ -146,7 +147,7 @@ def _check_one(state: State, root: Path) -> None:
     """Read one segment's checksum a run, in turn: rot is found before it is needed."""
     row = state.link.execute("SELECT value FROM meta WHERE key='checked'").fetchone()
     last = int(row[0]) if row else 0
-    live = [segment for segment in listing(state.link, ("live",))]
+    live = listing(state.link, ("live",))
     if not live:
         return
     segment = next((one for one in live if one.seq > last), live[0])

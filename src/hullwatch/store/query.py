@@ -196,7 +196,9 @@ class Reader:
         finally:
             timer.cancel()
         truncated = limit is not None and table.num_rows > limit
-        return Answer(table.slice(0, limit) if truncated else table, truncated, tuple(self.warnings))
+        return Answer(
+            table.slice(0, limit) if truncated else table, truncated, tuple(self.warnings)
+        )
 
     def tables(self) -> dict[str, list[tuple[str, str]]]:
         """Every table a hunt can use: column names and SQL types."""
@@ -211,7 +213,9 @@ def _friendly(error: duckdb.Error) -> QueryError:
     text = str(error)
     if isinstance(error, duckdb.OutOfMemoryException):
         return QueryError(
-            "hunt", "needs more memory than it may use", "aggregate or filter more, or raise --memory"
+            "hunt",
+            "needs more memory than it may use",
+            "aggregate or filter more, or raise --memory",
         )
     if isinstance(error, duckdb.PermissionException):
         return QueryError("hunt", "files cannot be read from a hunt", "use the tables of --schema")

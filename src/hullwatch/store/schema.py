@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from hullwatch.sensor.events import CLASSES
 from hullwatch.sensor.syscalls import SYSCALLS
-from hullwatch.sensor.wire import Class, Mark, StrKind
+from hullwatch.sensor.wire import Class, Mark, ProcMark, StrKind
 
 __all__ = [
     "BY_NAME",
@@ -22,6 +22,7 @@ __all__ = [
     "KIND_NAMES",
     "MARK_NAMES",
     "OP_NAMES",
+    "PROC_MARK_NAMES",
     "SCHEMA",
     "SORT_KEYS",
     "TEXT",
@@ -75,6 +76,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("port", pa.uint16(), "port of the client side"),
     Column("labels", pa.uint32(), "label bits of the process"),
     Column("marks", pa.uint16(), "enum hw_mark bits; mark_names() spells them out"),
+    Column("proc_marks", pa.uint32(), "enum hw_proc_mark bits of the process image"),
     Column("span", pa.uint64(), "tool call, NULL = none"),
     Column("tier", TEXT, "sensor tier that saw it"),
 )
@@ -88,14 +90,15 @@ CLASS_NAMES: tuple[str, ...] = tuple(
     CLASSES[number].name if number in CLASSES else f"class_{number}"
     for number in range(int(Class.CLASS_MAX))
 )
-OP_NAMES: tuple[str, ...] = tuple(
-    row.name or f"op_{number}" for number, row in enumerate(SYSCALLS)
-)
+OP_NAMES: tuple[str, ...] = tuple(row.name or f"op_{number}" for number, row in enumerate(SYSCALLS))
 KIND_NAMES: tuple[str, ...] = tuple(
-    {int(kind): kind.name.lower() for kind in StrKind}.get(number, f"kind_{number}")
+    {int(kind): str(kind.name).lower() for kind in StrKind}.get(number, f"kind_{number}")
     for number in range(32)
 )
 GRADES: tuple[str, ...] = ("vital", "bulk")
+PROC_MARK_NAMES: tuple[str, ...] = tuple(
+    str(mark.name).lower() for mark in sorted(ProcMark, key=int)
+)
 MARK_NAMES: tuple[str, ...] = tuple(
-    mark.name.lower() for mark in sorted(Mark, key=int) if int(mark) < 1 << 16
+    str(mark.name).lower() for mark in sorted(Mark, key=int) if int(mark) < 1 << 16
 )

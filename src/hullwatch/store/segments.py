@@ -62,7 +62,9 @@ def listing(
         f"SELECT {_FIELDS} FROM segments WHERE state IN ({marks}) ORDER BY seq", tuple(states)
     )
     return [
-        Segment(*row[:12], frozenset(json.loads(row[12])) if row[12] else None, row[13] or 0, row[14])
+        Segment._make(
+            (*row[:12], frozenset(json.loads(row[12])) if row[12] else None, row[13] or 0, row[14])
+        )
         for row in rows
     ]
 
@@ -79,7 +81,9 @@ def wanted(
         for segment in segments
         if not (since is not None and segment.max_time is not None and segment.max_time < since)
         and not (until is not None and segment.min_time is not None and segment.min_time > until)
-        and not (cgroups is not None and segment.cgroups is not None and not cgroups & segment.cgroups)
+        and not (
+            cgroups is not None and segment.cgroups is not None and not cgroups & segment.cgroups
+        )
     ]
 
 
@@ -171,7 +175,7 @@ def quarantine(link: sqlite3.Connection, root: Path, segment: Segment, reason: s
     target = root / "quarantine" / Path(segment.file).name
     with contextlib.suppress(OSError):
         target.parent.mkdir(exist_ok=True)
-        os.replace(segment.path(root), target)
+        segment.path(root).replace(target)
     link.execute(
         "UPDATE segments SET state='quarantined', file=?, reason=? WHERE seq=?",
         (f"quarantine/{target.name}", reason, segment.seq),

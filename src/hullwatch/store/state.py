@@ -46,7 +46,7 @@ class LossRow(NamedTuple):
     stage: str
     cls: str
     cgroup: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class CountRow(NamedTuple):
@@ -55,7 +55,7 @@ class CountRow(NamedTuple):
     cgroup: int
     cls: str
     object: str
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 class Session(NamedTuple):

@@ -59,9 +59,7 @@ class TailFile:
         self.inode = os.fstat(self.fd).st_ino
         self._good = 0
         self._chunks = _Chunks()
-        self._stream = pa.ipc.new_stream(
-            pa.PythonFile(self._chunks, "w"), SCHEMA, options=_OPTIONS
-        )
+        self._stream = pa.ipc.new_stream(pa.PythonFile(self._chunks, "w"), SCHEMA, options=_OPTIONS)
 
     @property
     def size(self) -> int:
@@ -86,7 +84,7 @@ class TailFile:
     def vanished(self) -> bool:
         """Somebody removed or replaced the file under us."""
         try:
-            return os.stat(self.path).st_ino != self.inode
+            return self.path.stat().st_ino != self.inode
         except FileNotFoundError:
             return True
 

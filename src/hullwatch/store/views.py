@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from hullwatch.store.schema import MARK_NAMES, TIME
+from hullwatch.store.schema import MARK_NAMES, PROC_MARK_NAMES, TIME
 
 __all__ = ["SIDE_TABLES", "VIEWS", "SideTable", "raw_events", "view_sql"]
 
@@ -125,7 +125,12 @@ SIDE_TABLES: tuple[SideTable, ...] = (
     ),
 )
 
-_MARKS = ", ".join(f"'{name}'" for name in MARK_NAMES)
+
+def _names_of(column: str, names: Sequence[str]) -> str:
+    """SQL for the names of the bits that are set."""
+    listed = ", ".join(f"'{name}'" for name in names)
+    return f"list_filter([{listed}], lambda m, i: ({column} >> (i - 1)) & 1 = 1)"
+
 
 # In order: a later one may use an earlier one.
 VIEWS: tuple[tuple[str, str], ...] = (
@@ -134,7 +139,8 @@ VIEWS: tuple[tuple[str, str], ...] = (
         f"""SELECT e.* REPLACE (coalesce(e.container_id, w.container_id) AS container_id),
             w.name AS container, w.image, w.image_digest, w.pod, w.namespace, w.role,
             coalesce(w.state, 'pending') AS container_state,
-            list_filter([{_MARKS}], lambda m, i: (e.marks >> (i - 1)) & 1 = 1) AS mark_names
+            {_names_of("e.marks", MARK_NAMES)} AS mark_names,
+            {_names_of("e.proc_marks", PROC_MARK_NAMES)} AS proc_mark_names
         FROM stored_events e LEFT JOIN workloads w ON w.boot = e.boot AND w.cgroup = e.cgroup""",
     ),
     (
@@ -142,7 +148,8 @@ VIEWS: tuple[tuple[str, str], ...] = (
         """SELECT e.time AS started, x.time AS ended, (x.flags >> 8) & 255 AS exit_code,
             x.flags & 127 AS signal, e.class = 'task' AS was_running, e.pid, e.ppid, e.proc,
             e.parent, e.num2 AS exec_id, e.name, e.exe, e.cmdline, e.object2 AS argv, e.cwd,
-            e.env_names, e.script, e.uid, e.euid, e.container_id, e.container, e.image, e.pod,
+            e.env_names, e.script, e.proc_mark_names,
+            e.uid, e.euid, e.container_id, e.container, e.image, e.pod,
             e.namespace, e.role, e.cgroup, e.span, e.boot, e.mono
         FROM events e LEFT JOIN (
             SELECT boot, proc, max(time) AS time, arg_max(flags, mono) AS flags

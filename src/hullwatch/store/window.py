@@ -153,8 +153,8 @@ def _numbers(values: Ints, null: Ints | None = None) -> pa.Array:
 
 
 _IMAGE_TEXT = ("name", "exe", "cmdline", "script", "cwd", "env_names")
-_IMAGE = (*_IMAGE_TEXT, "cmdline_full", "parent", "has_parent", "ppid", "uid", "euid")
-_UNKNOWN = (-1,) * 7 + (0, 0, -1, -1, -1)
+_IMAGE = (*_IMAGE_TEXT, "cmdline_full", "parent", "has_parent", "ppid", "uid", "euid", "marks")
+_UNKNOWN = (-1,) * 7 + (0, 0, -1, -1, -1, 0)
 
 
 class _Part(NamedTuple):
@@ -215,9 +215,7 @@ class Window:
         images = self._images.of(
             enriched.image, lambda slot: self._image(tables.processes.image(slot))
         )
-        workloads = self._workloads.of(
-            enriched.workload, lambda slot: self._workload(tables, slot)
-        )
+        workloads = self._workloads.of(enriched.workload, lambda slot: self._workload(tables, slot))
         objects = self._ids.of(events["obj"], lambda number: self._object(tables, number))
         objects2 = self._ids.of(events["obj2"], lambda number: self._object(tables, number))
         births = np.isin(classes, _BIRTH)
@@ -261,6 +259,7 @@ class Window:
             parent.pid if parent else -1,
             image.uid,
             image.euid,
+            image.marks,
         )
 
     def _workload(self, tables: Tables, slot: int) -> int:
@@ -321,9 +320,7 @@ class Window:
         for name in ("cwd", "env_names"):
             image[name] = np.where(births, image[name], -1)
         image["cmdline"] = np.where(births, image["cmdline_full"], image["cmdline"])
-        texts = {
-            name: self._text[name].array(image[name].astype(np.int32)) for name in _IMAGE_TEXT
-        }
+        texts = {name: self._text[name].array(image[name].astype(np.int32)) for name in _IMAGE_TEXT}
         unknown_uid = image["uid"] < 0
         no_parent = image["has_parent"] == 0
         return texts | {
@@ -355,6 +352,7 @@ class Window:
             "port": _numbers(ev["port"]),
             "labels": _numbers(ev["labels"]),
             "marks": _numbers(marks),
+            "proc_marks": _numbers(image["marks"].astype(np.uint32)),
             "span": _numbers(ev["span"], ev["span"] == 0),
             "tier": tiers.array(tier.astype(np.int32)),
         }

@@ -125,7 +125,7 @@ class Writer:
             (self.root / name).mkdir(exist_ok=True)
         self._state = State(self.root / "state.db")
         self._session = self._state.begin_session(self._described)
-        self._db_inode = os.stat(self.root / "state.db").st_ino
+        self._db_inode = (self.root / "state.db").stat().st_ino
         self._backlog = Backlog()
         self._reserve: Reserve | None = None
         try:
@@ -314,7 +314,7 @@ class Writer:
             self._lose(Counter({(0, 0): self._tail.rows}))
             self._seal(spawn=False)
         try:
-            gone = os.stat(self.root / "state.db").st_ino != self._db_inode
+            gone = (self.root / "state.db").stat().st_ino != self._db_inode
         except OSError:
             gone = True
         if gone:
@@ -347,7 +347,8 @@ class Writer:
         if not self._stall:
             self._stalled_at, self._stall_lost = self._now(), 0
             self._backlog.notice(
-                "stalled", f"{self.root}: {what}; events are counted as lost until it can be written"
+                "stalled",
+                f"{self.root}: {what}; events are counted as lost until it can be written",
             )
             self._tidy()
         self._stall = what
@@ -425,4 +426,3 @@ class Writer:
                 f"the wall clock was stepped by {(offset - last) / SECOND:+.3f} s;"
                 " time columns follow it, mono does not",
             )
-

@@ -1,0 +1,37 @@
+"""Options that many commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["CONTROL", "Container", "DEFAULT_STORE", "Json", "Limit", "Since", "Store", "Until"]
+
+DEFAULT_STORE = Path("/var/lib/hullwatch")
+CONTROL = "control.sock"
+
+Store = Annotated[
+    Path,
+    typer.Option(
+        "--store", envvar="HULLWATCH_STORE", help="Directory of the store.", metavar="DIR"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON, one value a line.")]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since", metavar="WHEN", help="From then on: 30s, 10m, 2h, 7d ago, or ISO 8601."
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="WHEN", help="Up to then; as --since.")
+]
+Container = Annotated[
+    str | None,
+    typer.Option(
+        "--container", metavar="NAME", help="Container id (or its beginning), name or [NS/]POD."
+    ),
+]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest.")]

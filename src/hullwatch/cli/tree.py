@@ -1,0 +1,167 @@
+"""`hullwatch tree CONTAINER`: what a workload did, drawn as its process tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.events import scope_sql
+from hullwatch.cli.options import DEFAULT_STORE, Json, Since, Store, Until
+from hullwatch.cli.show import console, print_json, safe, say, short_time, size
+from hullwatch.cli.when import parse_time
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from hullwatch.store.story import Connection, Files, Process, Story
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("tree")(tree)
+
+
+def tree(
+    container: Annotated[str, typer.Argument(help="Container id, name or [NS/]POD.")],
+    store: Store = DEFAULT_STORE,
+    since: Since = None,
+    until: Until = None,
+    all_files: Annotated[bool, typer.Option("--files", help="Name every file.")] = False,
+    json: Json = False,
+) -> None:
+    """Draw what a workload did: processes, files, connections, secrets and findings."""
+    import msgspec
+
+    from hullwatch.store.query import Reader
+    from hullwatch.store.story import tell
+
+    begin, end = parse_time(since), parse_time(until)
+    with Reader(store, begin, end, container) as reader:
+        where = scope_sql(reader.scope)
+        for sign, value in ((">=", begin), ("<=", end)):
+            if value is not None:
+                where += f" AND time {sign} make_timestamptz({value // 1000}::BIGINT)"
+        story = tell(reader, where)
+        warnings = tuple(reader.warnings)
+    for warning in (*warnings, *story.cut):
+        say(warning)
+    if json:
+        print_json(msgspec.to_builtins(story))
+    elif not (story.processes or story.findings or story.counted):
+        raise CommandError(f"{container}: nothing stored in that time", ExitCode.NO)
+    else:
+        _draw(story, container, all_files)
+
+
+def _draw(story: Story, container: str, all_files: bool) -> None:
+    from rich.tree import Tree
+
+    work = story.workload
+    title = safe(work.get("name") or container)
+    facts = [safe(work[key]) for key in ("image", "pod", "namespace", "role") if work.get(key)]
+    ident = safe((work.get("container_id") or "")[:12])
+    root = Tree(_text(f"{title}  {ident}  {'  '.join(facts)}".rstrip(), "bold"))
+    # Without recursion: a process chain may be deeper than Python's stack.
+    stack = [(process, root) for process in reversed(story.processes)]
+    while stack:
+        process, above = stack.pop()
+        node = _process(above, process, all_files)
+        stack.extend((child, node) for child in reversed(process.children))
+    for finding in story.findings:
+        root.add(_finding(finding))
+    if story.counted:
+        node = root.add(_text("counted, not stored one by one", "dim"))
+        for row in story.counted:
+            node.add(_text(f"{row['count']} x {row['class']} {safe(row['object'])}", "dim"))
+    if story.losses:
+        root.add(
+            _text(f"{story.losses} events of this container were lost: `hullwatch status`", "red")
+        )
+    console().print(root, soft_wrap=False)
+
+
+def _text(text: str, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(text, style=style, overflow="fold")
+
+
+def _process(above: Tree, process: Process, all_files: bool) -> Tree:
+    commands = [safe(command, 0 if all_files else 160) for command in process.commands]
+    line = f"{safe(process.name)}[{process.pid}]"
+    if commands:
+        line += "  " + "  =>  ".join(commands)
+    else:
+        line += "  (forked)"
+    if process.same > 1:
+        line += f"  x{process.same}"
+    if process.started:
+        line += f"  {short_time(process.started)[11:]}"
+    if process.exit_status is not None and process.exit_status:
+        status = process.exit_status
+        line += f"  signal {status & 127}" if status & 127 else f"  exit {status >> 8 & 255}"
+    node = above.add(_text(line, "bold"))
+    notable = [mark for mark in process.marks if mark in _MARKS]
+    for mark in notable:
+        node.add(_text(f"! {_MARKS[mark]}", "yellow"))
+    for finding in process.findings:
+        node.add(_finding(finding))
+    for secret in process.secrets:
+        node.add(
+            _text(f"secret   {secret.what} {safe(secret.object)}{_times(secret.count)}", "magenta")
+        )
+    for connection in process.connections:
+        node.add(_text(_connection(connection), "cyan"))
+    for files in process.files:
+        for text in _files(files, all_files):
+            node.add(_text(text))
+    for deed in process.deeds:
+        node.add(_text(f"{deed.what:<8} {safe(deed.object)}{_times(deed.count)}", "yellow"))
+    return node
+
+
+_MARKS = {
+    "memfd": "runs from memory (memfd)",
+    "deleted": "its program file is deleted",
+    "upper": "its program was written in the container, not shipped in the image",
+    "setid": "setuid or setgid program",
+}
+
+
+def _finding(finding: dict[str, Any]) -> Any:
+    text = (
+        f"FINDING  {safe(finding['priority'])}: {safe(finding['rule'])}{_times(finding['count'])}"
+    )
+    return _text(f"{text}  ({safe(finding['id'])})", "bold red")
+
+
+def _connection(one: Connection) -> str:
+    name = f"{safe(one.name)} ({safe(one.address)})" if one.name else safe(one.address)
+    text = f"{one.what:<8} {name}{_times(one.count)}"
+    if one.bytes_out or one.bytes_in:
+        text += f", {size(one.bytes_out)} out, {size(one.bytes_in)} in"
+    return text + (f", {one.failed} failed" if one.failed else "")
+
+
+def _files(files: Files, every: bool) -> list[str]:
+    kinds = [
+        f"{count} {word}"
+        for count, word in (
+            (files.read, "read"),
+            (files.written, "written"),
+            (files.other, "changed"),
+            (files.failed, "failed"),
+        )
+        if count
+    ]
+    if every or len(files.names) <= 2:
+        return [f"file     {safe(name)}  ({', '.join(kinds)})" for name in files.names]
+    directory = safe(files.directory.rstrip("/"))
+    return [f"files    {directory}/ {len(files.names)} files ({', '.join(kinds)})"]
+
+
+def _times(count: int) -> str:
+    return f"  x{count}" if count > 1 else ""

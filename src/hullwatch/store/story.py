@@ -1,0 +1,365 @@
+"""What a container did, as a value: its process tree, and what each process touched.
+
+Pure but for `tell`, which asks the store. The CLI draws it, `--json` prints it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections import defaultdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from hullwatch.store.query import Reader
+
+__all__ = ["Connection", "Deed", "Files", "Process", "Story", "is_secret", "tell"]
+
+PROCESSES = 20_000
+OBJECTS = 50_000
+_WRITES = 0o3
+_CREATES = 0o100
+
+FILE_CLASSES = (
+    "open", "rename", "unlink", "link", "symlink", "mkdir", "rmdir", "chmod", "chown",
+)  # fmt: skip
+NET_CLASSES = ("connect", "send", "flow", "accept", "bind", "listen", "tls")
+_LIFE_CLASSES = ("exec", "task", "fork", "exit")
+
+# Where credentials usually lie. For display only; rules have their own lists.
+_SECRET = re.compile(
+    r"^/(?:var/)?run/secrets/|/\.ssh/(?!known_hosts)|/\.aws/|/\.azure/|/\.kube/config|/\.docker/config"
+    r"|/\.config/gcloud/|/\.netrc$|/\.pgpass$|/\.git-credentials$|/\.npmrc$|/\.pypirc$"
+    r"|^/etc/(?:g?shadow|sudoers)|(?:^|/)\.env(?:\.|$)|/huggingface/token$|/environ$"
+    r"|(?:^|[/._-])(?:secret|token|credential|password|api[_-]?key)s?(?:$|[._/-])"
+    r"|\.(?:pem|key|p12|pfx|keytab)$",
+    re.IGNORECASE,
+)
+
+
+def is_secret(path: str) -> bool:
+    return bool(_SECRET.search(path)) and not path.startswith(("/usr/lib/", "/usr/share/", "/lib/"))
+
+
+class Files(msgspec.Struct):
+    """Files below one directory that one process touched: how often, and some of them."""
+
+    directory: str
+    read: int = 0
+    written: int = 0
+    other: int = 0
+    failed: int = 0
+    names: list[str] = []
+
+
+class Connection(msgspec.Struct):
+    """One destination of one process. what: connect, accept, listen, ..."""
+
+    what: str
+    address: str
+    name: str | None
+    count: int
+    failed: int
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+class Deed(msgspec.Struct):
+    """Anything else worth a line: a secret read, a ptrace, a mount."""
+
+    what: str
+    object: str
+    count: int
+
+
+class Process(msgspec.Struct):
+    """One process. commands: its programs in order of exec; `children` are processes."""
+
+    proc: int
+    pid: int
+    parent: int | None
+    name: str
+    commands: list[str] = []
+    exe: str | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    exit_status: int | None = None
+    marks: list[str] = []
+    files: list[Files] = []
+    connections: list[Connection] = []
+    secrets: list[Deed] = []
+    deeds: list[Deed] = []
+    findings: list[dict[str, Any]] = []
+    children: list[Process] = []
+    same: int = 1
+    """So many processes alike were folded into this one."""
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing to tell but that it ran."""
+        return not (
+            self.files or self.connections or self.secrets or self.deeds or self.findings
+            or self.children
+        )  # fmt: skip
+
+
+class Story(msgspec.Struct):
+    """workload: its metadata. counted: events that were counted, not stored. cut: what was left
+    out because there was too much of it."""
+
+    workload: dict[str, Any]
+    processes: list[Process]
+    findings: list[dict[str, Any]]
+    counted: list[dict[str, Any]]
+    losses: int
+    cut: list[str]
+
+
+def tell(reader: Reader, where: str) -> Story:
+    """The story of the rows that `where` (SQL over events) selects; QueryError."""
+    cut: list[str] = []
+
+    def ask(sql: str, limit: int, what: str) -> list[dict[str, Any]]:
+        answer = reader.query(sql, limit=limit)
+        if answer.truncated:
+            cut.append(f"only the first {limit} {what} are told")
+        rows: list[dict[str, Any]] = answer.table.to_pylist()
+        return rows
+
+    lives = ask(
+        "SELECT boot, proc, parent, pid, name, exe, cmdline, class, time, flags, num,"
+        f" proc_mark_names FROM events WHERE {where} AND class IN {_LIFE_CLASSES}"
+        " ORDER BY boot, mono",
+        PROCESSES,
+        "process events",
+    )
+    done = ask(
+        "SELECT boot, proc, any_value(parent) parent, any_value(pid) pid, any_value(name) name,"
+        " any_value(exe) exe, class, object, dest_name, count(*) n,"
+        f" count(*) FILTER (ret < 0 AND ret != -{errno.EINPROGRESS}) failed,"
+        f" count(*) FILTER (flags & {_WRITES} != 0 OR flags & {_CREATES} != 0) written,"
+        " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT sent,"
+        " sum(CASE WHEN class = 'flow' THEN num2 ELSE 0 END)::BIGINT received,"
+        f" min(mono) mono FROM events WHERE {where}"
+        f" AND class NOT IN {_LIFE_CLASSES} GROUP BY boot, proc, class, object, dest_name"
+        " ORDER BY boot, mono",
+        OBJECTS,
+        "distinct objects",
+    )
+    found = _findings(reader)
+    processes = _processes(lives, done)
+    _place_deeds(processes, done)
+    loose = _place_findings(processes, found)
+    return Story(
+        _workload(reader),
+        _forest(processes),
+        loose,
+        _counted(reader),
+        _losses(reader),
+        cut,
+    )
+
+
+Key = tuple[int, int]
+
+
+def _processes(lives: list[dict[str, Any]], done: list[dict[str, Any]]) -> dict[Key, Process]:
+    found: dict[Key, Process] = {}
+
+    def get(row: dict[str, Any]) -> Process:
+        key = (row["boot"], row["proc"])
+        if key not in found:
+            found[key] = Process(
+                row["proc"], row["pid"], row["parent"], row["name"] or "?", exe=row["exe"]
+            )
+        return found[key]
+
+    for row in lives:
+        process = get(row)
+        if row["class"] in ("exec", "task"):
+            process.name, process.exe = row["name"] or process.name, row["exe"]
+            process.commands = [*process.commands, row["cmdline"] or row["name"] or "?"]
+            process.started = process.started or row["time"]
+            process.marks = sorted({*process.marks, *(row["proc_mark_names"] or ())})
+        elif row["class"] == "exit":
+            process.ended, process.exit_status = row["time"], row["flags"]
+        elif row["class"] == "fork" and row["num"]:
+            child = (row["boot"], row["num"])
+            if child not in found:
+                found[child] = Process(
+                    row["num"], row["num"] & 0x3FFFFF, row["proc"], row["name"] or "?",
+                    exe=row["exe"], started=row["time"],
+                )  # fmt: skip
+    for row in done:
+        get(row)
+    return found
+
+
+def _place_deeds(processes: dict[Key, Process], done: list[dict[str, Any]]) -> None:
+    touched: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+    for row in done:
+        key, object_ = (row["boot"], row["proc"]), row["object"] or "?"
+        process = processes[key]
+        if row["class"] in FILE_CLASSES:
+            # A label sticks to the process, so only the path says which file was the secret.
+            if not is_secret(object_) or row["n"] == row["failed"]:
+                touched[key].append(row)
+            else:
+                process.secrets = [*process.secrets, Deed(row["class"], object_, row["n"])]
+        elif row["class"] in NET_CLASSES:
+            process.connections = _joined(process.connections, row, object_)
+        elif row["class"] not in ("mmap", "socket", "dup", "mprotect"):
+            process.deeds = [*process.deeds, Deed(row["class"], object_, row["n"])]
+    for key, rows in touched.items():
+        processes[key].files = _grouped(rows)
+
+
+def _joined(held: list[Connection], row: dict[str, Any], address: str) -> list[Connection]:
+    """A flow is the end of a connection that has its line: its bytes belong there."""
+    what = "connect" if row["class"] in ("flow", "send") else row["class"]
+    for one in held:
+        if one.address == address and (one.what == what or row["class"] == "flow"):
+            one.bytes_out += row["sent"]
+            one.bytes_in += row["received"]
+            one.name = one.name or row["dest_name"]
+            one.failed += row["failed"]
+            if row["class"] != "flow":
+                one.count += row["n"]
+            return held
+    made = Connection(
+        what, address, row["dest_name"], row["n"], row["failed"], row["sent"], row["received"]
+    )
+    return [*held, made]
+
+
+def _grouped(rows: list[dict[str, Any]]) -> list[Files]:
+    """By directory; by its first two parts where there are too many directories."""
+    for depth in (64, 3, 2, 1):
+        groups: dict[str, Files] = {}
+        for row in rows:
+            path = row["object"] or "?"
+            parts = path.split("/")
+            directory = "/".join(parts[: min(len(parts) - 1, depth + 1)]) or "/"
+            group = groups.setdefault(directory, Files(directory))
+            failed, count = row["failed"], row["n"]
+            group.failed += failed
+            if row["class"] != "open":
+                group.other += count
+            elif row["written"]:
+                group.written += count
+            else:
+                group.read += count
+            if path not in group.names:
+                group.names = [*group.names, path]
+        if len(groups) <= 8:
+            break
+    return list(groups.values())
+
+
+def _place_findings(
+    processes: dict[Key, Process], found: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Attach findings to their processes; returns those that have none here."""
+    loose = []
+    by_proc = {proc: process for (_, proc), process in processes.items()}
+    for finding in found:
+        process = by_proc.get(finding.get("proc") or -1)
+        if process is None:
+            loose.append(finding)
+        else:
+            process.findings = [*process.findings, finding]
+    return loose
+
+
+def _forest(processes: dict[Key, Process]) -> list[Process]:
+    """Parents hold their children; forks that did nothing are left out, twins are folded."""
+    roots: list[Process] = []
+    for (boot, proc), process in processes.items():
+        parent = processes.get((boot, process.parent)) if process.parent else None
+        if parent is None or parent.proc == proc:
+            roots.append(process)
+        else:
+            parent.children = [*parent.children, process]
+    return _pruned(roots)
+
+
+def _pruned(siblings: list[Process]) -> list[Process]:
+    # Without recursion: a chain of forks may be longer than Python's stack.
+    order, stack = [], list(siblings)
+    while stack:
+        process = stack.pop()
+        order.append(process)
+        stack.extend(process.children)
+    for process in reversed(order):
+        process.children = _folded(process.children)
+    return _folded(siblings)
+
+
+def _folded(siblings: list[Process]) -> list[Process]:
+    kept: dict[Any, Process] = {}
+    for process in siblings:
+        if not process.commands and process.quiet:
+            continue
+        key: Any = id(process)
+        if process.quiet:
+            key = (tuple(process.commands), process.exit_status, tuple(process.marks))
+        if key in kept:
+            kept[key].same += process.same
+        else:
+            kept[key] = process
+    return list(kept.values())
+
+
+def _ids(reader: Reader) -> tuple[list[str], list[int]]:
+    scope = reader.scope
+    if scope is None:
+        return [], []
+    return sorted(scope.containers), sorted(cgroup for _, cgroup in scope.cgroups)
+
+
+def _findings(reader: Reader) -> list[dict[str, Any]]:
+    containers, cgroups = _ids(reader)
+    rows: list[dict[str, Any]] = reader.query(
+        "SELECT id, time, last, count, rule, priority, output, proc FROM findings"
+        " WHERE list_contains($1, container_id) OR list_contains($2::UBIGINT[], cgroup)"
+        " ORDER BY time",
+        containers,
+        cgroups,
+        limit=1000,
+    ).table.to_pylist()
+    return rows
+
+
+def _workload(reader: Reader) -> dict[str, Any]:
+    containers, cgroups = _ids(reader)
+    rows = reader.query(
+        "SELECT container_id, name, image, image_digest, pod, namespace, role, runtime, state,"
+        " privileged FROM workloads WHERE list_contains($1, container_id)"
+        " OR list_contains($2::UBIGINT[], cgroup) ORDER BY state = 'resolved' DESC, updated DESC",
+        containers,
+        cgroups,
+        limit=1,
+    ).table.to_pylist()
+    return rows[0] if rows else {}
+
+
+def _counted(reader: Reader) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = reader.query(
+        "SELECT class, object, sum(count)::BIGINT AS count FROM counts"
+        " WHERE list_contains($1::UBIGINT[], cgroup) GROUP BY ALL ORDER BY count DESC",
+        _ids(reader)[1],
+        limit=20,
+    ).table.to_pylist()
+    return rows
+
+
+def _losses(reader: Reader) -> int:
+    rows = reader.query(
+        "SELECT coalesce(sum(count), 0)::BIGINT AS n FROM losses"
+        " WHERE list_contains($1::UBIGINT[], cgroup)",
+        _ids(reader)[1],
+    ).table.to_pylist()
+    return int(rows[0]["n"])
