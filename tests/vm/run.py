@@ -101,11 +101,11 @@ def run(
             command.append("--disable-kvm")
         command += ["--memory", memory, "--cpus", str(cpus), "--append", f"lsm={lsm}"]
         command += ["--", sys.executable, str(GUEST), str(job)]
-        path = os.pathsep.join([str(Path(program).parent), os.environ.get("PATH", os.defpath)])
+        search = os.pathsep.join([str(Path(program).parent), os.environ.get("PATH", os.defpath)])
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": search},
             start_new_session=True,
         )
         try:

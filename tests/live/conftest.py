@@ -1,0 +1,45 @@
+"""Fixtures for tests against real containers. What they give is in tests/support/README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support import images
+from support.needs import missing
+from support.runc import Runc
+from support.scratch import remove_tree, session
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_folder() -> Iterator[None]:
+    """Leave nothing behind."""
+    yield
+    if missing() is None:
+        remove_tree(session())
+
+
+@pytest.fixture(scope="session")
+def busybox_image() -> images.Image:
+    """A few hundred applets, hard-linked to one static program."""
+    if reason := missing("busybox"):
+        pytest.skip(reason)
+    return images.build(images.BUSYBOX)
+
+
+@pytest.fixture(scope="session")
+def python_image() -> images.Image:
+    """busybox and Debian's Python with its standard library."""
+    if reason := missing("busybox"):
+        pytest.skip(reason)
+    return images.build(images.PYTHON)
+
+
+@pytest.fixture
+def runc(busybox_image: images.Image) -> Iterator[Runc]:
+    """Starts runc containers; those still there at the end of the test are removed."""
+    if reason := missing("runc", "ip"):
+        pytest.skip(reason)
+    with Runc(busybox_image) as started:
+        yield started
