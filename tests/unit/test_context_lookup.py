@@ -230,6 +230,14 @@ def test_plain_runc_by_its_state(tmp_path: Path, roots: Roots) -> None:
     assert look("/elsewhere/c1", None, roots).facts is None  # the state says where it lives
 
 
+def test_runc_with_a_cgroup_of_another_name(tmp_path: Path, roots: Roots) -> None:
+    runc_state(tmp_path, "/run/runc/c1", bundle(tmp_path, "/b"), "/jobs/blue")
+    runc_state(tmp_path, "/run/runc/c2", bundle(tmp_path, "/b2"), "/jobs/green")
+    assert found("/jobs/green", roots).container_id == "c2"
+    assert found("/jobs/blue/inner", roots).container_id == "c1"
+    assert look("/jobs", None, roots).facts is None
+
+
 def test_runc_that_names_no_image_says_so(tmp_path: Path, roots: Roots) -> None:
     where = bundle(tmp_path, "/b")
     runc_state(tmp_path, "/run/runc/c1", where, "/c1")

@@ -1,6 +1,7 @@
 """config.json: privileged, namespaces, annotations; image references."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,16 +9,26 @@ import pytest
 
 from hullwatch.context.image import parse_image
 from hullwatch.context.spec import (
-    _PRIVILEGED_CAPS,
+    _CAPABILITIES,
     Spec,
+    grantable,
     host_namespaces,
     is_privileged,
     kept_annotations,
 )
 
+ALL = {f"CAP_{name}" for name in _CAPABILITIES}
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> str:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/status").write_text("Name:\tinit\nCapBnd:\t000001ffffffffff\n")
+    return str(tmp_path)
+
 
 def spec(**linux: Any) -> Spec:
-    caps = linux.pop("caps", sorted(_PRIVILEGED_CAPS))
+    caps = linux.pop("caps", sorted(ALL))
     mounts = linux.pop("mounts", [{"destination": "/sys", "type": "sysfs", "options": ["rw"]}])
     text = json.dumps(
         {
@@ -29,15 +40,24 @@ def spec(**linux: Any) -> Spec:
     return msgspec.json.decode(text, type=Spec)
 
 
-def test_privileged() -> None:
-    assert is_privileged(spec()) is True
-    assert is_privileged(spec(seccomp=None, maskedPaths=[])) is True
+def test_privileged(proc: str) -> None:
+    assert is_privileged(spec(), proc) is True
+    assert is_privileged(spec(seccomp=None, maskedPaths=[]), proc) is True
+    assert is_privileged(spec(caps=sorted(ALL - {"CAP_SYS_RESOURCE"})), proc) is False
+
+
+def test_privileged_is_all_that_the_host_can_grant(proc: str) -> None:
+    Path(proc, "1/status").write_text("CapBnd:\t000001fffeffffff\n")  # no SYS_RESOURCE
+    assert grantable(proc) == ALL - {"CAP_SYS_RESOURCE"}
+    assert is_privileged(spec(caps=sorted(ALL - {"CAP_SYS_RESOURCE"})), proc) is True
+    Path(proc, "1/status").write_text("CapBnd:\t0000000000000000\n")
+    assert is_privileged(spec(caps=["CAP_CHOWN"]), proc) is False
 
 
 @pytest.mark.parametrize(
     "less",
     [
-        {"caps": sorted(_PRIVILEGED_CAPS - {"CAP_SYS_MODULE"})},
+        {"caps": sorted(ALL - {"CAP_SYS_MODULE"})},
         {"caps": None},
         {"maskedPaths": ["/proc/kcore"]},
         {"readonlyPaths": ["/proc/sys"]},
@@ -45,8 +65,8 @@ def test_privileged() -> None:
         {"mounts": [{"destination": "/sys", "options": ["nosuid", "ro"]}]},
     ],
 )
-def test_not_privileged(less: dict[str, Any]) -> None:
-    assert is_privileged(spec(**less)) is False
+def test_not_privileged(less: dict[str, Any], proc: str) -> None:
+    assert is_privileged(spec(**less), proc) is False
 
 
 def test_privileged_unknown_without_a_process() -> None:
@@ -64,6 +84,20 @@ def test_host_namespaces() -> None:
     ]
     assert host_namespaces(spec(namespaces=listed)) == {"net", "user"}
     assert host_namespaces(Spec()) is None
+
+
+def test_a_pods_namespace_may_be_the_hosts(tmp_path: Path) -> None:
+    for pid, name in ((1, "net"), (1, "ipc"), (812, "ipc")):
+        (tmp_path / f"{pid}/ns").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{pid}/ns/{name}").write_text("")
+    (tmp_path / "812/ns/net").hardlink_to(tmp_path / "1/ns/net")
+    listed = [
+        {"type": "network", "path": "/proc/812/ns/net"},
+        {"type": "ipc", "path": "/proc/812/ns/ipc"},
+        {"type": "uts", "path": "/proc/813/ns/uts"},
+    ]
+    shared = host_namespaces(spec(namespaces=listed), str(tmp_path))
+    assert shared is not None and "net" in shared and not {"ipc", "uts"} & shared
 
 
 def test_no_environment_is_ever_decoded() -> None:

@@ -11,32 +11,11 @@ __all__ = ["CreatorHint", "read_creator"]
 
 # Options that take a value, so that the id is not mistaken for one (runc run(8), crun(1)).
 _VALUED = frozenset(
-    [
-        "root",
-        "log",
-        "log-format",
-        "criu",
-        "rootless",
-        "cgroup-manager",
-        "config",
-        "bundle",
-        "b",
-        "console-socket",
-        "pid-file",
-        "preserve-fds",
-        "f",
-        "file",
-        "monitor",
-        "image-path",
-        "work-path",
-        "parent-path",
-        "manage-cgroups-mode",
-        "lsm-profile",
-        "lsm-mount-context",
-        "status-fd",
-        "page-server",
-        "empty-ns",
-    ]
+    (
+        "root log log-format criu rootless cgroup-manager config bundle b console-socket pid-file"
+        " preserve-fds f file monitor image-path work-path parent-path manage-cgroups-mode"
+        " lsm-profile lsm-mount-context status-fd page-server empty-ns"
+    ).split(" ")
 )
 _MAKES = frozenset({"run", "create", "restore"})
 _OCI = re.compile(r"(?:docker-|nvidia-container-|sysbox-|kata-)?(?:runc|crun|youki|runsc|runtime)")

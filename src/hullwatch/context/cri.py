@@ -7,8 +7,6 @@ containerd's ``spec`` is not decoded: both carry the environment.
 
 from typing import Any
 
-import msgspec
-
 from hullwatch.context.facts import Facts, merge
 from hullwatch.context.grpc_call import NOT_FOUND, UNIMPLEMENTED, CallError, Channel
 from hullwatch.context.protobuf import INT, STR, STR_MAP, STRS, Malformed, Message, decode, encode
@@ -237,8 +235,6 @@ class RuntimeSocket:
                 said = merge(said, pod) if said else pod
         if said is None or said.image_digest is None:
             native = self.native(namespace or "k8s.io", container_id)
-            if native is not None and facts.is_sandbox:
-                native = msgspec.structs.replace(native, image=native.image)
             said = merge(said, native) if said and native else said or native
         return said
 

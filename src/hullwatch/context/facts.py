@@ -96,6 +96,8 @@ def to_workload(blank: Workload, facts: Facts) -> Workload:
         parsed = parse_image(image)
         known["image_repository"], known["image_tag"] = parsed.repository, parsed.tag
         known.setdefault("image_digest", parsed.digest)
+        if known["image_digest"] is None:
+            missing.append("image digest not known")
     if facts.problem:
         missing.append(facts.problem)
     return msgspec.structs.replace(blank, state="resolved", reason="; ".join(missing), **known)

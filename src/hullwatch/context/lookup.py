@@ -14,12 +14,15 @@ from hullwatch.context.runtimes import RUNTIMES, runtimes_for
 from hullwatch.context.runtimes.bundle import read_bundle
 from hullwatch.context.runtimes.containerd import namespace_of
 from hullwatch.context.runtimes.query import Query
+from hullwatch.context.runtimes.runc import find_by_cgroup
 from hullwatch.context.workload import Creator
 
 __all__ = ["Answer", "look", "shim_address"]
 
 # Runtimes whose containers are known by their path alone: no image, and the id is the name.
 _NAMED_BY_PATH = frozenset({"lxc", "systemd-nspawn"})
+# Runtimes that keep no name beside the id.
+_UNNAMED = frozenset({"runc", "crun", "youki", "runsc"})
 
 
 class Answer(NamedTuple):
@@ -100,15 +103,17 @@ def _known_form(
             facts = merge(facts, found) if facts else found
     ours = hint is not None and hint.container_id == own.container_id and nested is None
     if ours and hint is not None and hint.bundle and (facts is None or facts.bundle is None):
-        found = _from_bundle(hint.bundle, own.container_id)
+        found = _from_bundle(hint.bundle, own.container_id, roots)
         if found is not None:
             facts = merge(facts, found) if facts else found
     if facts is None:
         return Answer(reason="its runtime has no files about it", nested_id=nested)
+    runtime = own.runtime or facts.runtime or _oci_name(creator)
     facts = msgspec.structs.replace(
         facts,
         container_id=own.container_id,
-        runtime=facts.runtime if own.runtime is None else own.runtime,
+        runtime=runtime,
+        name=facts.name or (own.container_id if runtime in _UNNAMED else None),
         pod_uid=facts.pod_uid or own.pod_uid,
         qos=own.qos,
         containerd_namespace=facts.containerd_namespace or own.namespace,
@@ -116,8 +121,12 @@ def _known_form(
     return Answer(facts, nested_id=nested)
 
 
-def _from_bundle(bundle: str, container_id: str) -> Facts | None:
-    said = read_bundle(bundle, container_id)
+def _oci_name(creator: Creator | None) -> str:
+    return (posixpath.basename(creator.exe) if creator else "") or "runc"
+
+
+def _from_bundle(bundle: str, container_id: str, roots: Roots) -> Facts | None:
+    said = read_bundle(bundle, container_id, roots)
     if said is None:
         return None
     namespace = namespace_of(bundle)
@@ -130,13 +139,12 @@ def _free_form(
 ) -> Answer:
     """A path that any name may stand in: the bundle or a state file has to claim it."""
     if hint is not None and hint.container_id and hint.bundle:
-        said = _from_bundle(hint.bundle, hint.container_id)
+        said = _from_bundle(hint.bundle, hint.container_id, roots)
         relation = claim(path, said.cgroups_path or "", hint.container_id) if said else ""
         if relation == "above":
             return Answer(host=True, reason="a directory on the way to a container's")
         if said is not None and relation:
-            exe = posixpath.basename(creator.exe) if creator else ""
-            said = msgspec.structs.replace(said, runtime=said.runtime or exe or "runc")
+            said = msgspec.structs.replace(said, runtime=said.runtime or _oci_name(creator))
             return Answer(_finished(said))
     if is_host(path) and not _odd_scope(path):
         return Answer(host=True)
@@ -148,6 +156,9 @@ def _free_form(
             found = row.find(query, roots)
             if found and _owns(found, here, container_id):
                 return Answer(_finished(found))
+    found = find_by_cgroup(path, roots)
+    if found is not None:
+        return Answer(_finished(found))
     if is_host(path):
         return Answer(reason="no container runtime claims it", else_host=True)
     foreign = hint is not None and hint.kind == "foreign"

@@ -28,6 +28,7 @@ __all__ = ["Resolver", "WorkloadSource"]
 
 _BACKOFF = (0.005, 0.010, 0.020, 0.050, 0.100, 0.200, 0.400)
 _STEADY = 0.5
+_HELD = 0.25
 # Runtimes with a socket that knows more than their files do.
 _ASKED = frozenset({"containerd", "cri-o", "kata"})
 
@@ -104,7 +105,7 @@ class Resolver:
         *,
         v2_root: str | None = None,
         timing: Timing | None = None,
-        max_values: int = 16_384,
+        max_values: int = 8_192,
         max_pending: int = 8_192,
     ) -> None:
         self.roots = roots or Roots()
@@ -294,7 +295,7 @@ class Resolver:
         if not job.path:
             found = cgroup_path(self.v2_root, job.cgroup) if self.v2_root else None
             if found is None:
-                self._give_up(job, "never announced, and gone")
+                self._give_up(job, "never announced (or long forgotten), and gone")
                 return
             job.path = found
         outer = self._outer(job.path)
@@ -303,8 +304,10 @@ class Resolver:
             return
         if not job.answer.host and job.answer.facts is None:
             job.answer = look(job.path, job.creator, self.roots)
-        if outer is not None and outer.state == "pending" and job.age() < self._timing.deadline:
-            self._disk.put(job, job.next_delay())  # what was read is kept till it is settled
+        # While what is around it is pending, an answer of its own is held back, but not for long.
+        patience = _HELD if job.answer.facts else self._timing.deadline
+        if outer is not None and outer.state == "pending" and job.age() < patience:
+            self._disk.put(job, job.next_delay())
         elif job.answer.host:
             self._publish(self._host(job, job.answer.reason))
         elif job.answer.facts is not None:
@@ -375,7 +378,8 @@ class Resolver:
                 job.address = shim_address(job.creator, self.roots)
             ask = bool(self._sockets.present(job.address))
         if not ask or facts.image is not None or facts.is_sandbox:
-            self._resolved(job, facts, "resolved", siblings=not ask)
+            more = msgspec.structs.replace(facts, problem="its runtime is still being asked")
+            self._resolved(job, more if ask else facts, "resolved", siblings=not ask)
         if ask:
             self._asks.put(job)
 
@@ -417,7 +421,8 @@ class Resolver:
         found, problem = self._sockets.ask(facts, job.address)
         if found is not None:
             said = merge(facts, found)
-            complete = said.is_sandbox or said.image_digest is not None
+            labelled = said.sandbox_id is None or said.pod_labels is not None
+            complete = labelled and (said.is_sandbox or said.image_digest is not None)
             self._resolved(job, said, "refined")
         else:
             complete = False

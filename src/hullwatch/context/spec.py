@@ -5,10 +5,11 @@ value of theirs ever becomes a Python object. (OCI runtime-spec 1.2, ``config.md
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
-__all__ = ["Spec", "host_namespaces", "is_privileged", "kept_annotations"]
+__all__ = ["Spec", "grantable", "host_namespaces", "is_privileged", "kept_annotations"]
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -54,49 +55,16 @@ class Spec(msgspec.Struct, frozen=True):
     linux: Linux | None = None
 
 
-# Capabilities through CAP_SYS_RAWIO… 37 of kernel 3.16 (CAP_AUDIT_READ); 38 to 40 came with 5.8 and
-# 5.9, and runtimes leave out what the kernel or they themselves do not know.
-_PRIVILEGED_CAPS = frozenset(
-    "CAP_" + name
-    for name in [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "SETGID",
-        "SETUID",
-        "SETPCAP",
-        "LINUX_IMMUTABLE",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_ADMIN",
-        "NET_RAW",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "SYS_MODULE",
-        "SYS_RAWIO",
-        "SYS_CHROOT",
-        "SYS_PTRACE",
-        "SYS_PACCT",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "MKNOD",
-        "LEASE",
-        "AUDIT_WRITE",
-        "AUDIT_CONTROL",
-        "SETFCAP",
-        "MAC_OVERRIDE",
-        "MAC_ADMIN",
-        "SYSLOG",
-        "WAKE_ALARM",
-        "BLOCK_SUSPEND",
-    ]
+# In the order of their bits, up to what kernel 3.16 had (include/uapi/linux/capability.h): later
+# ones (37 AUDIT_READ to 40 CHECKPOINT_RESTORE) are left out by runtimes that do not know them.
+_CAPABILITIES = tuple(
+    (
+        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP"
+        " LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER"
+        " SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE"
+        " SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP"
+        " MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND"
+    ).split(" ")
 )
 _NAMESPACES = {
     "pid": "pid",
@@ -107,21 +75,31 @@ _NAMESPACES = {
     "cgroup": "cgroup",
     "uts": "uts",
 }
-_HOST_PATHS = tuple(f"/proc/1/ns/{name}" for name in _NAMESPACES.values())
 
 
-def is_privileged(spec: Spec) -> bool | None:
+def grantable(proc: str = "/proc") -> frozenset[str]:
+    """The capabilities a runtime on this host can hand out: process 1's bounding set."""
+    try:
+        with open(f"{proc}/1/status", encoding="utf-8") as lines:
+            line = next((line for line in lines if line.startswith("CapBnd:")), "")
+        bits = int(line.split()[1], 16)
+    except (OSError, ValueError, IndexError):
+        bits = -1
+    return frozenset(f"CAP_{name}" for bit, name in enumerate(_CAPABILITIES) if bits >> bit & 1)
+
+
+def is_privileged(spec: Spec, proc: str = "/proc") -> bool | None:
     """What ``--privileged`` makes of a spec; None where the spec does not say enough.
 
     CRI's words for privileged (api.proto, LinuxContainerSecurityContext): all capabilities,
-    nothing masked, sysfs writable, no seccomp. So: every capability of kernel 3.16 in the
-    bounding set, no maskedPaths, no readonlyPaths, no seccomp filter, and no read-only /sys.
-    Docker's own record (HostConfig.Privileged) wins over this derivation where there is one.
+    nothing masked, sysfs writable, no seccomp. So: every capability this host can grant (and
+    SYS_ADMIN) in the bounding set, no maskedPaths, no readonlyPaths, no seccomp filter, and no
+    read-only /sys. Docker's own record (HostConfig.Privileged) wins over this derivation.
     """
     if spec.process is None or spec.linux is None:
         return None
     bounding = spec.process.capabilities and spec.process.capabilities.bounding
-    if not _PRIVILEGED_CAPS.issubset(bounding or ()):
+    if not (grantable(proc) | {"CAP_SYS_ADMIN"}).issubset(bounding or ()):
         return False
     linux = spec.linux
     if linux.maskedPaths or linux.readonlyPaths or linux.seccomp is not None:
@@ -130,18 +108,33 @@ def is_privileged(spec: Spec) -> bool | None:
     return not any("ro" in (mount.options or ()) for mount in sysfs)
 
 
-def host_namespaces(spec: Spec) -> frozenset[str] | None:
-    """Namespaces shared with the host: those the spec does not list.
+def host_namespaces(spec: Spec, proc: str = "/proc") -> frozenset[str] | None:
+    """Namespaces shared with the host: not listed, or joined and the host's.
 
     ``runtime-spec``, config-linux.md: a type that is not listed is inherited from the runtime,
-    which runs on the host. One with a path is joined: the pod's, or the host's own if the path
-    is that of process 1.
+    which runs on the host. One with a path is joined: a pod's, which with hostNetwork or hostPID
+    is the host's (process 1's) under another name.
     """
     if spec.linux is None:
         return None
-    listed = spec.linux.namespaces or ()
-    own = {_NAMESPACES.get(space.type) for space in listed if space.path not in _HOST_PATHS}
-    return frozenset(name for name in _NAMESPACES.values() if name not in own)
+    own = {
+        name
+        for space in spec.linux.namespaces or ()
+        if (name := _NAMESPACES.get(space.type)) and not _joins_host(space.path, name, proc)
+    }
+    return frozenset(_NAMESPACES.values()) - own
+
+
+def _joins_host(path: str | None, name: str, proc: str) -> bool:
+    if not path:
+        return False
+    if path.startswith("/proc/"):
+        path = proc + path.removeprefix("/proc")
+    host = f"{proc}/1/ns/{name}"
+    try:
+        return path == host or Path(path).stat().st_ino == Path(host).stat().st_ino
+    except OSError:  # the process that held it has ended: a pod's own, then
+        return False
 
 
 # Annotations that are kept. Whatever else people hang on pods (kubectl's last-applied

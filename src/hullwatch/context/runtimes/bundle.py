@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from hullwatch.context import spec as oci
-from hullwatch.context.disk import read_json
+from hullwatch.context.disk import Roots, read_json
 from hullwatch.context.facts import Facts
 
 __all__ = ["facts_from_annotations", "read_bundle", "unix_ns"]
@@ -113,7 +113,7 @@ def facts_from_annotations(annotations: Mapping[str, str], source: str) -> Facts
     )
 
 
-def read_bundle(bundle: str, container_id: str | None) -> Facts | None:
+def read_bundle(bundle: str, container_id: str | None, roots: Roots) -> Facts | None:
     """Facts of the bundle in a directory; None if it has no config.json. Raises DiskError.
 
     Only config.json is opened; nothing under the bundle's rootfs ever is.
@@ -127,8 +127,8 @@ def read_bundle(bundle: str, container_id: str | None) -> Facts | None:
     return msgspec.structs.replace(
         said,
         container_id=container_id,
-        privileged=oci.is_privileged(spec),
-        host_namespaces=oci.host_namespaces(spec),
+        privileged=oci.is_privileged(spec, roots.proc),
+        host_namespaces=oci.host_namespaces(spec, roots.proc),
         rootfs=posixpath.normpath(posixpath.join(bundle, rootfs)) if rootfs else None,
         bundle=bundle,
         cgroups_path=(spec.linux and spec.linux.cgroupsPath) or "",

@@ -37,7 +37,8 @@ def find(query: Query, roots: Roots) -> Facts | None:
     for root in tasks:
         known = query.namespace and safe_id(query.namespace)
         for namespace in [query.namespace or ""] if known else list_names(root, 64):
-            said = read_bundle(f"{root}/{namespace}/{query.container_id}", query.container_id)
+            here = f"{root}/{namespace}/{query.container_id}"
+            said = read_bundle(here, query.container_id, roots)
             if said is not None:
                 return msgspec.structs.replace(
                     said,

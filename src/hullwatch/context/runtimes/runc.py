@@ -4,12 +4,12 @@ import posixpath
 
 import msgspec
 
-from hullwatch.context.disk import Roots, read_json, safe_id
+from hullwatch.context.disk import DiskError, Roots, list_names, read_json, safe_id
 from hullwatch.context.facts import Facts
 from hullwatch.context.runtimes.bundle import read_bundle, unix_ns
 from hullwatch.context.runtimes.query import Query
 
-__all__ = ["find"]
+__all__ = ["find", "find_by_cgroup"]
 
 
 class RuncState(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ def find(query: Query, roots: Roots) -> Facts | None:
                 continue
             bundle, created, rootfs = status.bundle, status.created, status.rootfs
             cgroup = status.cgroup_path
-        said = read_bundle(bundle, query.container_id) if bundle else None
+        said = read_bundle(bundle, query.container_id, roots) if bundle else None
         if said is None:
             problem = None if bundle is None else f"{bundle}/config.json: gone"
             said = Facts(source=here, container_id=query.container_id, problem=problem)
@@ -88,4 +88,22 @@ def find(query: Query, roots: Roots) -> Facts | None:
             rootfs=rootfs or said.rootfs,
             cgroup_path=_below_mount(cgroup),
         )
+    return None
+
+
+def find_by_cgroup(path: str, roots: Roots) -> Facts | None:
+    """The container whose state says that it lives at this path, or around it.
+
+    For one that was given a cgroup of another name than its id, and was running before we were.
+    At most 256 states are read.
+    """
+    for root in roots.runc:
+        for name in list_names(root, 256):
+            try:
+                said = find(Query(name), msgspec.structs.replace(roots, runc=(root,)))
+            except DiskError:  # another container's trouble
+                continue
+            own = said and said.cgroup_path
+            if own and own != "/" and (path == own or path.startswith(own + "/")):
+                return said
     return None

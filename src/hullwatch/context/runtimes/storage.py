@@ -63,7 +63,7 @@ def find(query: Query, roots: Roots) -> Facts | None:
     for root in (*place.graph, *place.run):
         for driver in _DRIVERS:
             userdata = f"{root}/{driver}-containers/{query.container_id}/userdata"
-            found = read_bundle(userdata, query.container_id)
+            found = read_bundle(userdata, query.container_id, roots)
             if found is None:
                 continue
             stored = _stored(root, driver, query.container_id)
