@@ -46,7 +46,7 @@ def _tuple(item: ExceptionItem, values: Entry, place: Place) -> list[str]:
         )
     return [
         f"{one} {comp} {_value(str(comp), value)}"
-        for one, comp, value in zip(fields, comps, values)
+        for one, comp, value in zip(fields, comps, values, strict=True)
     ]
 
 

@@ -35,7 +35,7 @@ class Expander:
         """The tree without macros and lists, and the names of the macros in it, outermost first."""
         names: dict[str, None] = {}
         found = self._expr(tree, names)
-        self._measure(found, getattr(tree, "place"))
+        self._measure(found, tree.place)
         return found, tuple(names)
 
     def list_values(self, name: str) -> tuple[Literal, ...]:

@@ -1,0 +1,118 @@
+"""Small integers for things seen before, for whole arrays at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+__all__ = ["KeyTable", "SlotTable"]
+
+_BITS = 16
+_SIZE = 1 << _BITS
+_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+class KeyTable:
+    """uint64 keys to dense ids, exact. A direct-mapped front makes known keys cheap.
+
+    `make(row)` is called once for each new key with a row that has it, and must return the id
+    after the last, in order. At most `limit` keys; the owner clears when `full`.
+    """
+
+    def __init__(self, limit: int, multiplier: int = 0x9E3779B97F4A7C15) -> None:
+        self.limit = limit
+        self.ids: dict[int, int] = {}
+        # Odd, and best secret: who can guess it can make keys that share a front slot.
+        self.multiplier = np.uint64(multiplier | 1)
+        self.clear()
+
+    def clear(self) -> None:
+        self.ids.clear()
+        self.front_keys = np.full(_SIZE, _EMPTY, np.uint64)
+        self.front_ids = np.zeros(_SIZE, np.int32)
+
+    @property
+    def full(self) -> bool:
+        return len(self.ids) >= self.limit
+
+    def look(self, keys: np.ndarray, make: Callable[[int], int]) -> np.ndarray:
+        """int32 ids of uint64 keys."""
+        slots = ((keys * self.multiplier) >> np.uint64(64 - _BITS)).astype(np.int64)
+        found = self.front_ids[slots]
+        missed = np.flatnonzero(self.front_keys[slots] != keys)
+        if missed.size:
+            unique, first, inverse = np.unique(keys[missed], return_index=True, return_inverse=True)
+            ids = np.empty(unique.size, np.int32)
+            for at, (key, row) in enumerate(
+                zip(unique.tolist(), missed[first].tolist(), strict=True)
+            ):
+                known = self.ids.get(key)
+                if known is None:
+                    known = self.ids[key] = make(row)
+                ids[at] = known
+            found[missed] = ids[inverse]
+            self.front_keys[slots[missed]] = keys[missed]
+            self.front_ids[slots[missed]] = found[missed]
+        return found
+
+
+class SlotTable:
+    """An int32 for each of a growing range of integers, -1 where not worked out yet.
+
+    Slot 0 always has a place; the others count from `base`.
+    """
+
+    def __init__(self) -> None:
+        self.base = 1
+        self.values = np.full(1024, -1, np.int32)
+
+    def clear(self) -> None:
+        self.values.fill(-1)
+
+    def forget(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            at = slot - self.base + 1 if slot else 0
+            if 0 <= at < self.values.size:
+                self.values[at] = -1
+
+    def forget_below(self, base: int) -> None:
+        """Drop all slots but 0 below base; one that is asked for after all is not kept."""
+        if base <= self.base:
+            return
+        kept = self.values[1 + base - self.base :]
+        values = np.full(max(kept.size + 1, 1024), -1, np.int32)
+        values[0] = self.values[0]
+        values[1 : kept.size + 1] = kept
+        self.base, self.values = base, values
+
+    def look(self, slots: np.ndarray, make: Callable[[int], int]) -> np.ndarray:
+        """The values of slots; make(slot) works out a missing one."""
+        if not slots.size:
+            return np.empty(0, np.int32)
+        at = slots.astype(np.int64)
+        gone = None
+        if self.base > 1:
+            at -= self.base - 1
+            below = at <= 0
+            if below.any():
+                at[below] = 0
+                gone = below & (slots != 0)
+        top = int(at.max())
+        if top >= self.values.size:
+            grown = np.full(max(top + 1, 2 * self.values.size), -1, np.int32)
+            grown[: self.values.size] = self.values
+            self.values = grown
+        found = self.values[at]
+        missing = found < 0
+        if gone is not None:
+            missing &= ~gone
+        if missing.any():
+            places, first = np.unique(at[missing], return_index=True)
+            for place, slot in zip(places.tolist(), slots[missing][first].tolist(), strict=True):
+                self.values[place] = make(slot)
+            found = self.values[at]
+        if gone is not None and gone.any():
+            for slot in np.unique(slots[gone]).tolist():
+                found[slots == slot] = make(slot)
+        return found

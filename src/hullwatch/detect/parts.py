@@ -1,0 +1,183 @@
+"""Which predicates hold for one event, object, process, container: bits, part by part.
+
+Every predicate belongs to the part that decides it (`Where`), and that may differ by event
+class: fd.rport is the server's of a connect and the client's of an accept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hullwatch.context.enriched import ProcessImage
+from hullwatch.context.workload import Workload
+from hullwatch.detect.column import Column
+from hullwatch.detect.fields import Type, Where
+from hullwatch.detect.fields.event import types_of
+from hullwatch.detect.fields.field import ALL
+from hullwatch.detect.program import Program
+from hullwatch.detect.row import Depends, Env, Event, Object, Row
+from hullwatch.sensor.syscalls import OPS
+
+__all__ = ["ClassPlan", "Parts"]
+
+
+@dataclass(slots=True)
+class ClassPlan:
+    """For one event class: the bits each part decides, and what is read of the event."""
+
+    bits: dict[Where, int] = field(default_factory=lambda: dict.fromkeys(Where, 0))
+    events: list[Column] = field(default_factory=list)
+    rows: list[Column] = field(default_factory=list)
+    reads: frozenset[str] = frozenset()
+
+
+class Parts:
+    """The columns of a program by part."""
+
+    def __init__(self, program: Program, env: Env) -> None:
+        self.env = env
+        self.plans: dict[int, ClassPlan] = {int(cls): ClassPlan() for cls in ALL}
+        found: dict[Where, dict[str, Column]] = {where: {} for where in Where}
+        self.mutable = 0
+        for column, source in program.sources():
+            bits = column.all_bits
+            if source.mutable:
+                self.mutable |= bits
+            for cls, plan in self.plans.items():
+                where = source.where(cls)
+                if where is None:
+                    continue
+                plan.bits[where] |= bits
+                found[where][source.label] = column
+                if where is Where.EVENT:
+                    plan.events.append(column)
+                    plan.reads |= source.reads
+                elif where is Where.ROW:
+                    plan.rows.append(column)
+        objects = {**found[Where.OBJ], **found[Where.OBJ2]}
+        self.objects = list(objects.values())
+        self.images = list(found[Where.IMAGE].values())
+        self.workloads = list(found[Where.WORKLOAD].values())
+        self.names = list(found[Where.NAME].values())
+        self.all = sum(predicate.bit for predicate in program.predicates.values())
+
+    def event(self, event: Event) -> int:
+        return self._sum(self.plans[event.cls].events, Where.EVENT, event)
+
+    def object(self, obj: Object) -> tuple[int, int]:
+        """(holds, depends): the second cannot be told from the object alone."""
+        holds = depends = 0
+        for column in self.objects:
+            value = column.source.read(Where.OBJ, obj, self.env)
+            if isinstance(value, Depends):
+                depends |= column.all_bits
+            elif value is not None:
+                holds |= column.bits(value)
+        return holds, depends
+
+    def image(self, image: ProcessImage | None) -> int:
+        return self._sum(self.images, Where.IMAGE, image) if image is not None else 0
+
+    def workload(self, workload: Workload) -> int:
+        return self._sum(self.workloads, Where.WORKLOAD, workload)
+
+    def name(self, name: str | None) -> int:
+        return self._sum(self.names, Where.NAME, name) if name else 0
+
+    def row(self, row: Row, wanted: int) -> int:
+        """Those of the wanted bits that hold for one event; `wanted` may be of any part."""
+        holds = 0
+        plan = self.plans[row.event.cls]
+        for column in (*plan.rows, *self.objects):
+            if column.all_bits & wanted:
+                holds |= column.bits(column.source.read_row(row, self.env)) & wanted
+        return holds
+
+    def _sum(self, columns: list[Column], where: Where, part: Any) -> int:
+        holds = 0
+        env = self.env
+        for column in columns:
+            value = column.source.read(where, part, env)
+            if value is not None:
+                holds |= column.bits(value)
+        return holds
+
+    def breaks(self, column: str) -> tuple[list[int], bool]:
+        """Where predicates on a number of the event change their mind, and whether all values
+        must be told apart (the number is used as text)."""
+        points: set[int] = set()
+        exact = False
+        for plan in self.plans.values():
+            for one in plan.events:
+                source = one.source
+                if column not in source.reads:
+                    continue
+                if source.apply is not None or len(source.bounds) > 1:
+                    exact = True
+                elif source.type is Type.INT:
+                    points.update(_constants(one))
+                elif source.type is Type.STRING and source.label not in _BY_SIGN:
+                    exact = True
+        return sorted(points | {point + 1 for point in points}), exact
+
+    def possible_events(self, cls: int, write: bool) -> tuple[int, int]:
+        """(may hold, may fail) over all events of a class of which only `write` is known."""
+        holds = fails = 0
+        names = types_of(cls)
+        ops = [OPS.index(name) for name in names if name in OPS] or [0]
+        for column in self.plans[cls].events:
+            bits = column.all_bits
+            label = column.source.label
+            if label in _WRITE_FLAG:
+                known = {value for value in _WRITE_FLAG[label][write]}
+                samples = [column.bits(value) for value in known]
+            elif column.source.reads:
+                holds |= bits
+                fails |= bits
+                continue
+            else:
+                events = [Event(cls, op) for op in {0, *ops}]
+                samples = [
+                    column.bits(column.source.read(Where.EVENT, event, self.env))
+                    for event in events
+                ]
+            for sample in samples:
+                holds |= sample
+                fails |= bits & ~sample
+        return holds, fails
+
+
+# evt.res is SUCCESS for every result that is not an error, and errors are kept apart anyway.
+_BY_SIGN = frozenset(("evt.res",))
+# The kernel's "for writing" is any access mode but O_RDONLY; O_ACCMODE itself is neither.
+_WRITE_FLAG = {
+    "evt.is_open_write": {True: (True, False), False: (False,)},
+    "evt.is_open_read": {True: (True, False), False: (True,)},
+}
+
+
+def _constants(column: Column) -> set[int]:
+    found: set[int] = set()
+    for predicate in column.predicates:
+        test = predicate.test
+        if test.equal is not None:
+            found.update(test.equal)
+        elif test.unequal is not None:
+            found.add(test.unequal)
+        else:
+            # An order: its constant is the last word of the predicate's text.
+            found.update(
+                int(word, 0)
+                for word in predicate.text.replace(",", " ").split()
+                if _is_number(word)
+            )
+    return found
+
+
+def _is_number(word: str) -> bool:
+    try:
+        int(word, 0)
+    except ValueError:
+        return False
+    return True

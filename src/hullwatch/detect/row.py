@@ -1,0 +1,68 @@
+"""One event as rules see it, and the parts of it that are asked about separately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hullwatch.context.enriched import ProcessImage
+from hullwatch.context.workload import Workload
+from hullwatch.detect.accounts import Accounts
+from hullwatch.sensor.dictionary import Address
+
+__all__ = ["DEPENDS", "Depends", "Env", "Event", "Object", "Row"]
+
+
+class Depends:
+    """What an object's getter returns when the object alone does not decide the value."""
+
+
+DEPENDS = Depends()
+
+
+class Event(NamedTuple):
+    """The numbers of an event that predicates read. A column that no rule reads is 0."""
+
+    cls: int
+    op: int = 0
+    marks: int = 0
+    flags: int = 0
+    ret: int = 0
+    port: int = 0
+    num: int = 0
+    num2: int = 0
+
+
+class Object(NamedTuple):
+    """A dictionary entry: text, and the address if it is one (kind HW_S_ADDR)."""
+
+    text: str
+    address: Address | None = None
+    kind: int = 0
+
+
+@dataclass(slots=True)
+class Env:
+    """What getters need beside the value itself. wall_offset: of the batch in hand, ns."""
+
+    accounts: Accounts
+    wall_offset: int = 0
+
+
+@dataclass(slots=True)
+class Row:
+    """Everything about one event. obj and obj2 are None where the event has none.
+
+    number: running number since start, from 1. name: the domain name of the destination.
+    """
+
+    event: Event
+    obj: Object | None
+    obj2: Object | None
+    image: ProcessImage | None
+    workload: Workload
+    ts: int = 0
+    number: int = 1
+    tid: int = 0
+    span: int = 0
+    name: str | None = None
