@@ -1,7 +1,7 @@
 """Whose cgroup is it, with real runtimes.
 
 The kernel's announcement of a new cgroup is played by a thread that watches the v2 tree; who made
-it is read from this process's children, where the sensor has it from the kernel.
+it is read from /proc, where the sensor has it from the kernel.
 """
 
 import contextlib
@@ -15,22 +15,23 @@ import pytest
 from hullwatch.context.cgroupfs import find_v2_root, walk
 from hullwatch.context.resolver import Resolver
 from hullwatch.context.workload import Creator, Workload
+from support.containerd import Containerd, Spec
+from support.images import Image
 from support.runc import Runc
 from support.scratch import poll
 
 
-def creator_of(container_id: str) -> Creator | None:
-    """The runc among our children that makes this container (if that is no id: the last)."""
-    children: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):
-            children |= {int(pid) for pid in (task / "children").read_text().split()}
-    for pid in sorted(children, reverse=True):
+def creator_of(path: str) -> Creator | None:
+    """The runc that makes this cgroup: it names the id that the path ends in, or, where the path
+    has no id, it is the last that was started."""
+    name = path.rpartition("/")[2]
+    for pid in sorted(int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit())[::-1]:
         with contextlib.suppress(OSError):
             process = Path(f"/proc/{pid}")
             words = (process / "cmdline").read_bytes().split(b"\0")[:-1]
             argv = tuple(word.decode() for word in words)
-            if argv[:2] == ("runc", "run") and (container_id in argv or len(container_id) != 64):
+            makes = argv[:1] == ("runc",) and ("run" in argv or "create" in argv)
+            if makes and (name in argv or len(name) != 64):
                 exe = str((process / "exe").readlink())
                 return Creator(pid, exe, argv, str((process / "cwd").readlink()))
     return None
@@ -54,7 +55,7 @@ class Watch:
         while not self._end.is_set():
             now = {c: p for c, p in walk(self.resolver.v2_root or "") if c not in self._before}
             for cgroup in now.keys() - seen.keys():
-                creator = creator_of(now[cgroup].strip("/").partition("/")[0])
+                creator = creator_of(now[cgroup])
                 self.known[now[cgroup]] = time.perf_counter()
                 self.resolver.submit(cgroup, now[cgroup], creator)
             for cgroup in seen.keys() - now.keys():
@@ -174,3 +175,61 @@ def test_fifty_millisecond_containers(watch: Watch, runc: Runc) -> None:
     took = sorted(watch.took)
     print(f"resolved after {took[len(took) // 2] * 1e3:.1f} ms p50, {took[-1] * 1e3:.1f} ms max")
     assert took[len(took) // 2] < 0.05
+
+
+def test_pod(watch: Watch, containerd: Containerd, busybox_image: Image) -> None:
+    """Nothing is configured: the bundle and the socket are those the runtime's own processes name.
+
+    Their command lines are all there is to go by, as this containerd is not where it usually is.
+    """
+    pod = containerd.pod(
+        "agent-0",
+        namespace="prod",
+        image=busybox_image,
+        labels={"app": "agent"},
+        annotations={"kubectl.kubernetes.io/last-applied-configuration": "hunter2"},
+        init=Spec("fetch", ["true"]),
+        sidecar=Spec("istio-proxy", ["sleep", "60"]),
+        main=Spec("app", ["sleep", "60"]),
+    )
+    try:
+        for name, role in (("app", "main"), ("istio-proxy", "sidecar"), ("fetch", "init")):
+            container_id = pod[name].id
+
+            def complete(wanted: str = container_id, role: str = role) -> Workload | None:
+                value = watch.resolved(wanted)
+                return value if value.pod_labels and value.role == role else None
+
+            value = poll(complete, seconds=10, waiting_for=f"all there is to know of {name}")
+            assert (value.name, value.runtime) == (name, "containerd")
+            assert (value.pod, value.namespace) == ("agent-0", "prod")
+            assert (value.pod_uid, value.sandbox_id) == (pod.config.uid, pod.id)
+            assert (value.image, value.image_digest) == (
+                busybox_image.reference,
+                busybox_image.digest,
+            )
+            assert value.pod_labels["app"] == "agent"
+            assert (value.role_source, value.qos, value.attempt) == ("inferred", "besteffort", 0)
+            assert "hunter2" not in repr(value)
+        sandbox = watch.resolved(pod.id)
+        assert (sandbox.role, sandbox.role_source) == ("sandbox", "declared")
+    finally:
+        containerd.remove(pod)
+
+
+def test_privileged_pod_on_the_hosts_network(
+    watch: Watch, containerd: Containerd, busybox_image: Image
+) -> None:
+    pod = containerd.pod(
+        "mighty",
+        image=busybox_image,
+        main=Spec("app", ["sleep", "60"], privileged=True),
+        host_network=True,
+    )
+    try:
+        value = watch.resolved(pod["app"].id)
+        assert value.privileged is True
+        assert value.host_namespaces is not None
+        assert "net" in value.host_namespaces and "pid" not in value.host_namespaces
+    finally:
+        containerd.remove(pod)

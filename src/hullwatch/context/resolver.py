@@ -154,8 +154,10 @@ class Resolver:
             return self._values.get(cgroup) or Workload(
                 cgroup=cgroup, cgroup_path="", state="pending"
             )
-        with contextlib.suppress(KeyError):  # dropped by another thread just now
-            self._values.move_to_end(cgroup)
+        if self._lock.acquire(blocking=False):  # if not, it is as recently used as it was
+            with contextlib.suppress(KeyError):
+                self._values.move_to_end(cgroup)
+            self._lock.release()
         return value
 
     def poll(self) -> list[Workload]:
