@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from support import images
+from support.containerd import Containerd
 from support.needs import missing
 from support.runc import Runc
 from support.scratch import remove_tree, session
@@ -42,4 +44,15 @@ def runc(busybox_image: images.Image) -> Iterator[Runc]:
     if reason := missing("runc", "ip"):
         pytest.skip(reason)
     with Runc(busybox_image) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def containerd(busybox_image: images.Image, python_image: images.Image) -> Iterator[Containerd]:
+    """A containerd of our own that has both images; start pods with its pod()."""
+    if reason := missing("containerd", "ctr", "runc", "clang"):
+        pytest.skip(reason)
+    if not Path("/usr/lib/cni/ptp").exists():
+        pytest.skip("needs CNI plugins: apt-get install containernetworking-plugins")
+    with Containerd([busybox_image, python_image]) as started:
         yield started

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.bundles import Mount
+from support.containerd import Containerd, ContainerdError, Spec
 from support.images import Image
 from support.runc import Network, Runc, cgroup2_root
 
@@ -81,7 +82,7 @@ def test_python_image_runs_by_itself(runc: Runc, python_image: Image):
 def test_containers_share_a_named_network(runc: Runc):
     with Network("shared") as network:
         network.add_address("203.0.113.7/32")
-        server = ["sh", "-c", "echo ready; echo pong | nc -l -p 7000 -s 203.0.113.7"]
+        server = ["sh", "-c", "echo ready; echo pong | nc -l -p 7000"]
         serving = runc.start(server, name="server", network=network.path)
         serving.wait_for_output("ready")
         ask = "for i in 1 2 3 4 5 6 7 8 9; do nc 203.0.113.7 7000 && exit; sleep 0.2; done"
@@ -105,3 +106,45 @@ def test_burst_of_short_lived_containers(runc: Runc):
     assert len({bundle.id for bundle, _ in outcome}) == 12
     assert [bundle.name for bundle, _ in outcome][:2] == ["short-0", "short-1"]
     assert not any(bundle.folder.exists() for bundle, _ in outcome)
+
+
+def test_pod_of_three_containers(containerd: Containerd, busybox_image: Image, python_image: Image):
+    pod = containerd.pod(
+        "web",
+        namespace="shop",
+        image=busybox_image,
+        init=Spec("prepare", ["sh", "-c", "echo prepared"]),
+        main=Spec("app", ["sh", "-c", "echo serving; sleep 1000"]),
+        sidecar=Spec("proxy", ["python3", "-c", "import time; time.sleep(1000)"], python_image),
+    )
+    try:
+        assert pod["prepare"].log == "prepared\n"
+        assert pod["prepare"].state().state == "exited"
+        main, sidecar = pod["app"].state(), pod["proxy"].state()
+        assert (main.state, sidecar.state) == ("running", "running")
+        assert (main.image, sidecar.image) == (busybox_image.reference, python_image.reference)
+        path = f"/kubepods/besteffort/pod{pod.config.uid}/{pod['app'].id}"
+        assert pod["app"].cgroups()[""] == path
+        members = (cgroup2_root() / path.lstrip("/") / "cgroup.procs").read_text().split()
+        assert members == [str(pod["app"].pid)]
+        bundle = containerd.task_root / "k8s.io" / pod["app"].id
+        told = json.loads((bundle / "config.json").read_text())
+        assert told["annotations"]["io.kubernetes.cri.container-name"] == "app"
+        assert told["annotations"]["io.kubernetes.cri.sandbox-name"] == "web"
+        assert "rlimits" not in told["process"]
+        addresses = {c: pod[c].exec(["ip", "-4", "address"]).stdout for c in ("app", "proxy")}
+        assert "198.51.100." in addresses["app"]
+        assert addresses["app"] == addresses["proxy"]
+    finally:
+        containerd.remove(pod)
+    assert pod.id not in containerd.cri.list_sandboxes()
+
+
+def test_pod_whose_init_container_fails(containerd: Containerd, busybox_image: Image):
+    with pytest.raises(ContainerdError, match="init container: 7\nno way"):
+        containerd.pod(
+            "broken",
+            image=busybox_image,
+            init=Spec("prepare", ["sh", "-c", "echo no way; exit 7"]),
+            main=Spec("app", ["true"]),
+        )
