@@ -86,6 +86,17 @@ class SlotTable:
         values[1 : kept.size + 1] = kept
         self.base, self.values = base, values
 
+    def one(self, slot: int, make: Callable[[int], int]) -> int:
+        """The value of one slot."""
+        at = slot - self.base + 1 if slot else 0
+        if 0 <= at < self.values.size and (at or not slot):
+            found = int(self.values[at])
+            if found < 0:
+                found = make(slot)
+                self.values[at] = found
+            return found
+        return make(slot)
+
     def look(self, slots: np.ndarray, make: Callable[[int], int]) -> np.ndarray:
         """The values of slots; make(slot) works out a missing one."""
         if not slots.size:

@@ -121,31 +121,49 @@ class Parts:
                     exact = True
         return sorted(points | {point + 1 for point in points}), exact
 
-    def possible_events(self, cls: int, write: bool) -> tuple[int, int]:
-        """(may hold, may fail) over all events of a class of which only `write` is known."""
+    def possible_events(self, cls: int, write: bool, family: int = 0) -> tuple[int, int]:
+        """(may hold, may fail) over all events of a class of which only this is known.
+
+        family: AF_INET stands for AF_INET6 too (a socket of the second may carry addresses of
+        the first); 0 where the object is no address.
+        """
         holds = fails = 0
-        names = types_of(cls)
-        ops = [OPS.index(name) for name in names if name in OPS] or [0]
+        ops = {0, *(OPS.index(name) for name in types_of(cls) if name in OPS)}
         for column in self.plans[cls].events:
-            bits = column.all_bits
-            label = column.source.label
-            if label in _WRITE_FLAG:
-                known = {value for value in _WRITE_FLAG[label][write]}
-                samples = [column.bits(value) for value in known]
-            elif column.source.reads:
+            bits, source = column.all_bits, column.source
+            if source.label in _WRITE_FLAG:
+                samples = [column.bits(value) for value in _WRITE_FLAG[source.label][write]]
+            elif family and source.reads <= _FLAGS:
+                samples = [
+                    column.bits(source.read(Where.EVENT, Event(cls, flags=flags), self.env))
+                    for flags in _socket_flags(family)
+                ]
+            elif not source.reads:
+                samples = [
+                    column.bits(source.read(Where.EVENT, Event(cls, op), self.env)) for op in ops
+                ]
+            else:
                 holds |= bits
                 fails |= bits
                 continue
-            else:
-                events = [Event(cls, op) for op in {0, *ops}]
-                samples = [
-                    column.bits(column.source.read(Where.EVENT, event, self.env))
-                    for event in events
-                ]
             for sample in samples:
                 holds |= sample
                 fails |= bits & ~sample
         return holds, fails
+
+
+_FLAGS = frozenset(("flags", "marks"))
+
+
+def _socket_flags(family: int) -> list[int]:
+    """Every family << 16 | type << 8 | protocol that fields of sockets tell apart."""
+    families = (2, 10) if family == 2 else (family,)
+    return [
+        one << 16 | kind << 8 | protocol
+        for one in families
+        for kind in range(16)
+        for protocol in (0, 1, 6, 17, 58, 255)
+    ]
 
 
 # evt.res is SUCCESS for every result that is not an error, and errors are kept apart anyway.

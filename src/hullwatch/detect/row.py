@@ -8,9 +8,10 @@ from typing import NamedTuple
 from hullwatch.context.enriched import ProcessImage
 from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts
-from hullwatch.sensor.dictionary import Address
+from hullwatch.sensor.dictionary import Address, Dictionary
+from hullwatch.sensor.wire import StrKind
 
-__all__ = ["DEPENDS", "Depends", "Env", "Event", "Object", "Row"]
+__all__ = ["DEPENDS", "Depends", "Env", "Event", "Object", "Row", "object_of"]
 
 
 class Depends:
@@ -39,6 +40,16 @@ class Object(NamedTuple):
     text: str
     address: Address | None = None
     kind: int = 0
+
+
+_ADDR = int(StrKind.ADDR)
+
+
+def object_of(dictionary: Dictionary, ident: int) -> Object:
+    """The entry of an id; an empty text for an id that is gone."""
+    kind = dictionary.entry(ident).kind
+    address = dictionary.address(ident) if kind == _ADDR else None
+    return Object(dictionary.text(ident), address, kind)
 
 
 @dataclass(slots=True)
