@@ -26,6 +26,14 @@ __all__ = ["Answer", "Reader"]
 
 _ALLOWED = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
+_ASKERS_FAULT = (
+    duckdb.ParserException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.PermissionException,
+    duckdb.OutOfMemoryException,
+)
+
 
 class Answer(NamedTuple):
     """rows, whether there were more than asked for, and what the reader must know about them."""
@@ -143,14 +151,14 @@ class Reader:
         for _ in range(3):
             try:
                 return self._run(sql, values, limit)
-            except (duckdb.IOException, duckdb.InvalidInputException, duckdb.DataError) as error:
+            except duckdb.Error as error:
+                if isinstance(error, _ASKERS_FAULT) and self._all_there():
+                    raise _friendly(error) from None
                 # A segment may be broken inside: find it, skip it, ask again.
                 if not self._set_aside(self._segments, deep=True) and self._all_there():
                     raise _friendly(error) from None
                 self.db.close()
                 self._open()
-            except duckdb.Error as error:
-                raise _friendly(error) from None
         raise QueryError("hunt", "segments keep changing or breaking", "ask again")
 
     def _all_there(self) -> bool:

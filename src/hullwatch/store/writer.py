@@ -212,7 +212,7 @@ class Writer:
             if moment - self._beaten >= settings.beat_ns:
                 self._beaten = moment
                 self._try(lambda: self._state.beat(self._session))
-                if self._backlog.findings or (self._reserve and len(self._reserve)):
+                if self._backlog.findings or self._reserved():
                     self._restore()
             if moment - self._tidied >= settings.tidy_ns:
                 self._tidy()
@@ -259,7 +259,7 @@ class Writer:
             self._try(lambda: self._state.beat(self._session, how))
             with contextlib.suppress(sqlite3.Error):
                 self._state.close()
-            if self._reserve:
+            if self._reserve is not None:
                 self._reserve.close()
             os.close(self._lock)
 
@@ -268,7 +268,7 @@ class Writer:
             stats = self._stats
             stats.pending = self._window.rows
             stats.stalled = self._stall
-            stats.findings_reserved = len(self._reserve) if self._reserve else 0
+            stats.findings_reserved = self._reserved()
             stats.findings_waiting = len(self._backlog.findings)
             return msgspec.structs.replace(stats)
 
@@ -307,18 +307,22 @@ class Writer:
 
     def _look(self) -> None:
         """Somebody may have removed our files while we hold them open."""
-        if self._tail and self._tail.vanished():
-            self._backlog.notice(
-                "vanished", f"{self._tail.path} was removed while it was being written"
-            )
-            self._lose(Counter({(0, 0): self._tail.rows}))
-            self._seal(spawn=False)
+        removed: TailFile | None = None
+        if self._tail is not None and self._tail.vanished():
+            removed = self._tail
+            self._backlog.notice("vanished", f"{removed.path} was removed while being written")
+            self._lose(Counter({(0, 0): removed.rows}))
         try:
             gone = (self.root / "state.db").stat().st_ino != self._db_inode
         except OSError:
             gone = True
         if gone:
+            if self._tail is not None:
+                self._tail.close(sync=False)  # the new manifest does not know it
+                self._tail = None
             self._reopen()
+        elif removed:
+            self._seal(spawn=False)
 
     def _reopen(self) -> None:
         waiting = self._backlog
@@ -326,7 +330,7 @@ class Writer:
             fd = lock.acquire(self.root)
             os.close(self._lock)
             self._lock = fd
-            if self._reserve:
+            if self._reserve is not None:
                 self._reserve.close()
             self._state.close()
             self._open()
@@ -380,7 +384,7 @@ class Writer:
             self._stall_lost += count
 
     def _save(self, bodies: list[dict[str, Any]]) -> None:
-        if self._backlog.findings or (self._reserve and len(self._reserve)):
+        if self._backlog.findings or self._reserved():
             waiting = True  # keep their order; tick restores them
         else:
             waiting = not self._try(lambda: self._state.add_findings(bodies))
@@ -389,21 +393,24 @@ class Writer:
         for body in bodies:
             data = msgspec.json.encode(body)
             with contextlib.suppress(OSError):
-                if self._reserve and self._reserve.add(data):
+                if self._reserve is not None and self._reserve.add(data):
                     continue
             if not self._backlog.finding(data):
                 self._backlog.losses[("store", "finding", 0)] += 1
                 self._stats.lost += 1
 
+    def _reserved(self) -> int:
+        return len(self._reserve) if self._reserve is not None else 0
+
     def _restore(self) -> None:
         """Findings that wait in the reserve or in memory, to SQLite."""
-        held = (self._reserve.held() if self._reserve else []) + list(self._backlog.findings)
+        held = (self._reserve.held() if self._reserve is not None else []) + list(self._backlog.findings)
         if held and self._try(
             lambda: self._state.add_findings([msgspec.json.decode(data) for data in held])
         ):
             self._backlog.findings.clear()
             with contextlib.suppress(OSError):
-                if self._reserve and len(self._reserve):
+                if self._reserve is not None and self._reserved():
                     self._reserve.empty()
             self._backlog.notice("restored", f"{len(held)} findings moved from the reserve")
 
