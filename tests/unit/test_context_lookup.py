@@ -287,9 +287,9 @@ def test_kubernetes_container_before_its_state_exists(tmp_path: Path, roots: Roo
 
 def test_creator_elsewhere_is_not_followed(tmp_path: Path, roots: Roots) -> None:
     where = bundle(tmp_path, "/b", "/c1")
-    for pid, space in ((1, "mnt:[1]"), (7, "mnt:[2]")):
+    for pid in (1, 7):
         (tmp_path / f"proc/{pid}/ns").mkdir(parents=True)
-        (tmp_path / f"proc/{pid}/ns/mnt").symlink_to(space)
+        (tmp_path / f"proc/{pid}/ns/mnt").write_text("")
     creator = Creator(7, "/usr/sbin/runc", ("runc", "run", "c1"), where)
     assert look("/c1", creator, roots).facts is None
 
@@ -373,8 +373,12 @@ def test_shim_address(tmp_path: Path, roots: Roots) -> None:
     line = b"/usr/bin/containerd-shim-runc-v2\0-namespace\0k\0-id\0x\0-address\0/run/a.sock\0"
     (tmp_path / "proc/10/cmdline").write_bytes(line)
     (tmp_path / "proc/10/cwd").symlink_to("/")
-    assert shim_address(Creator(11, "/usr/sbin/runc"), roots) == "/run/a.sock"
-    assert shim_address(Creator(12, "/usr/sbin/runc"), roots) is None
+    assert shim_address(Creator(11, "/usr/sbin/runc"), None, roots) == "/run/a.sock"
+    assert shim_address(Creator(12, "/usr/sbin/runc"), str(tmp_path), roots) is None
+    (tmp_path / "init.pid").write_text("11")
+    assert shim_address(Creator(12, "/usr/sbin/runc"), str(tmp_path), roots) == "/run/a.sock"
+    (tmp_path / "init.pid").write_text("")
+    assert shim_address(None, str(tmp_path), roots) is None
 
 
 @pytest.mark.parametrize(

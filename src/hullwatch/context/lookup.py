@@ -8,13 +8,14 @@ import msgspec
 
 from hullwatch.context.cgroups import CgroupIdentity, candidates, claim, identify, is_host
 from hullwatch.context.creator import CreatorHint, read_creator
-from hullwatch.context.disk import DiskError, Roots
+from hullwatch.context.disk import DiskError, Roots, read_json
 from hullwatch.context.facts import Facts, merge
 from hullwatch.context.runtimes import RUNTIMES, runtimes_for
 from hullwatch.context.runtimes.bundle import read_bundle
 from hullwatch.context.runtimes.containerd import namespace_of
 from hullwatch.context.runtimes.query import Query
 from hullwatch.context.runtimes.runc import find_by_cgroup
+from hullwatch.context.spec import host_namespace
 from hullwatch.context.workload import Creator
 
 __all__ = ["Answer", "look", "shim_address"]
@@ -60,11 +61,11 @@ def _usable(creator: Creator | None, roots: Roots) -> CreatorHint | None:
     if hint.bundle is None:
         return hint
     try:
-        theirs, *ours = (
-            Path(process, "ns/mnt").readlink()
-            for process in (f"{roots.proc}/{creator.pid}", f"{roots.proc}/1", "/proc/self")
-        )
-        if theirs not in ours:
+        theirs = Path(f"{roots.proc}/{creator.pid}/ns/mnt").stat().st_ino
+        if theirs not in (
+            host_namespace("mnt", roots.proc),
+            Path("/proc/self/ns/mnt").stat().st_ino,
+        ):
             return hint._replace(bundle=None, root=None)
     except OSError:  # it has ended; what it says is checked against the path all the same
         pass
@@ -187,13 +188,26 @@ def _odd_scope(path: str) -> bool:
     return leaf.endswith(".scope") and "-" in leaf and not leaf.startswith(known)
 
 
-def shim_address(creator: Creator, roots: Roots) -> str | None:
-    """containerd's socket, out of the command line of the shim that started this runtime."""
-    hint = read_creator(creator)
-    if hint.kind == "shim":
-        return hint.address
+def shim_address(creator: Creator | None, bundle: str | None, roots: Roots) -> str | None:
+    """containerd's socket, out of the command line of the shim: the parent of the runc that made
+    the container, while that runs, and from then on of the container's first process, whose pid
+    the bundle has."""
+    if creator is not None:
+        hint = read_creator(creator)
+        if hint.kind == "shim":
+            return hint.address
+        if address := _parents_address(creator.pid, roots):
+            return address
     try:
-        with open(f"{roots.proc}/{creator.pid}/stat", "rb") as file:
+        pid = read_json(f"{bundle}/init.pid", int, 64) if bundle else None
+    except DiskError:  # being written
+        pid = None
+    return _parents_address(pid, roots) if pid else None
+
+
+def _parents_address(pid: int, roots: Roots) -> str | None:
+    try:
+        with open(f"{roots.proc}/{pid}/stat", "rb") as file:
             parent = int(file.read(4096).rpartition(b")")[2].split()[1])
         with open(f"{roots.proc}/{parent}/cmdline", "rb") as file:
             words = file.read(65536).split(b"\0")[:-1]

@@ -7,6 +7,7 @@ when the container is known, and again when more is learnt.
 """
 
 import contextlib
+import posixpath
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -122,6 +123,7 @@ class Resolver:
         self._counts: Counter[str] = Counter()
         self._disk: DueQueue[_Job] = DueQueue(max_pending)
         self._asks: DueQueue[_Job] = DueQueue(max_pending)
+        self._addresses: dict[str, str] = {}  # containerd task root → its socket
         self._sockets = Sockets(self.roots, self._timing.socket)
         self._threads = [
             threading.Thread(target=work, name=f"workloads-{name}", daemon=True)
@@ -376,14 +378,22 @@ class Resolver:
         job.facts = facts
         ask = facts.runtime in _ASKED
         if ask:
-            if job.creator is not None:
-                job.address = shim_address(job.creator, self.roots)
-            ask = bool(self._sockets.present(job.address))
+            self._find_address(job, facts)
+            ask = job.creator is not None or bool(self._sockets.present(job.address))
         if not ask or facts.image is not None or facts.is_sandbox:
             more = msgspec.structs.replace(facts, problem="its runtime is still being asked")
             self._resolved(job, more if ask else facts, "resolved", siblings=not ask)
         if ask:
             self._asks.put(job)
+
+    def _find_address(self, job: _Job, facts: Facts) -> None:
+        """Which socket to ask; remembered for each place where a containerd keeps its bundles."""
+        place = posixpath.dirname(posixpath.dirname(facts.bundle or ""))
+        job.address = self._addresses.get(place)
+        if job.address is None:
+            job.address = shim_address(job.creator, facts.bundle, self.roots)
+            if job.address is not None and len(self._addresses) < 64:
+                self._addresses[place] = job.address
 
     def _resolved(self, job: _Job, facts: Facts, count: str, *, siblings: bool = True) -> None:
         value = to_workload(self._blank(job), facts)
@@ -420,6 +430,8 @@ class Resolver:
             return
         with self._lock:
             self._counts["socket_asks"] += 1
+        if job.address is None:
+            self._find_address(job, facts)
         found, problem = self._sockets.ask(facts, job.address)
         if found is not None:
             said = merge(facts, found)

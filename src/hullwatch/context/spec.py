@@ -4,12 +4,20 @@
 value of theirs ever becomes a Python object. (OCI runtime-spec 1.2, ``config.md``.)
 """
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["Spec", "grantable", "host_namespaces", "is_privileged", "kept_annotations"]
+__all__ = [
+    "Spec",
+    "grantable",
+    "host_namespace",
+    "host_namespaces",
+    "is_privileged",
+    "kept_annotations",
+]
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -125,14 +133,23 @@ def host_namespaces(spec: Spec, proc: str = "/proc") -> frozenset[str] | None:
     return frozenset(_NAMESPACES.values()) - own
 
 
+def host_namespace(name: str, proc: str = "/proc") -> int | None:
+    """Inode of the host's namespace of a kind: process 1's, or ours where that may not be seen."""
+    for process in (f"{proc}/1", "/proc/self"):
+        with contextlib.suppress(OSError):
+            return Path(process, "ns", name).stat().st_ino
+    return None
+
+
 def _joins_host(path: str | None, name: str, proc: str) -> bool:
     if not path:
         return False
     if path.startswith("/proc/"):
         path = proc + path.removeprefix("/proc")
-    host = f"{proc}/1/ns/{name}"
     try:
-        return path == host or Path(path).stat().st_ino == Path(host).stat().st_ino
+        return path == f"{proc}/1/ns/{name}" or Path(path).stat().st_ino == host_namespace(
+            name, proc
+        )
     except OSError:  # the process that held it has ended: a pod's own, then
         return False
 
