@@ -9,6 +9,7 @@ import pytest
 
 from support import images
 from support.containerd import Containerd
+from support.leftovers import remove_leftovers
 from support.needs import missing
 from support.runc import Runc
 from support.scratch import remove_tree, session
@@ -16,9 +17,14 @@ from support.scratch import remove_tree, session
 
 @pytest.fixture(scope="session", autouse=True)
 def _session_folder() -> Iterator[None]:
-    """Leave nothing behind."""
-    yield
-    if missing() is None:
+    """Start clean after runs that were killed, and leave nothing behind."""
+    if missing("runc", "ip") is not None:
+        yield
+        return
+    remove_leftovers()
+    try:
+        yield
+    finally:
         remove_tree(session())
 
 

@@ -22,9 +22,9 @@ from support import images
 from support.cri import ContainerState, Cri, CriError, ExecResult, SandboxConfig
 from support.images import Image
 from support.runc import ENVIRONMENT, cgroup2_root
-from support.scratch import dead_sessions, poll, remove_tree, session
+from support.scratch import poll, remove_tree, session
 
-__all__ = ["Containerd", "ContainerdError", "Pod", "PodContainer", "Spec"]
+__all__ = ["Containerd", "ContainerdError", "Pod", "PodContainer", "Spec", "end_all"]
 
 NAMESPACE = "k8s.io"
 
@@ -164,7 +164,6 @@ class Containerd:
         return self.state / "io.containerd.runtime.v2.task"
 
     def __enter__(self) -> Containerd:
-        remove_leftovers()
         try:
             self._start()
         except BaseException:
@@ -352,7 +351,7 @@ class Containerd:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        _end(self.folder)
+        end_all(self.folder)
 
 
 def spec_without_rlimits() -> dict[str, Any]:
@@ -367,16 +366,11 @@ def spec_without_rlimits() -> dict[str, Any]:
     return spec
 
 
-def remove_leftovers() -> None:
-    """End containerds, shims and containers of test runs that were killed."""
-    for folder in dead_sessions():
-        _end(folder / "containerd")
-
-
-def _end(folder: Path) -> None:
-    """Kill all that was started for a containerd in `folder`, and delete what it left."""
+def end_all(folder: Path) -> None:
+    """Kill all that was started for the containerd in `folder`, and delete what it left."""
     if not folder.exists():
         return
+    uids = [path.name.rpartition("_")[2] for path in (folder / "pods").glob("*_*_*")]
     for container in (folder / "runc").glob("*/*"):
         command = ["runc", "--root", str(container.parent), "delete", "--force", container.name]
         subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=False)
@@ -385,7 +379,7 @@ def _end(folder: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     poll(lambda: not _processes_of(folder), seconds=20, waiting_for="containerd's processes to end")
     remove_tree(folder)
-    _remove_cgroups()
+    _remove_cgroups(uids)
 
 
 def _processes_of(folder: Path) -> list[int]:
@@ -400,15 +394,11 @@ def _processes_of(folder: Path) -> list[int]:
     return found
 
 
-def _remove_cgroups() -> None:
+def _remove_cgroups(uids: Sequence[str]) -> None:
     """Remove what is left of pods' cgroups: runc removes a container's, nobody the parents."""
     for hierarchy in {cgroup2_root(), *Path("/sys/fs/cgroup").glob("*")}:
         top = hierarchy / "kubepods" / "besteffort"
-        for pod in top.glob("pod*"):
-            for folder in [*pod.glob("*"), pod]:
-                if folder.is_dir():
-                    with contextlib.suppress(OSError):  # in use: not ours
-                        folder.rmdir()
-        for folder in (top, top.parent):
-            with contextlib.suppress(OSError):
+        folders = [folder for uid in uids for folder in top.glob(f"pod{uid}/*/")]
+        for folder in [*folders, *(top / f"pod{uid}" for uid in uids), top, top.parent]:
+            with contextlib.suppress(OSError):  # not there, or other pods are in it
                 folder.rmdir()

@@ -22,9 +22,9 @@ from typing import Any
 from support import bundles
 from support.bundles import Bundle
 from support.images import Image
-from support.scratch import dead_sessions, is_dead, poll, remove_tree, session_name
+from support.scratch import is_dead, poll, session_name
 
-__all__ = ["Container", "Done", "Network", "Runc", "RuncError"]
+__all__ = ["Container", "Done", "Network", "Runc", "RuncError", "delete_all"]
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -173,7 +173,6 @@ class Runc:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Runc:
-        remove_leftovers()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -307,14 +306,13 @@ def cgroup2_root() -> Path:
     return hybrid if hybrid.exists() else Path("/sys/fs/cgroup")
 
 
-def remove_leftovers() -> None:
-    """Remove containers, bundles and namespaces that a killed run left behind."""
-    dead = dead_sessions()
+def delete_all(sessions: Sequence[Path]) -> None:
+    """Delete containers whose bundle lies below one of `sessions`, and networks of dead runs."""
     done = subprocess.run(
         ["runc", "list", "--format", "json"], capture_output=True, env=ENVIRONMENT, check=False
     )
     for entry in json.loads(done.stdout or b"null") or ():
-        if any(Path(entry["bundle"]).is_relative_to(folder) for folder in dead):
+        if any(Path(entry["bundle"]).is_relative_to(folder) for folder in sessions):
             subprocess.run(
                 ["runc", "delete", "--force", entry["id"]],
                 capture_output=True,
@@ -324,8 +322,6 @@ def remove_leftovers() -> None:
     for path in Path("/run/netns").glob(f"{_NETWORK_PREFIX}*"):
         if is_dead("-".join(path.name.removeprefix(_NETWORK_PREFIX).split("-")[:2])):
             _ip("netns", "delete", path.name)
-    for folder in dead:
-        remove_tree(folder)
 
 
 def _ip(*argv: str) -> None:
