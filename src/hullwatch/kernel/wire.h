@@ -245,4 +245,21 @@ enum hw_stage {
 	HW_L_SCRATCH = 6,
 };
 
+/* Fixed before load (.rodata.fixed): the verifier drops the code that is not needed. */
+struct hw_fixed {
+	__u64 hash_key; /* random: a workload cannot make two strings share an id */
+	__u32 lsm_tier;
+	__u32 own_tgid; /* the sensor itself: its own reads and queries are not news */
+};
+
+/* Changed while running (.data.settings), through the map's memory. */
+struct hw_settings {
+	__u32 record_mode;     /* 1: everything is reported */
+	__u32 governed;	       /* 1: repeats within a second are counted; 2: so are new strings of bulk events */
+	__u32 generation;      /* verdicts of another generation are void */
+	__u32 epoch;	       /* dictionary entries of another epoch are void */
+	__u32 next_id;	       /* next dictionary id */
+	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
+};
+
 #endif

@@ -16,8 +16,10 @@ import numpy as np
 __all__ = [
     "DICT_HEADER",
     "EVENT",
+    "FIXED",
     "PACKET_HEADER",
     "PROC",
+    "SETTINGS",
     "VERDICT_KEY",
     "VERDICT_VALUE",
     "LOSS_KEY",
@@ -91,4 +93,6 @@ PACKET_HEADER = struct_dtype("hw_packet")
 VERDICT_KEY = struct_dtype("hw_verdict_key")
 VERDICT_VALUE = struct_dtype("hw_verdict_value")
 LOSS_KEY = struct_dtype("hw_loss_key")
+FIXED = struct_dtype("hw_fixed")
+SETTINGS = struct_dtype("hw_settings")
 ACTION_WRITE = 0x100

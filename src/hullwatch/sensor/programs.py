@@ -1,0 +1,170 @@
+"""The BPF programs in the kernel: chosen for the tier, loaded, wired up, attached.
+
+Which program belongs to which tier is data (_ONLY_IF); which system call goes to which handler is
+the table in syscalls.py.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hullwatch.kernel.build import object_path
+from hullwatch.sensor import libbpf
+from hullwatch.sensor.syscalls import SYSCALLS
+from hullwatch.sensor.tier import Facts, Tier, read_facts
+from hullwatch.sensor.wire import FIXED, SETTINGS
+
+__all__ = ["Programs", "RingSizes", "SensorError"]
+
+_NATIVE_CALLS = 512  # kernel/syscall.h
+
+
+class SensorError(RuntimeError):
+    """The sensor cannot run here. The message says what is missing and how to mend it."""
+
+
+class RingSizes(dict[str, int]):
+    """Bytes of each ring, powers of two and whole pages. Small ones are for tests of overflow."""
+
+    def __init__(self, **sizes: int) -> None:
+        super().__init__(
+            {"vital": 4 << 20, "bulk": 8 << 20, "strings": 4 << 20, "procs": 4 << 20, "packets": 1 << 20}
+            | sizes
+        )
+
+
+def _lsm_hook_exists(types: libbpf.KernelTypes, program: libbpf.Program) -> bool:
+    return types.has_function("bpf_lsm_" + program.section.removeprefix("lsm/"))
+
+
+# Program name -> does it fit this kernel? Programs not named here are always loaded.
+_ONLY_IF: dict[str, Callable[[libbpf.KernelTypes], bool]] = {
+    "uring_submit_req": lambda types: types.tracepoint_arguments("io_uring_submit_req") is not None,
+    "uring_submit_sqe": lambda types: types.tracepoint_arguments("io_uring_submit_sqe") is not None,
+    "uring_complete_3": lambda types: types.tracepoint_arguments("io_uring_complete") == 3,
+    "uring_complete_7": lambda types: types.tracepoint_arguments("io_uring_complete") == 7,
+}
+
+
+class Programs:
+    """Loads on construction; `attach()` starts the events; `close()` ends them.
+
+    Raises SensorError where no tier works. When the LSM tier is refused, the tracepoint tier is
+    taken and facts.reason says why.
+    """
+
+    def __init__(
+        self, *, rings: RingSizes | None = None, tier: Tier | None = None, own_tgid: int | None = None
+    ) -> None:
+        facts = read_facts()
+        if facts.tier == Tier.NONE:
+            raise SensorError(f"no BPF sensor here: {facts.reason}; {facts.mend}")
+        self._own_tgid = os.getpid() if own_tgid is None else own_tgid
+        self._rings = rings or RingSizes()
+        self._links: list[libbpf.Link] = []
+        self.skipped: list[str] = []
+        if tier is not None:
+            facts = replace(facts, tier=tier, reason=f"tier {tier} asked for", mend="")
+        try:
+            self.object = self._load(facts.tier)
+        except libbpf.BpfError as error:
+            if facts.tier != Tier.LSM or tier is not None:
+                raise SensorError(f"{error}\n{error.log[-2000:]}") from error
+            facts = replace(facts, tier=Tier.TRACEPOINT, reason=f"LSM programs refused: {error}")
+            try:
+                self.object = self._load(facts.tier)
+            except libbpf.BpfError as again:
+                raise SensorError(f"{again}\n{again.log[-2000:]}") from again
+        self.facts = facts
+        self.settings = self.object.map(".data.settings").shared(SETTINGS)
+        self._wire_calls()
+
+    def _load(self, tier: Tier) -> libbpf.Object:
+        path = object_path(os.uname().machine)
+        if not Path(path).exists():
+            raise SensorError(f"{path.name} is not built: run `make bpf` (python -m hullwatch.kernel.build)")
+        loaded = libbpf.Object(path)
+        types = libbpf.KernelTypes()
+        try:
+            self.skipped = []
+            for name, program in loaded.programs.items():
+                fits = True
+                if program.section.startswith("lsm/"):
+                    fits = tier == Tier.LSM and _lsm_hook_exists(types, program)
+                elif name in _ONLY_IF:
+                    fits = _ONLY_IF[name](types)
+                if not fits:
+                    program.set_autoload(False)
+                    self.skipped.append(name)
+        finally:
+            types.close()
+        fixed = loaded.map(".rodata.fixed").initial(FIXED)
+        fixed["hash_key"] = int.from_bytes(os.urandom(8), "little") | 1
+        fixed["lsm_tier"] = tier == Tier.LSM
+        fixed["own_tgid"] = self._own_tgid
+        loaded.map("scratches").set_max_entries(4 * (os.cpu_count() or 1))
+        for ring, size in self._rings.items():
+            loaded.map(ring).set_max_entries(size)
+        try:
+            loaded.load()
+        except libbpf.BpfError:
+            loaded.close()
+            raise
+        return loaded
+
+    def _wire_calls(self) -> None:
+        """Fill the dispatcher's tables: call number -> (op, handler), handler -> program."""
+        slots: dict[str, int] = {}
+        calls = self.object.map("calls")
+        machine = "x86_64" if os.uname().machine == "x86_64" else "arm64"
+        for op, row in enumerate(SYSCALLS):
+            if not row.handler:
+                continue
+            slot = slots.setdefault(row.handler, len(slots))
+            value = struct.pack("<HH", op, slot)
+            number = getattr(row, machine)
+            if number is not None:
+                calls.update(struct.pack("<I", number), value)
+            if machine == "x86_64" and row.ia32 is not None:
+                calls.update(struct.pack("<I", _NATIVE_CALLS + row.ia32), value)
+        handlers = self.object.map("handlers")
+        for name, slot in slots.items():
+            handlers.update(struct.pack("<I", slot), struct.pack("<I", self.object.programs[name].fd))
+
+    def attach(self) -> None:
+        """Attach everything that was loaded, process events first."""
+        cgroup_fd = os.open(self.facts.cgroup2, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name, program in self.object.programs.items():
+                if name in self.skipped or name.startswith("exit_") or program.section == "iter/task":
+                    continue
+                if program.section.startswith("cgroup"):
+                    self._links.append(program.attach_cgroup(cgroup_fd))
+                else:
+                    self._links.append(program.attach())
+        except libbpf.BpfError as error:
+            self.close()
+            raise SensorError(str(error)) from error
+        finally:
+            os.close(cgroup_fd)
+
+    def snapshot(self) -> None:
+        """Have the kernel report every process there is."""
+        self.object.programs["snapshot"].run_iterator()
+
+    def set(self, **values: int) -> None:
+        """Write settings, e.g. set(record_mode=1)."""
+        for name, value in values.items():
+            self.settings[name] = np.uint32(value)
+
+    def close(self) -> None:
+        for link in reversed(self._links):
+            link.close()
+        self._links.clear()
+        self.object.close()
