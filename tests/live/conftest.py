@@ -54,11 +54,11 @@ def runc(busybox_image: images.Image) -> Iterator[Runc]:
 
 
 @pytest.fixture(scope="session")
-def containerd(busybox_image: images.Image, python_image: images.Image) -> Iterator[Containerd]:
-    """A containerd of our own that has both images; start pods with its pod()."""
+def containerd() -> Iterator[Containerd]:
+    """A containerd of our own; start pods with its pod()."""
     if reason := missing("containerd", "ctr", "runc", "clang"):
         pytest.skip(reason)
     if not Path("/usr/lib/cni/ptp").exists():
         pytest.skip("needs CNI plugins: apt-get install containernetworking-plugins")
-    with Containerd([busybox_image, python_image]) as started:
+    with Containerd() as started:
         yield started

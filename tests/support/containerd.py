@@ -146,14 +146,14 @@ class Pod:
 class Containerd:
     """Starts a containerd; as a context manager ends it and everything in it."""
 
-    def __init__(self, sandbox_images: Sequence[Image] = ()) -> None:
+    def __init__(self) -> None:
         self.folder = session() / "containerd"
         self.root = self.folder / "root"
         self.state = self.folder / "state"
         self.address = self.folder / "containerd.sock"
         self.runc_root = self.folder / "runc"
         self._log = self.folder / "containerd.log"
-        self._images = sandbox_images
+        self._imported: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._pods: list[Pod] = []
         self.cri = Cri(self.address)
@@ -210,8 +210,7 @@ class Containerd:
                 env={**ENVIRONMENT, "HOME": "/root"},
             )
         self._wait_ready()
-        for image in (pause, *self._images):
-            self.import_image(image)
+        self.import_image(pause)
 
     def _wait_ready(self) -> None:
         complaint = "no answer"
@@ -244,13 +243,19 @@ class Containerd:
         return done.stdout
 
     def import_image(self, image: Image) -> None:
-        """Import and unpack an image, and wait until CRI knows it (it learns by an event)."""
+        """Import and unpack an image, and wait until CRI knows it (it learns by an event).
+
+        pod() does so for the images that it meets; once each, as it takes a guest half a minute.
+        """
+        if image.reference in self._imported:
+            return
         self.ctr("images", "import", str(image.archive))
         poll(
             lambda: self.cri.image_id(image.reference),
             seconds=60,
             waiting_for=f"CRI to know {image.reference}",
         )
+        self._imported.add(image.reference)
 
     def pod(
         self,
@@ -302,6 +307,7 @@ class Containerd:
         chosen = spec.image or image
         if chosen is None:
             raise ValueError(f"container {spec.name} has no image")
+        self.import_image(chosen)
         (pod.config.log_directory / spec.name).mkdir()
         container_id = self.cri.create_container(
             pod.id,
