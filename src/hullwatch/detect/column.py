@@ -33,14 +33,20 @@ class Column:
 
     source: Source
     predicates: list[Predicate] = field(default_factory=list)
+    all_bits: int = 0
     _always: int = 0  # holds for every present value, but for those in _without
     _with: dict[Any, int] = field(default_factory=dict)
     _without: dict[Any, int] = field(default_factory=dict)
     _runs: list[tuple[int, Any]] = field(default_factory=list)
+    _starts: dict[str, list[Predicate]] = field(default_factory=dict)
+    _ends: dict[str, list[Predicate]] = field(default_factory=dict)
+    _prefixes: tuple[str, ...] = ()
+    _suffixes: tuple[str, ...] = ()
     _memo: dict[Any, int] = field(default_factory=dict)
 
     def add(self, predicate: Predicate) -> None:
         self.predicates.append(predicate)
+        self.all_bits |= predicate.bit
         test, bit = predicate.test, predicate.bit
         if test.equal is not None:
             for value in test.equal:
@@ -48,13 +54,15 @@ class Column:
         elif test.unequal is not None:
             self._always |= bit
             self._without[test.unequal] = self._without.get(test.unequal, 0) | bit
+        elif test.prefix:
+            self._starts.setdefault(test.prefix, []).append(predicate)
+            self._prefixes = tuple(self._starts)
+        elif test.suffix:
+            self._ends.setdefault(test.suffix, []).append(predicate)
+            self._suffixes = tuple(self._ends)
         else:
             self._runs.append((bit, test.run))
         self._memo.clear()
-
-    @property
-    def all_bits(self) -> int:
-        return sum(predicate.bit for predicate in self.predicates)
 
     def bits(self, value: Any) -> int:
         """The predicates that hold; 0 for None. A tuple: those that hold for any member."""
@@ -63,19 +71,37 @@ class Column:
         if self.source.any:
             found = 0
             for one in value:
-                found |= self._one(one)
-            # `proc.aname exists` asks for one ancestor at least, which the loop answers too.
+                found |= self._remembered(one)
             return found
-        return self._one(value)
+        return self._remembered(value)
 
-    def _one(self, value: Any) -> int:
+    def _remembered(self, value: Any) -> int:
         found = self._memo.get(value)
         if found is None:
-            found = self._always & ~self._without.get(value, 0) | self._with.get(value, 0)
-            for bit, run in self._runs:
-                if run(value):
-                    found |= bit
             if len(self._memo) >= _MEMO:
                 self._memo.clear()
-            self._memo[value] = found
+            found = self._memo[value] = self.fresh(value)
+        return found
+
+    def fresh(self, value: Any) -> int:
+        """The same for one value that will not be asked about again."""
+        found = self._always | self._with.get(value, 0)
+        if self._without:
+            found &= ~self._without.get(value, 0)
+        # One call in C for all prefixes: most texts have none of them.
+        if self._prefixes and value.startswith(self._prefixes):
+            for prefix, predicates in self._starts.items():
+                if value.startswith(prefix):
+                    for one in predicates:
+                        if one.test.exact or one.test.run(value):
+                            found |= one.bit
+        if self._suffixes and value.endswith(self._suffixes):
+            for suffix, predicates in self._ends.items():
+                if value.endswith(suffix):
+                    for one in predicates:
+                        if one.test.exact or one.test.run(value):
+                            found |= one.bit
+        for bit, run in self._runs:
+            if run(value):
+                found |= bit
         return found

@@ -237,3 +237,11 @@ def bits(names: Iterable[str], table: Table) -> int:
     for name in names:
         value |= known[name]
     return value
+
+
+def capability_bits(names: Iterable[str]) -> int:
+    """The inverse of `capabilities`; ValueError if unknown."""
+    value = 0
+    for name in names:
+        value |= 1 << _CAPABILITIES.index(name)
+    return value

@@ -7,6 +7,7 @@ After libsinsp/filter_compare.cpp. A test is asked about present values only: a 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,12 +33,23 @@ OPERATORS: dict[Type, frozenset[str]] = {
 _BYTES = ("bcontains", "bstartswith")
 
 
+# What every match of a shell pattern starts with. '?' and friends may stand before '('.
+_GLOB_PREFIX = re.compile(r"(?:[^*?\[\\+@!(](?![(]))*")
+
+
 class Test(NamedTuple):
-    """equal: the values that pass, or None; then `run` decides. unequal: passes unless equal."""
+    """run decides; the rest lets a column ask many tests at once.
+
+    equal: the values that pass. unequal: the value that does not. prefix, suffix: what a text
+    must start or end with, if that is all or if nothing else can pass (then `exact` is False).
+    """
 
     run: Callable[[Any], bool]
     equal: frozenset[Any] | None = None
     unequal: Any = None
+    prefix: str = ""
+    suffix: str = ""
+    exact: bool = False
 
 
 class Network(NamedTuple):
@@ -120,6 +132,13 @@ def test_of(op: str, kind: Type, literals: Sequence[Literal], modifier: str = ""
         return Test(values[0].__ne__, unequal=values[0])
     if op == "pmatch":
         return Test(_path_match([str(value) for value in values]))
+    text = literals[0].text
+    if op == "startswith" and text:
+        return Test(_single(op, values[0]), prefix=text, exact=True)
+    if op == "endswith" and text:
+        return Test(_single(op, values[0]), suffix=text, exact=True)
+    if op == "glob":
+        return Test(values[0], prefix=_GLOB_PREFIX.match(text)[0])  # type: ignore[index]
     return Test(_single(op, values[0]))
 
 

@@ -14,9 +14,9 @@ from hullwatch.context.workload import Workload
 from hullwatch.detect.column import Column
 from hullwatch.detect.fields import Type, Where
 from hullwatch.detect.fields.event import types_of
-from hullwatch.detect.fields.field import ALL
+from hullwatch.detect.fields.field import ALL, Getter
 from hullwatch.detect.program import Program
-from hullwatch.detect.row import Depends, Env, Event, Object, Row
+from hullwatch.detect.row import DEPENDS, Env, Event, Object, Row
 from hullwatch.sensor.syscalls import OPS
 
 __all__ = ["ClassPlan", "Parts"]
@@ -30,6 +30,19 @@ class ClassPlan:
     events: list[Column] = field(default_factory=list)
     rows: list[Column] = field(default_factory=list)
     reads: frozenset[str] = frozenset()
+
+
+def _only_addresses(column: Column) -> bool:
+    return all(bound.field.addresses for bound in column.source.bounds)
+
+
+def _reader(column: Column) -> tuple[Column, Getter, Any]:
+    """The short way to an object's value: (column, getter, argument)."""
+    source = column.source
+    field_, arg = source.bounds[0].field, source.bounds[0].arg
+    if source.apply is None and len(source.bounds) == 1 and field_.object is not None:
+        return column, field_.object, arg
+    return column, lambda obj, env, _: source.read(Where.OBJ, obj, env), None
 
 
 class Parts:
@@ -57,6 +70,8 @@ class Parts:
                     plan.rows.append(column)
         objects = {**found[Where.OBJ], **found[Where.OBJ2]}
         self.objects = list(objects.values())
+        self._of_text = [_reader(one) for one in self.objects if not _only_addresses(one)]
+        self._of_address = [_reader(one) for one in self.objects]
         self.images = list(found[Where.IMAGE].values())
         self.workloads = list(found[Where.WORKLOAD].values())
         self.names = list(found[Where.NAME].values())
@@ -68,12 +83,15 @@ class Parts:
     def object(self, obj: Object) -> tuple[int, int]:
         """(holds, depends): the second cannot be told from the object alone."""
         holds = depends = 0
-        for column in self.objects:
-            value = column.source.read(Where.OBJ, obj, self.env)
-            if isinstance(value, Depends):
+        env = self.env
+        for column, get, arg in self._of_text if obj.address is None else self._of_address:
+            value = get(obj, env, arg)
+            if value is None:
+                continue
+            if value is DEPENDS:
                 depends |= column.all_bits
-            elif value is not None:
-                holds |= column.bits(value)
+            else:
+                holds |= column.fresh(value)
         return holds, depends
 
     def image(self, image: ProcessImage | None) -> int:

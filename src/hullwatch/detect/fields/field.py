@@ -55,6 +55,7 @@ class Field:
     reads: which columns of Event the event getter reads (op and cls are always there).
     mutable: may change while the process lives. minimum: the smallest value it can have.
     parts: fields that stand for it in a condition (fd.ip: fd.sip or fd.cip).
+    addresses: the object's getter has a value for socket addresses only.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Field:
     deprecated: str = ""
     parts: tuple[str, ...] = ()
     domain: Getter | None = None
+    addresses: bool = False
 
 
 def each(where: Where, classes: Iterable[int] = ALL) -> dict[int, Where]:

@@ -74,6 +74,7 @@ def _port(prefix: str, doc: str, where: dict[int, Where]) -> Field:
         event=_client_port,
         object=_obj_port,
         reads=frozenset(("port", "flags")),
+        addresses=True,
     )
 
 

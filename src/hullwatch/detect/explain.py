@@ -1,0 +1,134 @@
+"""What a rule means here: for `hullwatch rules explain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hullwatch.detect.fields import Where
+from hullwatch.detect.language.ast import Expr, show
+from hullwatch.detect.ruleset import Rule, RuleSet, types_for
+from hullwatch.sensor.events import CLASSES
+
+__all__ = ["Explanation", "FieldUse", "MacroUse", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldUse:
+    """known: the parts of an event that decide it, and by which classes."""
+
+    name: str
+    type: str
+    doc: str
+    known: str
+
+
+@dataclass(frozen=True, slots=True)
+class MacroUse:
+    name: str
+    place: str
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """verdict: what the kernel may leave out for this rule's sake, in words."""
+
+    name: str
+    place: str
+    desc: str
+    priority: str
+    tags: tuple[str, ...]
+    enabled: bool
+    hash: str
+    written: str
+    expanded: str
+    exceptions: tuple[str, ...]
+    macros: tuple[MacroUse, ...]
+    lists: tuple[MacroUse, ...]
+    fields: tuple[FieldUse, ...]
+    events: tuple[str, ...]
+    classes: tuple[str, ...]
+    verdict: str
+    warnings: tuple[str, ...]
+
+
+def explain(rules: RuleSet, name: str) -> Explanation:
+    """KeyError if there is no such rule."""
+    rule = rules.rule(name)
+    definition = rule.definition
+    macros = tuple(
+        MacroUse(one, str(rules.macros[one].place), " ".join(str(rules.macros[one].condition).split()))
+        for one in rule.macros
+    )
+    written = " ".join(str(definition.condition).split())
+    texts = [written, *(macro.condition for macro in macros)]
+    lists = tuple(
+        MacroUse(one, str(found.place), ", ".join(text for text, _ in found.items))
+        for one, found in rules.lists.items()
+        if any(_names(one, text) for text in texts)
+    )
+    item = f"rule {name!r}"
+    return Explanation(
+        rule.name,
+        str(rule.place),
+        definition.desc,
+        rule.priority,
+        rule.tags,
+        rule.enabled,
+        rule.hash,
+        written,
+        layout(rule.condition),
+        tuple(one.name for one in definition.exceptions),
+        macros,
+        lists,
+        tuple(_use(rule, label) for label in rule.sources),
+        types_for(rule),
+        tuple(CLASSES[cls].name for cls in rule.classes),
+        _verdict(rule),
+        tuple(str(one) for one in rules.warnings if one.item == item),
+    )
+
+
+def _names(word: str, text: str) -> bool:
+    padded = text
+    for char in "(),=":
+        padded = padded.replace(char, f" {char} ")
+    return word in padded.split()
+
+
+def _use(rule: Rule, label: str) -> FieldUse:
+    source = rule.sources[label]
+    by_part: dict[Where, list[str]] = {}
+    for cls in rule.classes:
+        where = source.where(cls)
+        if where is not None:
+            by_part.setdefault(where, []).append(CLASSES[cls].name)
+    parts = []
+    for where, classes in by_part.items():
+        everywhere = len(classes) == len(rule.classes)
+        parts.append(where.value + ("" if everywhere else f" of {', '.join(classes)}"))
+    known = "; ".join(parts) or "never, in events this rule can meet"
+    return FieldUse(label, source.type.value, source.bounds[0].field.doc, known)
+
+
+def _verdict(rule: Rule) -> str:
+    decided = {
+        source.where(cls) for source in rule.sources.values() for cls in rule.classes
+    } - {None}
+    if Where.IMAGE in decided and Where.OBJ in decided:
+        return "the kernel leaves out events whose object, container or process rules a match out"
+    if Where.OBJ in decided:
+        return "the kernel leaves out events whose object or container rules a match out"
+    return "nothing about an object rules a match out: all of its events are sent"
+
+
+def layout(expr: Expr, width: int = 88) -> str:
+    """The condition over several lines, one child of the top a line where it is long."""
+    from hullwatch.detect.language.ast import And, Or
+
+    text = show(expr)
+    if len(text) <= width or not isinstance(expr, And | Or):
+        return text
+    word = "and" if isinstance(expr, And) else "or"
+    lines = [f"({show(one)})" if isinstance(one, And | Or) else show(one) for one in expr.children]
+    return f"\n{word} ".join(lines)
