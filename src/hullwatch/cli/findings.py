@@ -72,28 +72,23 @@ class _Wanted:
     def __init__(
         self, catalog: Any, since: int | None, container: str | None, severity: str
     ) -> None:
-        from hullwatch.store.state import PRIORITIES
+        from hullwatch.store.finding import PRIORITIES, container_of, rank
 
         if severity.lower() not in PRIORITIES:
             raise CommandError(
                 f"--min-severity {severity}: one of {', '.join(PRIORITIES)}", ExitCode.USAGE
             )
         self.rank = PRIORITIES[severity.lower()]
-        self.ranks = PRIORITIES
+        self._rank, self._container = rank, container_of
         self.since = since or 0
         self.scope = catalog.scope(container) if container else None
 
     def __call__(self, row: dict[str, Any]) -> bool:
-        if self.ranks.get(str(row.get("priority") or "").lower(), 0) < self.rank:
+        if self._rank(row.get("priority")) < self.rank:
             return False
         if (row.get("last") or row.get("time") or 0) < self.since:
             return False
-        return self.scope is None or _deep(row, "container_id") in self.scope.containers
-
-
-def _deep(row: dict[str, Any], name: str) -> Any:
-    evidence = row.get("evidence")
-    return row.get(name) or (evidence.get(name) if isinstance(evidence, dict) else None)
+        return self.scope is None or self._container(row) in self.scope.containers
 
 
 def _stored(catalog: Any) -> list[dict[str, Any]]:
@@ -163,16 +158,15 @@ def finding_text(row: dict[str, Any]) -> Any:
     """A rich Text of one line: when, how bad, how often, where, what. Escaped."""
     from rich.text import Text
 
-    from hullwatch.store.state import PRIORITIES
+    from hullwatch.store.finding import container_of, rank
 
     priority = str(row.get("priority") or "?")
-    rank = PRIORITIES.get(priority.lower(), 0)
     count = row.get("count") or 1
     times = f" x{count}" if count > 1 else ""
-    container = str(_deep(row, "container") or _deep(row, "container_id") or "host")[:12]
+    container = str(row.get("container_name") or (container_of(row) or "host")[:12])
     text = Text(f"{short_time(row.get('last') or row.get('time'), True)}  ")
-    text.append(f"{safe(priority):<9}", _STYLES[rank])
-    text.append(f" {safe(container):<12}  {safe(row.get('rule') or '')}{times}: ", "bold")
+    text.append(f"{safe(priority):<9}", _STYLES[rank(priority)])
+    text.append(f" {safe(container, 24):<12}  {safe(row.get('rule') or '')}{times}: ", "bold")
     text.append(safe(row.get("output") or ""))
     text.append(f"  [{safe(row['id'])}]", "dim")
     return text
@@ -182,53 +176,89 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(row)
         return
-    out = console()
-    out.print(finding_text(row))
+    console().print(finding_text(row))
     print()
-    for name in ("first", "last"):
-        if row.get(name):
-            print(f"{name:<10} {iso(row[name])}")
-    print(f"{'count':<10} {row.get('count') or 1}")
-    if row.get("tags"):
-        print(f"{'tags':<10} {', '.join(safe(tag) for tag in row['tags'])}")
-    print("evidence")
-    _value(row.get("evidence") or {}, 1)
-    for name in sorted(row.keys() - _KNOWN):
-        if row[name] not in (None, "", [], {}, 0):
-            print(f"{safe(name):<10} {safe(row[name])}")
-    _next_step(row)
+    for name, value in _facts(row):
+        print(f"{name:<11}{safe(value)}")
+    chain = [one for one in row.get("processes") or [] if isinstance(one, dict)]
+    if chain:
+        print("processes")
+    for depth, one in enumerate(reversed(chain)):
+        mark = "  <- did it" if depth == len(chain) - 1 else ""
+        text = one.get("cmdline") or one.get("name") or "?"
+        print(f"  {'  ' * depth}{safe(one.get('name'))}[{one.get('pid')}]  {safe(text)}{mark}")
+    for name in ("fields", *sorted(row.keys() - _KNOWN)):
+        value = row.get(name)
+        if isinstance(value, dict | list) and value:
+            print(safe(name))
+            _nested(value, 1)
+        elif value not in (None, "", [], {}, 0):
+            print(f"{safe(name):<11}{safe(value)}")
+    _next_step(row, chain)
+
+
+def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is said first, as far as it is known."""
+    count = row.get("count") or 1
+    first, last = iso(row.get("first")), iso(row.get("last"))
+    yield "when", first if count == 1 or first == last else f"{first} to {last}, {count} times"
+    event = " ".join(str(row[name]) for name in ("event", "object", "object2") if row.get(name))
+    where = " ".join(
+        str(row[name])
+        for name in ("container_name", "container_full_id", "container_id")[:2]
+        if row.get(name)
+    )
+    pod = f"{row.get('namespace') or '?'}/{row['pod']}" if row.get("pod") else ""
+    pending = row.get("state") if row.get("state") in ("pending", "unknown") else ""
+    yield from (
+        (name, str(value))
+        for name, value in (
+            ("event", event),
+            ("container", where or row.get("container_id") or pending),
+            ("image", " ".join(filter(None, (row.get("image"), row.get("image_digest"))))),
+            ("pod", pod),
+            ("tool call", row.get("span")),
+            ("user", row.get("uid") if (row.get("uid") or 0) >= 0 else None),
+            ("rule", f"{row.get('source') or ''} {row.get('rule_hash') or ''}".strip()),
+            ("tags", ", ".join(map(str, row.get("tags") or ()))),
+        )
+        if value not in (None, "", 0)
+    )
 
 
 _KNOWN = frozenset(
-    {"id", "time", "first", "last", "count", "rule", "priority", "output", "tags", "evidence"}
+    "id time first last count rule priority severity output tags source rule_hash event object"
+    " object2 processes uid container_id container_full_id container_name image image_digest pod"
+    " namespace cgroup state span fields".split()
 )
 
 
-def _value(value: Any, depth: int) -> None:
+def _nested(value: Any, depth: int) -> None:
     """Evidence is whatever the rule had: shown as it is, nested by indentation."""
     pad = "  " * depth
     if isinstance(value, dict):
         for key, item in value.items():
             if isinstance(item, dict | list) and item:
                 print(f"{pad}{safe(key)}")
-                _value(item, depth + 1)
+                _nested(item, depth + 1)
             elif item not in (None, "", [], {}):
-                print(f"{pad}{safe(key):<16} {safe(item)}")
-    elif isinstance(value, list):
+                print(f"{pad}{safe(key):<20} {safe(item)}")
+    else:
         for item in value:
-            if isinstance(item, dict):
-                parts = [f"{key}={item[key]}" for key in item if item[key] not in (None, "", [])]
-                print(f"{pad}- {safe(' '.join(parts))}")
-            else:
-                print(f"{pad}- {safe(item)}")
+            print(f"{pad}- {safe(item)}")
 
 
-def _next_step(row: dict[str, Any]) -> None:
-    container = _deep(row, "container_id")
-    print("\nnext")
-    if container:
-        print(f"  hullwatch tree {safe(container)[:12]}        what this container did")
-    pid = _deep(row, "pid")
-    if isinstance(pid, int):
-        print(f"  hullwatch events --pid {pid}        what this process did")
-    print(f"  hullwatch rules explain '{safe(row.get('rule') or '')}'")
+def _next_step(row: dict[str, Any], chain: list[dict[str, Any]]) -> None:
+    from hullwatch.store.finding import container_of, pid_of
+
+    steps = [
+        (f"hullwatch rules explain '{safe(row.get('rule') or '')}'", "what the rule looks for")
+    ]
+    if (pid := pid_of(row)) is not None:
+        steps.insert(0, (f"hullwatch events --pid {pid}", "what this process did"))
+    if container := container_of(row):
+        steps.insert(0, (f"hullwatch tree {safe(container)[:12]}", "all this container did"))
+    width = max(len(command) for command, _ in steps)
+    print("next")
+    for command, why in steps:
+        print(f"  {command:<{width}}  # {why}")

@@ -33,10 +33,8 @@ def tree(
     json: Json = False,
 ) -> None:
     """Draw what a workload did: processes, files, connections, secrets and findings."""
-    import msgspec
-
     from hullwatch.store.query import Reader
-    from hullwatch.store.story import tell
+    from hullwatch.store.story import flat, tell
 
     begin, end = parse_time(since), parse_time(until)
     with Reader(store, begin, end, container) as reader:
@@ -49,7 +47,7 @@ def tree(
     for warning in (*warnings, *story.cut):
         say(warning)
     if json:
-        print_json(msgspec.to_builtins(story))
+        print_json(flat(story))
     elif not (story.processes or story.findings or story.counted):
         raise CommandError(f"{container}: nothing stored in that time", ExitCode.NO)
     else:

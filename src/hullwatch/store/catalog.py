@@ -11,11 +11,12 @@ import msgspec
 import pyarrow as pa
 
 from hullwatch.store.errors import StoreError, StoreMissing
+from hullwatch.store.finding import finding_row
 from hullwatch.store.reserve import read_reserve
 from hullwatch.store.schema import TIME
 from hullwatch.store.segments import Segment, listing, wanted
-from hullwatch.store.state import PRIORITIES, connect
-from hullwatch.store.tables import MIGRATIONS, signed, unsigned
+from hullwatch.store.state import connect
+from hullwatch.store.tables import MIGRATIONS, unsigned
 from hullwatch.store.tail import read_tail
 from hullwatch.store.views import SideTable
 
@@ -116,17 +117,8 @@ class Catalog:
             body = msgspec.json.decode(data)
             if body.get("id") in known:
                 continue
-            row = body | {
-                "body": data.decode(),
-                "severity": PRIORITIES.get(str(body.get("priority", "")).lower(), 0),
-                "tags": msgspec.json.encode(body.get("tags") or ()).decode(),
-                "first": body.get("first") or body.get("time"),
-                "last": body.get("last") or body.get("time"),
-                "boot": None,
-            }
-            for key in ("cgroup", "proc", "span"):
-                row[key] = signed(row[key]) if isinstance(row.get(key), int) else None
-            found[body["id"]] = tuple(row.get(name) for name in names)
+            row = finding_row(body, None)
+            found[body["id"]] = tuple(row[name] for name in names)
         return list(found.values())
 
     def scope(self, text: str) -> Scope:

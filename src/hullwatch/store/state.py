@@ -14,32 +14,15 @@ import msgspec
 from hullwatch.context.workload import Workload
 from hullwatch.store import clock
 from hullwatch.store.errors import StoreError
+from hullwatch.store.finding import COLUMNS, finding_row
 from hullwatch.store.tables import MIGRATIONS, signed
 
-__all__ = ["PRIORITIES", "CountRow", "LossRow", "Session", "State", "connect"]
+__all__ = ["CountRow", "LossRow", "Session", "State", "connect"]
 
 MINUTE, HOUR = 60 * 10**9, 3600 * 10**9
 COUNT_ROWS = 20_000
 """Distinct (cgroup, class, object) kept in an hour; the rest is folded into one object."""
 OTHERS = "(others)"
-
-# Falco's priorities, and the words people use for them, to one order.
-PRIORITIES: dict[str, int] = {
-    name: rank
-    for rank, names in enumerate(
-        (
-            ("debug",),
-            ("informational", "info", "low"),
-            ("notice",),
-            ("warning", "medium"),
-            ("error", "high"),
-            ("critical",),
-            ("alert",),
-            ("emergency",),
-        )
-    )
-    for name in names
-}
 
 
 class LossRow(NamedTuple):
@@ -217,39 +200,17 @@ class State:
 
     def add_findings(self, bodies: Iterable[Mapping[str, Any]]) -> None:
         """Insert, or fold into the row of the same id: counts and times only grow."""
+        columns = ", ".join(COLUMNS)
+        marks = ", ".join(f":{name}" for name in COLUMNS)
         with self.transaction() as link:
             link.executemany(
-                """INSERT INTO findings (id, time, first, last, count, rule, priority, severity,
-                    output, tags, container_id, cgroup, proc, span, boot, body)
-                VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+                f"""INSERT INTO findings ({columns}) VALUES ({marks})
                 ON CONFLICT (id) DO UPDATE SET
                     first = min(first, excluded.first), last = max(last, excluded.last),
                     count = max(count, excluded.count), body = CASE
                         WHEN excluded.count >= count THEN excluded.body ELSE body END""",
-                [self._finding_row(body) for body in bodies],
+                [finding_row(body, self.boot) for body in bodies],
             )
-
-    def _finding_row(self, body: Mapping[str, Any]) -> tuple[Any, ...]:
-        moment = int(body.get("time") or 0)
-        priority = str(body.get("priority") or "")
-        return (
-            str(body["id"]),
-            moment,
-            int(body.get("first") or moment),
-            int(body.get("last") or moment),
-            int(body.get("count") or 1),
-            str(body.get("rule") or ""),
-            priority,
-            PRIORITIES.get(priority.lower(), 0),
-            str(body.get("output") or ""),
-            msgspec.json.encode(body.get("tags") or ()).decode(),
-            _deep(body, "container_id"),
-            _integer(_deep(body, "cgroup")),
-            _integer(_deep(body, "proc")),
-            _integer(_deep(body, "span")),
-            self.boot,
-            msgspec.json.encode(body).decode(),
-        )
 
     def put_workloads(self, workloads: Iterable[Workload]) -> None:
         """Insert or replace what is known of a cgroup of this boot."""
@@ -340,18 +301,6 @@ class State:
                         held += 1
                         break
                     object_ = OTHERS
-
-
-def _deep(body: Mapping[str, Any], name: str) -> Any:
-    """A field of a finding, or of its evidence."""
-    if body.get(name) is not None:
-        return body[name]
-    evidence = body.get("evidence")
-    return evidence.get(name) if isinstance(evidence, Mapping) else None
-
-
-def _integer(value: Any) -> int | None:
-    return signed(value) if isinstance(value, int) else None
 
 
 def _iso(moment: int | None) -> str:

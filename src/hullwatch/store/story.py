@@ -16,7 +16,7 @@ import msgspec
 if TYPE_CHECKING:
     from hullwatch.store.query import Reader
 
-__all__ = ["Connection", "Deed", "Files", "Process", "Story", "is_secret", "tell"]
+__all__ = ["Connection", "Deed", "Files", "Process", "Story", "flat", "is_secret", "tell"]
 
 PROCESSES = 20_000
 OBJECTS = 50_000
@@ -163,6 +163,22 @@ def tell(reader: Reader, where: str) -> Story:
     )
 
 
+def flat(story: Story) -> dict[str, Any]:
+    """The story as plain values. Processes are a list, parents before their children, each with
+    the key of the one above it as drawn (`above`): nesting would be as deep as workloads like."""
+    rows: list[dict[str, Any]] = []
+    stack: list[tuple[Process, int | None]] = [(one, None) for one in reversed(story.processes)]
+    while stack:
+        process, above = stack.pop()
+        stack.extend((child, process.proc) for child in reversed(process.children))
+        alone = msgspec.structs.replace(process, children=[])
+        row = msgspec.to_builtins(alone)
+        del row["children"]
+        rows.append(row | {"above": above})
+    value: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(story, processes=[]))
+    return value | {"processes": rows}
+
+
 Key = tuple[int, int]
 
 
@@ -263,15 +279,29 @@ def _place_findings(
     processes: dict[Key, Process], found: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Attach findings to their processes; returns those that have none here."""
-    loose = []
+    loose: list[dict[str, Any]] = []
     by_proc = {proc: process for (_, proc), process in processes.items()}
+    by_pid: dict[int, list[Process]] = defaultdict(list)
+    for one in processes.values():
+        by_pid[one.pid].append(one)
     for finding in found:
         process = by_proc.get(finding.get("proc") or -1)
+        if process is None:
+            process = _at(by_pid.get(finding.get("pid") or -1, []), finding["time"])
         if process is None:
             loose.append(finding)
         else:
             process.findings = [*process.findings, finding]
     return loose
+
+
+def _at(same_pid: list[Process], moment: datetime) -> Process | None:
+    """The one of several processes of one pid that lived at that time."""
+    for process in same_pid:
+        begun = process.started is None or process.started <= moment
+        if begun and (process.ended is None or process.ended >= moment):
+            return process
+    return same_pid[-1] if len(same_pid) == 1 else None
 
 
 def _forest(processes: dict[Key, Process]) -> list[Process]:
@@ -323,7 +353,7 @@ def _ids(reader: Reader) -> tuple[list[str], list[int]]:
 def _findings(reader: Reader) -> list[dict[str, Any]]:
     containers, cgroups = _ids(reader)
     rows: list[dict[str, Any]] = reader.query(
-        "SELECT id, time, last, count, rule, priority, output, proc FROM findings"
+        "SELECT id, time, last, count, rule, priority, output, pid, proc FROM findings"
         " WHERE list_contains($1, container_id) OR list_contains($2::UBIGINT[], cgroup)"
         " ORDER BY time",
         containers,

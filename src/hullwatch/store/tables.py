@@ -40,7 +40,9 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE findings (
         id TEXT PRIMARY KEY, time INTEGER, first INTEGER, last INTEGER, count INTEGER,
         rule TEXT, priority TEXT, severity INTEGER, output TEXT, tags TEXT,
-        container_id TEXT, cgroup INTEGER, proc INTEGER, span INTEGER, boot INTEGER, body TEXT);
+        event TEXT, object TEXT, pid INTEGER, proc INTEGER, cgroup INTEGER,
+        container_id TEXT, container TEXT, image TEXT, pod TEXT, namespace TEXT,
+        span INTEGER, boot INTEGER, body TEXT);
     CREATE INDEX findings_last ON findings (last);
 
     CREATE TABLE workloads (

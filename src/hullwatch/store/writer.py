@@ -404,7 +404,9 @@ class Writer:
 
     def _restore(self) -> None:
         """Findings that wait in the reserve or in memory, to SQLite."""
-        held = (self._reserve.held() if self._reserve is not None else []) + list(self._backlog.findings)
+        held = (self._reserve.held() if self._reserve is not None else []) + list(
+            self._backlog.findings
+        )
         if held and self._try(
             lambda: self._state.add_findings([msgspec.json.decode(data) for data in held])
         ):

