@@ -16,7 +16,7 @@
 
 const volatile struct hw_fixed fixed SEC(".rodata.fixed") = { .hash_key = 1 };
 struct hw_settings settings SEC(".data.settings") = {
-	.generation = 1, .epoch = 1, .next_id = 1, .path_generation = 1,
+	.generation = 1, .epoch = 1, .next_id = 2, .path_generation = 1,
 };
 
 struct {

@@ -446,6 +446,8 @@ int BPF_PROG(tcp_state, struct sock *sk, int old, int new)
 	struct owner *o;
 	u64 cookie;
 
+	if (new == TCP_ESTABLISHED)
+		bpf_get_socket_cookie(sk); /* gives an accepted socket its cookie, before accept returns it */
 	if (new != TCP_CLOSE || old == TCP_LISTEN || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
 	cookie = cookie_of(sk);

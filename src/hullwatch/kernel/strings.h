@@ -63,7 +63,7 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 		return old->id;
 	if (settings.governed >= 2 && kind_marks & BULK_STRING)
 		return SHED;
-	new.id = __sync_fetch_and_add(&settings.next_id, 1);
+	new.id = __sync_fetch_and_add(&settings.next_id, 2);
 	new.epoch = settings.epoch;
 	at = start - sizeof(*h);
 	size = sizeof(*h) + len;

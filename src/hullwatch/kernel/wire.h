@@ -258,7 +258,7 @@ struct hw_settings {
 	__u32 governed;	       /* 1: repeats within a second are counted; 2: so are new strings of bulk events */
 	__u32 generation;      /* verdicts of another generation are void */
 	__u32 epoch;	       /* dictionary entries of another epoch are void */
-	__u32 next_id;	       /* next dictionary id */
+	__u32 next_id;	       /* next dictionary id: even; user space makes the odd ones */
 	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
 };
 

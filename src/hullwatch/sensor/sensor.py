@@ -1,0 +1,279 @@
+"""The sensor: programs in the kernel, rings drained into batches, every loss counted."""
+
+from __future__ import annotations
+
+import select
+import struct
+import time
+from typing import Any
+
+import numpy as np
+
+from hullwatch.sensor import dns, procfs, tls
+from hullwatch.sensor.batch import Batch, Loss, String
+from hullwatch.sensor.programs import Programs, RingSizes
+from hullwatch.sensor.ring import Ring
+from hullwatch.sensor.syscalls import op_of
+from hullwatch.sensor.tier import Facts, Tier
+from hullwatch.sensor.verdicts import Verdicts
+from hullwatch.sensor.wire import (
+    DICT_HEADER,
+    EVENT,
+    LOSS_KEY,
+    PACKET_HEADER,
+    PROC,
+    Class,
+    Mark,
+    Stage,
+    StrKind,
+)
+
+__all__ = ["Sensor"]
+
+_STRING = struct.Struct("<QIIIHH")
+_PACKET = struct.Struct("<QQQQIIIHH")
+assert _STRING.size == DICT_HEADER.itemsize and _PACKET.size == PACKET_HEADER.itemsize
+_LOSS = struct.Struct("<QII")
+assert _LOSS.size == LOSS_KEY.itemsize
+
+_DRAIN_LIMIT = 65536  # events of one ring in one batch: bounds memory
+_EPOCH_STRINGS = 40000  # new strings before the dictionary starts a new epoch
+_LOSS_INTERVAL = 1.0  # s
+_EXEC_OP = op_of("execve")
+
+
+class Sensor:
+    """`start`, then `wait` and `drain` in a loop. Not thread-safe: one thread drains.
+
+    record: report everything (forensics, back-tests) instead of what the rules may want.
+    Raises SensorError when no tier works here.
+    """
+
+    def __init__(
+        self,
+        *,
+        record: bool = False,
+        rings: RingSizes | None = None,
+        tier: Tier | None = None,
+        own_tgid: int | None = None,
+        epoch_strings: int = _EPOCH_STRINGS,
+    ) -> None:
+        self._programs = Programs(rings=rings, tier=tier, own_tgid=own_tgid)
+        self._programs.set(record_mode=int(record))
+        self.verdicts = Verdicts(self._programs)
+        self._rings = {
+            name: Ring(self._programs.object.map(name))
+            for name in ("vital", "bulk", "strings", "procs", "packets")
+        }
+        self._poll = select.epoll()
+        for name in ("vital", "procs", "bulk", "packets"):
+            self._poll.register(self._rings[name].fd, select.EPOLLIN)
+        self._loss_map = self._programs.object.map("losses")
+        self._loss_total = self._programs.object.map("losses_total")
+        self._governed = self._programs.object.map("governed_counts")
+        self._losses: dict[tuple[str, int, int], int] = {}
+        self._losses_due = 0.0
+        self._epoch_strings = epoch_strings
+        self._epoch_start = [1, 1]  # first id of the previous and of this epoch
+        self._in_epoch = 0
+        self._made: dict[tuple[int, bytes], int] = {}
+        self._next_made = 1
+        self._pending: list[String] = []
+        self.unreadable_packets = 0
+
+    @property
+    def facts(self) -> Facts:
+        return self._programs.facts
+
+    @property
+    def recording(self) -> bool:
+        return bool(self._programs.settings["record_mode"][0])
+
+    def set_recording(self, record: bool) -> None:
+        self._programs.set(record_mode=int(record))
+
+    def set_governed(self, level: int) -> None:
+        """0: off; 1: repeats within a second are counted; 2: new strings of bulk events too."""
+        self._programs.set(governed=level)
+
+    def start(self) -> None:
+        """Attach, and have every running process reported."""
+        self._programs.attach()
+        self._programs.snapshot()
+
+    def close(self) -> None:
+        self._poll.close()
+        self._programs.close()
+
+    def wait(self, timeout: float) -> bool:
+        """True when there is something to drain; returns at the latest after `timeout` s."""
+        return bool(self._poll.poll(timeout)) or self._rings["bulk"].waiting() > 0
+
+    def fill(self) -> dict[str, float]:
+        """How full each ring is, 0 to 1."""
+        return {name: ring.waiting() / ring.size for name, ring in self._rings.items()}
+
+    # -- strings ---------------------------------------------------------------------------
+
+    def _take_strings(self) -> None:
+        for record in self._rings["strings"].take_variable():
+            _key, ident, orig_len, length, kind, marks = _STRING.unpack_from(record)
+            data = bytes(record[_STRING.size : _STRING.size + length])
+            self._pending.append(String(ident, kind, marks, orig_len, data))
+
+    def make_string(self, kind: int, data: bytes) -> int:
+        """The id of a string found in user space (odd; the kernel's are even)."""
+        if not data:
+            return 0
+        ident = self._made.get((kind, data))
+        if ident is None:
+            kernel_next = int(self._programs.settings["next_id"][0])
+            ident = self._next_made = max(self._next_made + 2, kernel_next | 1)
+            self._made[kind, data] = ident
+            self._pending.append(String(ident, kind, 0, len(data), data))
+        return ident
+
+    def _turn_epoch(self) -> None:
+        """Start a new epoch when this one is full; ids of the one before the last are dropped."""
+        if self._in_epoch < self._epoch_strings:
+            return
+        settings = self._programs.settings
+        first = max(int(settings["next_id"][0]), self._next_made + 1)
+        first += first & 1
+        self._programs.set(epoch=int(settings["epoch"][0]) + 1)
+        self._epoch_start = [self._epoch_start[1], first]
+        self._next_made = first - 1
+        self._made.clear()
+        self._in_epoch = 0
+
+    # -- draining --------------------------------------------------------------------------
+
+    def drain(self) -> Batch:
+        """All that is there, at most _DRAIN_LIMIT records a ring; empty arrays if nothing is.
+
+        Order matters: positions of the event rings first, then all strings, then the events up
+        to those positions. So every id in an event has its string in this batch or an earlier one.
+        """
+        upto = {name: self._rings[name].produced() for name in ("vital", "bulk", "procs")}
+        packets = list(self._rings["packets"].take_variable())
+        goal = self._rings["strings"].produced()
+        self._take_strings()
+        for _ in range(1000):  # a record may still be being written on another CPU
+            if self._rings["strings"].produced() - self._rings["strings"].waiting() >= goal:
+                break
+            time.sleep(0)
+            self._take_strings()
+        parts = [
+            self._rings["vital"].take_fixed(EVENT, upto["vital"], _DRAIN_LIMIT),
+            self._rings["bulk"].take_fixed(EVENT, upto["bulk"], _DRAIN_LIMIT),
+        ]
+        procs = self._rings["procs"].take_fixed(PROC, upto["procs"], _DRAIN_LIMIT)
+        if len(procs):
+            procs = self._complete(procs)
+            parts.append(_process_events(procs))
+        if packets:
+            parts.append(self._packet_events(packets))
+        events = _in_order(parts)
+        strings = tuple(self._pending)
+        self._pending.clear()
+        self._in_epoch += len(strings)
+        self._turn_epoch()
+        return Batch(
+            events=events,
+            procs=procs,
+            strings=strings,
+            losses=self._take_losses(),
+            dict_base=self._epoch_start[0],
+            wall_offset=time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            drained=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            tier=self.facts.tier.value,
+        )
+
+    def _complete(self, procs: np.ndarray) -> np.ndarray:
+        order = np.argsort(procs["ts"], kind="stable")
+        procs = procs[order]
+        for i in np.flatnonzero(procs["cls"] == int(Class.TASK)):
+            pid = int(procs["pid"][i])
+            procs["argv"][i] = self.make_string(StrKind.ARGV, procfs.arguments(pid))
+            procs["env"][i] = self.make_string(StrKind.ENV, procfs.environment_names(pid))
+        return procs
+
+    def _packet_events(self, packets: list[memoryview]) -> np.ndarray:
+        rows = np.zeros(len(packets), EVENT)
+        count = 0
+        for record in packets:
+            ts, cgroup, proc, span, obj, length, tid, cls, outgoing = _PACKET.unpack_from(record)
+            data = bytes(record[_PACKET.size : _PACKET.size + length])
+            row = rows[count]
+            if cls == Class.DNS:
+                message = dns.parse(data)
+                if message is None or message.response == bool(outgoing):
+                    self.unreadable_packets += 1
+                    continue
+                row["obj"] = self.make_string(StrKind.DNS, message.name.encode())
+                answers = " ".join(a.value for a in message.answers)
+                row["obj2"] = self.make_string(StrKind.TEXT, answers.encode())
+                row["num"] = message.qtype
+                row["num2"] = min((a.ttl for a in message.answers), default=0)
+                row["flags"] = int(message.response) | message.rcode << 8
+            else:
+                name = tls.server_name(data)
+                if name is None:
+                    self.unreadable_packets += 1
+                    continue
+                row["obj"] = self.make_string(StrKind.SNI, name.encode())
+                row["obj2"] = obj
+            row["ts"], row["cgroup"], row["proc"], row["span"] = ts, cgroup, proc, span
+            row["cls"], row["tid"] = cls, tid
+            count += 1
+        return rows[:count]
+
+    # -- losses ----------------------------------------------------------------------------
+
+    def _take_losses(self) -> tuple[Loss, ...]:
+        now = time.monotonic()
+        if now < self._losses_due:
+            return ()
+        self._losses_due = now + _LOSS_INTERVAL
+        found: list[Loss] = []
+        totals: dict[tuple[str, int, int], int] = {}
+        for key, value in self._loss_map.items():
+            cgroup, cls, stage = _LOSS.unpack(key)
+            totals[Stage(stage).name.lower(), cls, cgroup] = int.from_bytes(value, "little")
+        for key, value in self._governed.items():
+            cgroup, cls, _ = _LOSS.unpack(key)
+            totals["governed", cls, cgroup] = int.from_bytes(value, "little")
+        for stage in Stage:
+            value = self._loss_total.lookup(struct.pack("<I", stage)) or b""
+            if any(value):
+                totals[stage.name.lower(), 0, 0] = int.from_bytes(value, "little")
+        for where, total in totals.items():
+            more = total - self._losses.get(where, 0)
+            if more > 0:
+                found.append(Loss(*where, more))
+            self._losses[where] = total
+        return tuple(found)
+
+
+def _process_events(procs: np.ndarray) -> np.ndarray:
+    """The exec and task events that stand for rows of procs: EVENT[n]."""
+    rows = np.zeros(len(procs), EVENT)
+    for field in ("ts", "proc", "cgroup", "span", "tid", "cls", "labels"):
+        rows[field] = procs[field]
+    rows["num"], rows["num2"] = procs["exe_ino"], procs["exec_id"]
+    rows["obj"], rows["obj2"] = procs["exe"], procs["argv"]
+    rows["flags"] = procs["marks"]
+    rows["op"] = np.where(procs["cls"] == int(Class.EXEC), _EXEC_OP, 0)
+    rows["marks"] = np.where(procs["exe"] == 0, int(Mark.STR_LOST), 0)
+    return rows
+
+
+def _in_order(parts: list[np.ndarray]) -> np.ndarray:
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return np.empty(0, EVENT)
+    events: np.ndarray = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    ts: np.ndarray[Any, Any] = events["ts"]
+    if len(events) > 1 and (ts[1:] < ts[:-1]).any():
+        events = events[np.argsort(ts, kind="stable")]
+    return events
