@@ -185,15 +185,15 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
         print("processes")
     for depth, one in enumerate(reversed(chain)):
         mark = "  <- did it" if depth == len(chain) - 1 else ""
-        text = one.get("cmdline") or one.get("name") or "?"
-        print(f"  {'  ' * depth}{safe(one.get('name'))}[{one.get('pid')}]  {safe(text)}{mark}")
+        command = one.get("cmdline") or one.get("name") or "?"
+        print(f"  {'  ' * depth}{safe(one.get('name'))}[{one.get('pid')}]  {safe(command)}{mark}")
     for name in ("fields", *sorted(row.keys() - _KNOWN)):
-        value = row.get(name)
-        if isinstance(value, dict | list) and value:
+        more: Any = row.get(name)
+        if isinstance(more, dict | list) and more:
             print(safe(name))
-            _nested(value, 1)
-        elif value not in (None, "", [], {}, 0):
-            print(f"{safe(name):<11}{safe(value)}")
+            _nested(more, 1)
+        elif more not in (None, "", [], {}, 0):
+            print(f"{safe(name):<11}{safe(more)}")
     _next_step(row, chain)
 
 

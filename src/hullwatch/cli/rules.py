@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +12,7 @@ from hullwatch.cli.options import Json
 from hullwatch.cli.show import print_json, print_table, safe, say
 
 if TYPE_CHECKING:
+    from hullwatch.detect.cases import Result
     from hullwatch.detect.ruleset import Rule, RuleSet
 
 __all__ = ["default_rules", "register"]
@@ -139,29 +138,69 @@ def test(
     json: Json = False,
 ) -> None:
     """Run the test cases that stand beside the rules. Exit code 1: a case fails."""
-    if importlib.util.find_spec("hullwatch.detect.cases") is None:
-        raise CommandError("rules test: this build has no case runner", ExitCode.CONTENT)
-    from hullwatch.detect import cases
+    from hullwatch.detect.cases import run_cases
+    from hullwatch.detect.errors import RuleError
+    from hullwatch.detect.ruleset import TEST_SUFFIX
 
     chosen = [*(rules or []), *(paths or [])] or default_rules()
-    results = [_result(result) for result in cases.run(chosen)]
-    for result in results:
-        if json:
-            print_json(result)
-        elif not result["passed"]:
-            print(f"FAIL  {safe(result['case'])}: {safe(result['message'])}")
-    failed = sum(not result["passed"] for result in results)
+    loaded = _load(chosen)
+    files = [
+        file
+        for path in chosen
+        for file in (
+            sorted(path.rglob(f"*{TEST_SUFFIX}"))
+            if path.is_dir()
+            else [path.with_name(path.name.removesuffix(path.suffix) + TEST_SUFFIX)]
+        )
+        if file.exists()
+    ]
+    total = failed = 0
+    try:
+        for result in run_cases(loaded, files):
+            total, failed = total + 1, failed + (not result.ok)
+            _print_result(result, json)
+    except RuleError as error:
+        raise CommandError(str(error), ExitCode.CONTENT) from None
+    tested = {case_rule for file in files for case_rule in _tested(file)}
+    bare = [rule.name for rule in loaded.rules if rule.name not in tested]
     if not json:
-        print(f"{len(results) - failed} passed, {failed} failed")
-    if failed or not results:
+        print(f"{total - failed} passed, {failed} failed")
+    if bare:
+        say(f"{len(bare)} rules have no case: {'; '.join(bare[:5])}{' ...' if bare[5:] else ''}")
+    for refused in loaded.errors:
+        say(f"refused: {refused}")
+    if failed or not total:
         raise typer.Exit(ExitCode.NO)
+    if loaded.errors:
+        raise typer.Exit(ExitCode.CONTENT)
 
 
-def _result(result: Any) -> dict[str, Any]:
-    import msgspec
+def _tested(file: Path) -> set[str]:
+    from hullwatch.detect.cases import read_cases
 
-    value: dict[str, Any] = msgspec.to_builtins(result)
-    return value
+    return {case.rule for case in read_cases(file)}
+
+
+def _print_result(result: Result, as_json: bool) -> None:
+    case = result.case
+    if as_json:
+        print_json(
+            {
+                "rule": case.rule,
+                "case": case.name,
+                "file": case.place.path,
+                "passed": result.ok,
+                "expected": "match" if case.expect else "no match",
+                "matched": result.matched,
+                "also": list(result.also),
+                "error": result.error,
+            }
+        )
+    elif not result.ok:
+        said = result.error or (
+            "matched, and should not" if result.matched else "did not match, and should"
+        )
+        print(f"FAIL  {safe(case.place)}: {safe(case.rule)}: {safe(case.name)}: {safe(said)}")
 
 
 def explain(
@@ -169,27 +208,33 @@ def explain(
     rules: Rules = None,
     json: Json = False,
 ) -> None:
-    """Explain one rule: what it looks for, in which events, and what it prints."""
-    from hullwatch.detect.language.ast import show
+    """Explain one rule: what it looks for, in which events, and what decides it."""
+    from dataclasses import asdict
+
+    from hullwatch.detect.explain import explain as explained
 
     loaded = _load(rules)
-    rule = _find(loaded, name)
-    row = _row(rule) | {
-        "description": " ".join(rule.desc.split()),
-        "output": rule.definition.output,
-        "macros": list(rule.macros),
-        "fields": sorted(rule.sources),
-        "condition": show(rule.condition),
-    }
+    found = explained(loaded, _find(loaded, name).name)
     if json:
-        print_json(row)
+        print_json(asdict(found))
         return
-    for key, value in row.items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        print(f"{key:<12} {safe(text)}")
-    print(f"\nnext\n  hullwatch hunt \"SELECT * FROM findings WHERE rule = '{_sql(rule.name)}'\"")
-    if os.isatty(1) and rule.place.line:
-        print(f"  ${{EDITOR:-vi}} +{rule.place.line} {safe(rule.place.path)}")
+    print(f"{safe(found.name)}  ({safe(found.priority.lower())}, {safe(found.place)})")
+    print(f"\n{safe(' '.join(found.desc.split()))}\n")
+    print("condition")
+    for line in found.expanded.splitlines():
+        print(f"  {safe(line)}")
+    print(f"events     {', '.join(found.classes)}")
+    if found.tags:
+        print(f"tags       {safe(', '.join(found.tags))}")
+    for title, uses in (("macros", found.macros), ("lists", found.lists)):
+        for at, use in enumerate(uses):
+            print(f"{title if not at else '':<10} {safe(use.name)}: {safe(use.condition, 160)}")
+    for at, field in enumerate(found.fields):
+        print(f"{'fields' if not at else '':<10} {safe(field.name)}: {safe(field.doc)}")
+    print(f"kernel     {safe(found.verdict)}")
+    for warning in found.warnings:
+        print(f"warning    {safe(warning)}")
+    print(f"\nnext\n  hullwatch hunt \"SELECT * FROM findings WHERE rule = '{_sql(found.name)}'\"")
 
 
 def _sql(text: str) -> str:
