@@ -120,7 +120,7 @@ def after(root: Path, rows: int) -> dict[str, Any]:
     spent = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = sum(path.stat().st_size for path in (root / "segments").iterdir())
-    found = {
+    found: dict[str, Any] = {
         "compact_rows_per_s": round(rows / spent),
         "compact_rss_mib": round(peak, 1),
         "bytes_per_event": round(size / rows, 2),
@@ -154,16 +154,16 @@ def main() -> None:
     for mix in (args.mix,) if args.mix else ("repeat", "varied", "execs"):
         rows = args.rows if mix != "execs" else min(args.rows, 100_000)
         with tempfile.TemporaryDirectory() as folder:
-            found: dict[str, Any] = {}
+            shown: dict[str, Any] = {}
             for part in ("write", "after"):
                 command = [sys.executable, __file__, "--part", part, "--mix", mix]
                 command += ["--rows", str(rows), "--root", folder]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
-                found |= json.loads(done.stdout)
+                shown |= json.loads(done.stdout)
         if args.json:
-            print(json.dumps(found))
+            print(json.dumps(shown))
         else:
-            print("\n".join(f"{key:<22} {value}" for key, value in found.items()), end="\n\n")
+            print("\n".join(f"{key:<22} {value}" for key, value in shown.items()), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -382,6 +382,35 @@ def test_a_corrupt_segment_is_skipped_named_and_set_aside(tmp_path, how):
     assert (tmp_path / "quarantine" / victim.name).exists() == (how != "gone")
 
 
+def test_rot_in_a_sealed_tail_is_told_and_counted(tmp_path):
+    w = writer(tmp_path)
+    b = Builder()
+    for _ in range(3):
+        w.write(opens(b, 100))
+        w.flush()
+    w.close()
+    (tail,) = (tmp_path / "tail").iterdir()
+    data = tail.read_bytes()
+    tail.write_bytes(data[: len(data) * 2 // 3] + bytes(64) + data[len(data) * 2 // 3 + 64 :])
+    with Reader(tmp_path) as reader:
+        left = reader.query("SELECT count(*) n FROM events").table.to_pylist()[0]["n"]
+        assert f"{300 - left} of 300 events unreadable" in reader.warnings[0]
+    assert left in (100, 200)
+    settle(tmp_path)
+    assert lost(tmp_path, "store.torn") == 300 - left
+    assert one(tmp_path, "SELECT count(*) FROM events") == left
+
+
+def test_a_leftover_file_in_the_way_of_a_new_tail(tmp_path):
+    (tmp_path / "tail").mkdir()
+    (tmp_path / "tail" / "0000000001.arrows").write_bytes(b"left of a start that failed")
+    w = writer(tmp_path)
+    w.write(opens(Builder(), 3))
+    w.flush()
+    assert one(tmp_path, "SELECT count(*) FROM events") == 3
+    w.close()
+
+
 def test_rot_that_no_query_meets_is_found_by_the_check(tmp_path):
     victim = three_segments(tmp_path)[0]
     data = bytearray(victim.read_bytes())

@@ -15,6 +15,7 @@ __all__ = ["Backlog"]
 FINDINGS = 10_000
 WORKLOADS = 10_000
 COUNTS = 50_000
+LOSSES = 10_000
 NOTICES = 200
 
 
@@ -32,6 +33,11 @@ class Backlog:
     def __bool__(self) -> bool:
         return bool(self.losses or self.counts or self.workloads or self.notices or self.seals)
 
+    def lose(self, stage: str, cls: str, cgroup: int, count: int) -> None:
+        key = (stage, cls, cgroup)
+        known = key in self.losses or len(self.losses) < LOSSES
+        self.losses[key if known else (stage, cls, 0)] += count
+
     def count(self, rows: Iterable[CountRow]) -> None:
         for row in rows:
             full = len(self.counts) >= COUNTS
@@ -41,7 +47,7 @@ class Backlog:
         if workload.cgroup in self.workloads or len(self.workloads) < WORKLOADS:
             self.workloads[workload.cgroup] = workload
         else:
-            self.losses[("store", "workload", 0)] += 1
+            self.lose("store", "workload", 0, 1)
 
     def finding(self, data: bytes) -> bool:
         if len(self.findings) >= FINDINGS:

@@ -78,23 +78,34 @@ class Catalog:
 
     def pick(
         self, since: int | None, until: int | None, cgroups: frozenset[int] | None
-    ) -> tuple[list[Segment], list[pa.RecordBatch]]:
-        """Parquet segments, and the batches of the tails, of one moment.
+    ) -> tuple[list[Segment], list[pa.RecordBatch], list[str]]:
+        """Parquet segments, the batches of the tails, and what of these cannot be read.
 
-        A tail may turn into Parquet while we look; then we look again.
+        All of one moment: a tail may turn into Parquet while we look; then we look again.
         """
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             chosen = self.segments(since, until, cgroups)
             batches: list[pa.RecordBatch] = []
-            try:
-                for segment in chosen:
-                    if segment.kind == "tail":
-                        batches += read_tail(segment.path(self.root))[0]
-            except FileNotFoundError:
-                if attempt + 1 < _ATTEMPTS:
+            warnings: list[str] = []
+            gone = False
+            for segment in chosen:
+                if segment.kind != "tail":
                     continue
-            return [segment for segment in chosen if segment.kind == "parquet"], batches
-        raise AssertionError("unreachable")
+                path = segment.path(self.root)
+                try:
+                    found, scan = read_tail(path)
+                except FileNotFoundError:
+                    gone = True
+                    warnings.append(f"{path}: file is missing; its events cannot be shown")
+                    continue
+                batches += found
+                if missing := segment.rows - scan.rows if segment.state == "sealed" else 0:
+                    warnings.append(
+                        f"{path}: damaged: {missing} of {segment.rows} events unreadable"
+                    )
+            if not gone:
+                break
+        return [segment for segment in chosen if segment.kind == "parquet"], batches, warnings
 
     def side_table(self, table: SideTable) -> pa.Table:
         """An SQLite table as Arrow, ids unsigned, times as timestamps."""

@@ -95,11 +95,16 @@ def _to_parquet(state: State, root: Path, segment: Segment) -> int:
 
     source = segment.path(root)
     try:
-        batches, _ = read_tail(source)
+        batches, scan = read_tail(source)
     except FileNotFoundError:
         with state.transaction() as link:
             set_aside(link, root, segment, "file is missing")
         return 0
+    if missing := segment.rows - scan.rows:
+        with state.transaction():
+            state.boot = segment.boot
+            state.add_losses([LossRow("store.torn", "unknown", 0, missing)])
+            state.notice("torn", f"{segment.file}: {missing} of {segment.rows} events unreadable")
     if not batches:
         with state.transaction() as link:
             link.execute("DELETE FROM segments WHERE seq=?", (segment.seq,))

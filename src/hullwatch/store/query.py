@@ -63,6 +63,7 @@ class Reader:
         self.timeout = timeout
         self.memory = memory
         self.warnings: list[str] = []
+        self._bad_seqs: set[int] = set()
         self.catalog = Catalog(self.root)
         self.scope: Scope | None = self.catalog.scope(container) if container else None
         self._where = (since, until)
@@ -82,9 +83,10 @@ class Reader:
         cgroups = frozenset(cgroup for _, cgroup in self.scope.cgroups) if self.scope else None
         since, until = self._where
         for _ in range(3):
-            segments, batches = self.catalog.pick(since, until, cgroups)
+            segments, batches, unreadable = self.catalog.pick(since, until, cgroups)
             if not self._set_aside(segments, deep=False):
                 break
+        self.warnings += [text for text in unreadable if text not in self.warnings]
         bad = self._bad_seqs
         segments = [segment for segment in segments if segment.seq not in bad]
         self._segments = segments
@@ -110,10 +112,6 @@ class Reader:
         db.execute(view_sql("stored_events", raw_events(files)))
         for name, body in VIEWS:
             db.execute(view_sql(name, body))
-
-    @property
-    def _bad_seqs(self) -> set[int]:
-        return self.__dict__.setdefault("_bad", set())
 
     def _set_aside(self, segments: Sequence[Segment], deep: bool) -> bool:
         """Quarantine what is broken; True if any was. Only warns where we may not write."""

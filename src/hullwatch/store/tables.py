@@ -32,7 +32,8 @@ MIGRATIONS: tuple[str, ...] = (
     -- kind tail|parquet; state open|sealed|live|quarantined. One row is the whole truth about a
     -- piece of history, so the switch from tail to Parquet is one UPDATE.
     CREATE TABLE segments (
-        seq INTEGER PRIMARY KEY, kind TEXT, state TEXT, file TEXT, session INTEGER, boot INTEGER,
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT, state TEXT, file TEXT,
+        session INTEGER, boot INTEGER,
         rows INTEGER DEFAULT 0, bytes INTEGER DEFAULT 0, crc INTEGER,
         min_time INTEGER, max_time INTEGER, min_mono INTEGER, max_mono INTEGER,
         cgroups TEXT, lived INTEGER, reason TEXT DEFAULT '');

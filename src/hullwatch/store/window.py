@@ -276,12 +276,9 @@ class Window:
             self._object_of.append((text, min(entry.kind, len(KIND_NAMES) - 1)))
         return len(self._object_of) - 1
 
-    def losses(self) -> Counter[tuple[int, int]]:
-        """(class, cgroup) -> rows, of all that waits: what is lost if it cannot be written."""
-        total: Counter[tuple[int, int]] = Counter()
-        for part in self._parts:
-            total.update(losses_of(part.events))
-        return total
+    def held(self) -> list[Ints]:
+        """The EVENT arrays that wait: what is lost if they cannot be written."""
+        return [part.events for part in self._parts]
 
     def drop(self) -> None:
         self._clear()

@@ -170,7 +170,7 @@ class Writer:
         with self._mutex:
             for loss in losses:
                 name = CLASS_NAMES[loss.cls] if 0 < loss.cls < len(CLASS_NAMES) else "any"
-                self._backlog.losses[(loss.stage, name, loss.cgroup)] += loss.count
+                self._backlog.lose(loss.stage, name, loss.cgroup, loss.count)
 
     def add_counts(self, counts: Iterable[CountRow]) -> None:
         """Events that were counted in the kernel or by the governor instead of stored."""
@@ -226,7 +226,7 @@ class Writer:
             self._put_backlog()
             if not self._window.rows or self._stall:
                 return
-            at_stake = self._window.losses()
+            at_stake = self._window.held()
             try:
                 if self._tail is None:
                     self._begin_tail()
@@ -237,7 +237,8 @@ class Writer:
             except (OSError, sqlite3.Error) as error:
                 self._window.drop()
                 self._enter_stall(error)
-                self._lose(at_stake)
+                for events in at_stake:
+                    self._lose(losses_of(events))
                 return
             self._bounds = self._bounds.merged(bounds(batch))
             self._stats.events += batch.num_rows
@@ -285,6 +286,8 @@ class Writer:
             link.execute("UPDATE segments SET file=? WHERE seq=?", (name, seq))
             path = self.root / name
             path.parent.mkdir(exist_ok=True)
+            # A new row's file is nobody's yet: what lies there is left of one that failed here.
+            path.unlink(missing_ok=True)
             tail = TailFile(path)  # inside: a row without a file must not stay
         self._tail, self._seq = tail, seq
         self._tail_since, self._bounds = self._now(), NOTHING
@@ -379,7 +382,7 @@ class Writer:
     def _lose(self, lost: Counter[tuple[int, int]]) -> None:
         for (cls, cgroup), count in lost.items():
             name = CLASS_NAMES[cls] if 0 < cls < len(CLASS_NAMES) else "any"
-            self._backlog.losses[("store", name, cgroup)] += count
+            self._backlog.lose("store", name, cgroup, count)
             self._stats.lost += count
             self._stall_lost += count
 
@@ -396,7 +399,7 @@ class Writer:
                 if self._reserve is not None and self._reserve.add(data):
                     continue
             if not self._backlog.finding(data):
-                self._backlog.losses[("store", "finding", 0)] += 1
+                self._backlog.lose("store", "finding", 0, 1)
                 self._stats.lost += 1
 
     def _reserved(self) -> int:
