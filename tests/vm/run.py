@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -100,14 +101,28 @@ def run(
         if os.environ.get("HULLWATCH_VM_KVM") != "1":
             command.append("--disable-kvm")
         command += ["--memory", memory, "--cpus", str(cpus), "--append", f"lsm={lsm}"]
+        # A second serial line, as virtme-ng throws the first away: last words of a dying kernel.
+        command += [f"--qemu-opts=-serial file:{job / 'console'}"]
+        command += ["--append", "earlycon=uart8250,io,0x2f8 keep_bootcon loglevel=5"]
         command += ["--", sys.executable, str(GUEST), str(job)]
         search = os.pathsep.join([str(Path(program).parent), os.environ.get("PATH", os.defpath)])
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
+            # Pipes, since qemu opens its output by name: a log file would be written from its
+            # beginning again, over what is in it.
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PATH": search},
             start_new_session=True,
         )
+        assert process.stdout and process.stderr
+        copiers = [
+            threading.Thread(target=_copy, args=(process.stdout.fileno(), 1), daemon=True),
+            threading.Thread(target=_copy, args=(process.stderr.fileno(), 2), daemon=True),
+        ]
+        for copier in copiers:
+            copier.start()
         try:
             process.wait(timeout)
         finally:
@@ -115,8 +130,24 @@ def run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            for copier in copiers:
+                copier.join(10)
         status = job / "status"
-        return int(status.read_text()) if status.exists() else NO_STATUS
+        if status.exists():
+            return int(status.read_text())
+        console = (
+            (job / "console").read_text(errors="replace") if (job / "console").exists() else ""
+        )
+        print("run.py: the guest died; the end of its console:", file=sys.stderr)
+        print("\n".join(console.splitlines()[-40:]), file=sys.stderr, flush=True)
+        return NO_STATUS
+
+
+def _copy(source: int, target: int) -> None:
+    """Copy between descriptors until end of file."""
+    while data := os.read(source, 65536):
+        while data:
+            data = data[os.write(target, data) :]
 
 
 def main() -> int:
