@@ -71,6 +71,14 @@ HOT u32 addr_v4(struct hw_addr *addr, u32 ip, u16 port)
 	return 8;
 }
 
+/* skc_num is cleared before a socket's last state change; inet_sport is not. */
+HOT u16 local_port(struct sock *sk)
+{
+	u16 port = BPF_CORE_READ(sk, __sk_common.skc_num);
+
+	return port ? port : bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+}
+
 #define REMOTE 1
 #define WITH_PORT 2
 
@@ -94,7 +102,7 @@ __noinline u32 sock_end(u64 sock, u32 what, u32 cls, u64 cgroup)
 			bpf_core_read(&port, 2, &sk->__sk_common.skc_dport);
 			port = bpf_ntohs(port);
 		} else {
-			bpf_core_read(&port, 2, &sk->__sk_common.skc_num);
+			port = local_port(sk);
 		}
 	}
 	if (family == AF_INET) {
@@ -434,7 +442,7 @@ HOT void flow_end(struct sock *sk, u64 cookie, struct owner *o, u32 type, s32 st
 	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_FLOW))
 		return;
 	e.port = incoming ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
-			  : BPF_CORE_READ(sk, __sk_common.skc_num);
+			  : local_port(sk);
 	e.obj2 = sock_end((u64)sk, incoming ? REMOTE : 0, HW_FLOW, w.cgroup);
 	report(&e, true);
 }

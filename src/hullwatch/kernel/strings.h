@@ -96,7 +96,6 @@ struct path_walk {
 	struct mount *mount;
 	u32 pos;  /* of the first byte built so far */
 	u32 want; /* bytes the whole path has, cut or not */
-	u32 done;
 };
 
 static long path_step(u32 i, struct path_walk *w)
@@ -112,10 +111,23 @@ static long path_step(u32 i, struct path_walk *w)
 	if (dentry == root || dentry == parent) {
 		struct mount *up = BPF_CORE_READ(mount, mnt_parent);
 
-		if (dentry != root || up == mount) {
-			w->done = 1;
+		if (dentry != root) {
+			/* Not below the mount: a pseudo file, whose whole path is its name ("memfd:x"). */
+			hash_len = BPF_CORE_READ(dentry, d_name.hash_len);
+			len = hash_len >> 32;
+			name = BPF_CORE_READ(dentry, d_name.name);
+			at = w->pos - len;
+			FRESH(at);
+			FRESH(len);
+			if (len && len <= 255 && at <= PATH_END) {
+				bpf_probe_read_kernel(&w->data[at], len, name);
+				w->pos = at;
+				w->want += len;
+			}
 			return 1;
 		}
+		if (up == mount)
+			return 1;
 		w->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 		w->mount = up;
 		return 0;

@@ -159,6 +159,7 @@ struct sock_common {
 	volatile unsigned char skc_state;
 };
 struct sock { struct sock_common __sk_common; u16 sk_protocol; u16 sk_type; };
+struct inet_sock { u16 inet_sport; };
 struct tcp_sock { u64 bytes_received, bytes_acked, bytes_sent; };
 struct sockaddr_un___k { unsigned short sun_family; char sun_path[108]; };
 struct unix_address { int len; struct sockaddr_un___k name[0]; };

@@ -1,0 +1,182 @@
+"""From whose-key-is-it to who: batches in, enriched batches out.
+
+Events of a container that is still being looked up wait, bounded in time and number; then they go
+on as they are, their workload's state saying `pending`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hullwatch.context.enriched import Enriched, Tables
+from hullwatch.context.names import Names
+from hullwatch.context.processes import ProcessTable
+from hullwatch.context.resolver import WorkloadSource
+from hullwatch.context.workload import Creator, Workload
+from hullwatch.context.workloads import WorkloadTable
+from hullwatch.sensor.batch import Batch
+from hullwatch.sensor.dictionary import Dictionary
+from hullwatch.sensor.wire import Class
+
+__all__ = ["Context"]
+
+_HOLD_NS = 1_000_000_000
+_MAX_HELD = 20_000
+_NETWORK = np.array(
+    [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP],
+    np.uint16,
+)
+_LEARN = np.array([Class.DNS, Class.TLS, Class.CGROUP_MKDIR, Class.CGROUP_RMDIR], np.uint16)
+
+
+class Context:
+    """Owns the tables. `enrich` one batch after the other; `workload_news` after each."""
+
+    def __init__(self, source: WorkloadSource, *, hold: bool = True) -> None:
+        self._source = source
+        self.dictionary = Dictionary()
+        self.processes = ProcessTable()
+        self.workloads = WorkloadTable(source)
+        self.names = Names()
+        self.tables = Tables(self.dictionary, self.processes, self.workloads)
+        self.workload_news: list[Workload] = []
+        self._hold = hold
+        self._held: list[tuple[int, Enriched]] = []
+        self._held_rows = 0
+        self.gave_up_waiting = 0
+
+    def holding(self) -> int:
+        """Rows that wait for their container's metadata."""
+        return self._held_rows
+
+    def enrich(self, batch: Batch) -> list[Enriched]:
+        """The batch with slots, and what had been held and is ready now. Order in time is kept
+        within each; held rows come first."""
+        released = self.processes.release(batch.drained)
+        self.dictionary.add(batch.strings)
+        image = self.processes.apply(batch, self.dictionary)
+        events = batch.events
+        if len(events):
+            self._learn(batch, image)
+        changed, self.workload_news = self.workloads.refresh()
+        cgroups, inverse = np.unique(events["cgroup"], return_inverse=True)
+        slots = np.array([self.workloads.slot(int(c)) for c in cgroups], np.int32)
+        workload = slots[inverse] if len(events) else np.empty(0, np.int32)
+        for row in np.flatnonzero(np.isin(events["cls"], (Class.EXEC, Class.TASK))):
+            self.processes.image(int(image[row])).workload = int(workload[row])
+        made = Enriched(
+            batch=batch,
+            image=image,
+            workload=workload,
+            names=self._names_of(batch),
+            released_images=released,
+            released_workloads=changed,
+            tables=self.tables,
+        )
+        ready = self._ready(batch, released, changed)
+        made = self._set_aside(made, slots, inverse)
+        self.dictionary.forget_below(batch.dict_base)
+        if ready:
+            # Releases are to be read once, before anything else.
+            made = replace(made, released_images=(), released_workloads=())
+        return [*ready, made]
+
+    # -- waiting for metadata --------------------------------------------------------------
+
+    def _set_aside(self, made: Enriched, slots: np.ndarray, inverse: np.ndarray) -> Enriched:
+        if not self._hold or not len(made.batch.events):
+            return made
+        pending = np.array(
+            [self.workloads.workload(int(slot)).state == "pending" for slot in slots], bool
+        )
+        if not pending.any():
+            return made
+        waits = pending[inverse]
+        if self._held_rows + int(waits.sum()) > _MAX_HELD:
+            self.gave_up_waiting += int(waits.sum())
+            return made
+        self._held.append((made.batch.drained + _HOLD_NS, _rows(made, waits)))
+        self._held_rows += int(waits.sum())
+        return _rows(made, ~waits, keep_rest=True)
+
+    def _ready(
+        self, batch: Batch, released: tuple[int, ...], changed: tuple[int, ...]
+    ) -> list[Enriched]:
+        if not self._held:
+            return []
+        ready: list[Enriched] = []
+        still: list[tuple[int, Enriched]] = []
+        for until, held in self._held:
+            waits = np.array(
+                [self.workloads.workload(int(s)).state == "pending" for s in held.workload], bool
+            )
+            if batch.drained >= until:
+                self.gave_up_waiting += int(waits.sum())
+                waits[:] = False
+            if not waits.all():
+                ready.append(_rows(held, ~waits))
+                self._held_rows -= int((~waits).sum())
+            if waits.any():
+                still.append((until, _rows(held, waits)))
+        self._held = still
+        if ready:
+            ready[0] = replace(ready[0], released_images=released, released_workloads=changed)
+        return ready
+
+    # -- learning from events --------------------------------------------------------------
+
+    def _learn(self, batch: Batch, image: np.ndarray) -> None:
+        events, text = batch.events, self.dictionary.text
+        for row in np.flatnonzero(np.isin(events["cls"], _LEARN)):
+            event = events[row]
+            cls, cgroup, obj = int(event["cls"]), int(event["cgroup"]), int(event["obj"])
+            if cls == Class.CGROUP_MKDIR:
+                actor = self.processes.image(int(image[row]))
+                creator = Creator(
+                    pid=actor.pid, exe=actor.exepath, argv=actor.argv, cwd=actor.cwd
+                )
+                self._source.submit(int(event["num"]), text(obj), creator)
+            elif cls == Class.CGROUP_RMDIR:
+                self.workloads.forget(int(event["num"]))
+                self.names.forget(int(event["num"]))
+            elif cls == Class.TLS and event["obj2"]:
+                address = self.dictionary.address(int(event["obj2"]))
+                self.names.learn(cgroup, str(address.ip), text(obj), int(event["ts"]))
+            elif int(event["flags"]) & 1 and event["obj2"]:
+                ttl = int(event["num2"]) * 1_000_000_000
+                for address_text in text(int(event["obj2"])).split(" "):
+                    self.names.learn(cgroup, address_text, text(obj), int(event["ts"]), ttl)
+
+    def _names_of(self, batch: Batch) -> dict[int, str]:
+        events = batch.events
+        if not len(self.names._held):
+            return {}
+        found: dict[int, str] = {}
+        rows = np.flatnonzero(np.isin(events["cls"], _NETWORK) & (events["obj"] != 0))
+        for row in rows.tolist():
+            cgroup = int(events["cgroup"][row])
+            if not self.names.knows(cgroup):
+                continue
+            address = self.dictionary.address(int(events["obj"][row])).ip
+            name = self.names.of(cgroup, str(address), int(events["ts"][row])) if address else ""
+            if name:
+                found[row] = name
+        return found
+
+
+def _rows(of: Enriched, mask: np.ndarray, *, keep_rest: bool = False) -> Enriched:
+    """Some rows of an enriched batch. keep_rest: procs, strings and losses go with these rows."""
+    at = np.cumsum(mask) - 1
+    names = {int(at[row]): name for row, name in of.names.items() if mask[row]}
+    rest = of.batch if keep_rest else replace(of.batch, procs=of.batch.procs[:0], strings=(), losses=())
+    return replace(
+        of,
+        batch=replace(rest, events=of.batch.events[mask]),
+        image=of.image[mask],
+        workload=of.workload[mask],
+        names=names,
+        released_images=of.released_images if keep_rest else (),
+        released_workloads=of.released_workloads if keep_rest else (),
+    )

@@ -1,0 +1,329 @@
+"""The process table: which program runs behind a process key, and what it descends from.
+
+Keys hold pid and start time, so a reused pid is another process. An image is made at exec (at fork
+as a copy, the first time the child does something) and stays until it was replaced or its process
+has ended, no living image descends from it, and a grace period for late events has passed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Any
+
+import numpy as np
+
+from hullwatch.context.enriched import ProcessImage
+from hullwatch.sensor.batch import Batch
+from hullwatch.sensor.dictionary import Dictionary
+from hullwatch.sensor.wire import Class
+
+__all__ = ["ProcessTable"]
+
+_GRACE_NS = 10_000_000_000
+_MAX_ENDED = 16384
+_MAX_FORKED = 65536
+_MAX_ARGV = 8192
+_MAX_DEPTH = 256
+_PID_MASK = (1 << 22) - 1
+_NAMESPACES = ("ns_pid", "ns_mnt", "ns_net", "ns_user", "ns_uts", "ns_ipc", "ns_cgroup")
+_CHANGES = np.array(
+    [Class.EXEC, Class.TASK, Class.FORK, Class.EXIT, Class.SETID, Class.CAPSET], np.uint16
+)
+
+
+def _texts(data: bytes) -> tuple[str, ...]:
+    """NUL-separated bytes to strings; invalid UTF-8 stays visible as \\xNN."""
+    if not data:
+        return ()
+    parts = data[:-1] if data.endswith(b"\0") else data
+    return tuple(part.decode("utf-8", "backslashreplace") for part in parts.split(b"\0"))
+
+
+class ProcessTable:
+    """apply() takes batches in order. Bounded: ended images, forked keys and caches have limits."""
+
+    def __init__(self, *, max_ended: int = _MAX_ENDED) -> None:
+        self._images: list[ProcessImage | None] = []
+        self._current: dict[int, ProcessImage] = {}
+        # Forked and not yet seen acting: key -> (parent's image, start, tid).
+        self._forked: OrderedDict[int, tuple[ProcessImage, int, int]] = OrderedDict()
+        self._ended: deque[tuple[int, ProcessImage]] = deque()
+        self._free: list[int] = []
+        self._released: list[int] = []
+        self._argv: OrderedDict[int, tuple[str, ...]] = OrderedDict()
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._max_ended = max_ended
+        self.unknown_made = 0
+        self.evicted_early = 0
+        self._nobody = self._make_unknown(0, 0, 0)
+
+    # -- look-ups --------------------------------------------------------------------------
+
+    def image(self, slot: int) -> ProcessImage:
+        """The image in a slot; slot 0 is 'nobody'."""
+        found = self._images[slot] if 0 <= slot < len(self._images) else None
+        return found if found is not None else self._nobody
+
+    def current(self, key: int) -> ProcessImage | None:
+        return self._current.get(key)
+
+    def __len__(self) -> int:
+        return len(self._images) - len(self._free)
+
+    def stats(self) -> dict[str, int]:
+        return {
+            "images": len(self),
+            "living": len(self._current),
+            "ended": len(self._ended),
+            "forked": len(self._forked),
+            "unknown": self.unknown_made,
+            "evicted_early": self.evicted_early,
+        }
+
+    # -- a batch ---------------------------------------------------------------------------
+
+    def apply(self, batch: Batch, dictionary: Dictionary) -> np.ndarray:
+        """Take the batch's changes in, in order; returns the image slot of every event: int32[n]."""
+        events = batch.events
+        keys, inverse = np.unique(events["proc"], return_inverse=True)
+        changing = np.flatnonzero(np.isin(events["cls"], _CHANGES))
+        slots = np.empty(len(keys), np.int32)
+        known = self._current
+        for i, key in enumerate(keys.tolist()):
+            found = known.get(key)
+            slots[i] = found.slot if found is not None else -1
+        switches: dict[int, list[tuple[int, int]]] = {}
+        if len(changing):
+            self._changes(batch, dictionary, changing, inverse, switches)
+        for i in np.flatnonzero(slots < 0).tolist():
+            # Not known before the batch: what its first row needs, unless the batch itself says.
+            if i not in switches:
+                row = int(np.argmax(inverse == i))
+                slots[i] = self._materialise(
+                    int(keys[i]), int(events["cgroup"][row]), int(events["ts"][row])
+                ).slot
+            else:
+                slots[i] = switches[i][0][1]
+        result = slots[inverse]
+        if switches:
+            order = np.argsort(inverse, kind="stable")
+            bounds = np.searchsorted(inverse[order], np.arange(len(keys) + 1))
+            for i, changes in switches.items():
+                rows = order[bounds[i] : bounds[i + 1]]
+                for row, slot in changes:
+                    result[rows[np.searchsorted(rows, row) :]] = slot
+        return result
+
+    def _changes(
+        self,
+        batch: Batch,
+        dictionary: Dictionary,
+        rows: np.ndarray,
+        inverse: np.ndarray,
+        switches: dict[int, list[tuple[int, int]]],
+    ) -> None:
+        events = batch.events[rows]
+        procs = {
+            (int(ts), int(key)): i
+            for i, (ts, key) in enumerate(zip(batch.procs["ts"], batch.procs["proc"], strict=True))
+        }
+        exec_, task, fork, exit_ = Class.EXEC, Class.TASK, Class.FORK, Class.EXIT
+        columns = (events[name].tolist() for name in ("ts", "proc", "cgroup", "num", "num2", "cls"))
+        groups = inverse[rows].tolist()
+        flags, rets = events["flags"].tolist(), events["ret"].tolist()
+        for i, (ts, key, cgroup, num, num2, cls) in enumerate(zip(*columns, strict=True)):
+            if cls == fork:
+                parent = self._current.get(key) or self._materialise(key, cgroup, ts)
+                self._forked[num] = (parent, ts, num2)
+                parent.children += 1
+                if len(self._forked) > _MAX_FORKED:
+                    _, (oldest, _, _) = self._forked.popitem(last=False)
+                    oldest.children -= 1
+                    self.evicted_early += 1
+            elif cls in (exec_, task):
+                at = procs.get((ts, key))
+                if at is None:
+                    continue
+                image = self._run(batch.procs[at], dictionary)
+                switches.setdefault(groups[i], []).append((int(rows[i]), image.slot))
+            elif cls == exit_:
+                found = self._current.get(key) or self._materialise(key, cgroup, ts)
+                found.exited = ts
+                self._ended.append((ts, found))
+                if groups[i] not in switches:
+                    switches[groups[i]] = [(0, found.slot)]
+            elif rets[i] >= 0:
+                changed = self._current.get(key)
+                if changed is not None:
+                    if cls == Class.SETID:
+                        changed.uid, changed.gid = num2 >> 32, num2 & 0xFFFFFFFF
+                        changed.euid = flags[i]
+                    else:
+                        changed.cap_effective, changed.cap_permitted = num, num2
+
+    # -- making images ---------------------------------------------------------------------
+
+    def _place(self, image: ProcessImage) -> ProcessImage:
+        if self._free:
+            image.slot = self._free.pop()
+            self._images[image.slot] = image
+        else:
+            image.slot = len(self._images)
+            self._images.append(image)
+        if image.parent is not None:
+            image.parent.children += 1
+        return image
+
+    def _replace(self, key: int, image: ProcessImage, now: int) -> None:
+        old = self._current.get(key)
+        if old is not None and not old.exited:
+            self._ended.append((now, old))
+        self._current[key] = image
+
+    def _parent_of(self, key: int, parent_key: int) -> tuple[ProcessImage | None, int]:
+        """(parent's image, start of this process): the lineage survives the parent's end."""
+        old = self._current.get(key)
+        if old is not None:
+            return old.parent, old.started
+        forked = self._forked.pop(key, None)
+        if forked is not None:
+            forked[0].children -= 1
+            return forked[0], forked[1]
+        parent = self._current.get(parent_key)
+        if parent is None and parent_key in self._forked:
+            parent = self._materialise(parent_key, 0, 0)
+        return parent, 0
+
+    def _argv_of(self, ident: int, dictionary: Dictionary) -> tuple[str, ...]:
+        found = self._argv.get(ident)
+        if found is None:
+            found = _texts(dictionary.entry(ident).data)
+            self._argv[ident] = found
+            if len(self._argv) > _MAX_ARGV:
+                self._argv.popitem(last=False)
+        return found
+
+    def _run(self, proc: Any, dictionary: Dictionary) -> ProcessImage:
+        """A new image from a row of PROC."""
+        key = int(proc["proc"])
+        parent, _ = self._parent_of(key, int(proc["parent"]))
+        env = int(proc["env"])
+        names = self._argv_of(env, dictionary) if env else ()
+        text = dictionary.text
+        image = ProcessImage(
+            slot=-1,
+            key=key,
+            exec_id=int(proc["exec_id"]),
+            parent=parent,
+            workload=0,
+            cgroup=int(proc["cgroup"]),
+            name=bytes(proc["comm"]).decode("utf-8", "backslashreplace"),
+            exepath=text(int(proc["exe"])),
+            argv=self._argv_of(int(proc["argv"]), dictionary) if proc["argv"] else (),
+            cwd=text(int(proc["cwd"])),
+            env_names=names,
+            script=text(int(proc["script"])) if proc["script"] else "",
+            pid=int(proc["pid"]),
+            vpid=int(proc["vpid"]),
+            pgid=int(proc["pgid"]),
+            vpgid=int(proc["vpgid"]),
+            sid=int(proc["sid"]),
+            uid=int(proc["uid"]),
+            gid=int(proc["gid"]),
+            euid=int(proc["euid"]),
+            egid=int(proc["egid"]),
+            loginuid=int(proc["loginuid"]),
+            tty=int(proc["tty"]),
+            cap_effective=int(proc["cap_effective"]),
+            cap_permitted=int(proc["cap_permitted"]),
+            cap_inheritable=int(proc["cap_inheritable"]),
+            namespaces=tuple(int(proc[name]) for name in _NAMESPACES),
+            marks=int(proc["marks"]),
+            exe_ino=int(proc["exe_ino"]),
+            exe_ctime=int(proc["exe_ctime"]),
+            exe_mtime=int(proc["exe_mtime"]),
+            started=int(proc["start"]),
+            exec_ts=int(proc["ts"]) if proc["cls"] == Class.EXEC else int(proc["start"]),
+            exe_id=int(proc["exe"]),
+            argv_id=int(proc["argv"]),
+            depth=min(parent.depth + 1, _MAX_DEPTH) if parent else 0,
+            known=True,
+            tid=int(proc["tid"]),
+            exe_mode=int(proc["exe_mode"]),
+            vsid=int(proc["vsid"]),
+        )
+        self._place(image)
+        self._replace(key, image, int(proc["ts"]))
+        return image
+
+    def _materialise(self, key: int, cgroup: int, now: int) -> ProcessImage:
+        """The image of a process that has not exec'ed: a copy of its parent's, or an unknown one."""
+        if key == 0:
+            return self._nobody
+        forked = self._forked.pop(key, None)
+        if forked is None:
+            return self._make_unknown(key, cgroup, now)
+        of, started, tid = forked
+        of.children -= 1
+        pid = key & _PID_MASK
+        image = ProcessImage(
+            -1, key, of.exec_id, of, of.workload, cgroup or of.cgroup, of.name, of.exepath, of.argv,
+            of.cwd, of.env_names, of.script, pid, pid, of.pgid, of.vpgid, of.sid, of.uid, of.gid,
+            of.euid, of.egid, of.loginuid, of.tty, of.cap_effective, of.cap_permitted,
+            of.cap_inheritable, of.namespaces, of.marks, of.exe_ino, of.exe_ctime, of.exe_mtime,
+            started, of.exec_ts, of.exe_id, of.argv_id, min(of.depth + 1, _MAX_DEPTH), of.known,
+            tid=tid, exe_mode=of.exe_mode, vsid=of.vsid,
+        )  # fmt: skip
+        self._place(image)
+        self._current[key] = image
+        return image
+
+    def _make_unknown(self, key: int, cgroup: int, now: int) -> ProcessImage:
+        self.unknown_made += key != 0
+        pid = key & _PID_MASK
+        image = ProcessImage(
+            -1, key, 0, None, 0, cgroup, "", "", (), "", (), "", pid, 0, 0, 0, 0, 0, 0, 0, 0,
+            0xFFFFFFFF, 0, 0, 0, 0, (0,) * len(_NAMESPACES), 0, 0, 0, 0, (key >> 22) << 16, now,
+            0, 0, 0, False,
+        )  # fmt: skip
+        self._place(image)
+        if key:
+            self._current[key] = image
+        return image
+
+    # -- letting go ------------------------------------------------------------------------
+
+    def release(self, now: int) -> tuple[int, ...]:
+        """Free the slots of images that nobody needs any more; returns them.
+
+        To be called before a batch is applied: the next stage forgets what it kept about these
+        slots before it reads that batch.
+        """
+        for _ in range(len(self._ended)):
+            since, image = self._ended[0]
+            crowded = len(self._ended) > self._max_ended
+            if now - since < _GRACE_NS and not crowded:
+                break
+            self._ended.popleft()
+            if image.children > 0:
+                # Still the ancestor of someone; looked at again later.
+                self._ended.append((now, image))
+                if crowded:
+                    break
+                continue
+            self.evicted_early += now - since < _GRACE_NS
+            self._drop(image)
+        released = tuple(self._released)
+        self._free.extend(released)
+        self._released.clear()
+        return released
+
+    def _drop(self, image: ProcessImage) -> None:
+        if self._images[image.slot] is not image:
+            return
+        self._images[image.slot] = None
+        self._released.append(image.slot)
+        if self._current.get(image.key) is image:
+            del self._current[image.key]
+        if image.parent is not None:
+            image.parent.children -= 1
