@@ -119,7 +119,7 @@ static long path_step(u32 i, struct path_walk *w)
 			at = w->pos - len;
 			FRESH(at);
 			FRESH(len);
-			if (len && len <= 255 && at <= PATH_END) {
+			if (len <= 255 && at <= PATH_END) { /* len 0 changes nothing */
 				bpf_probe_read_kernel(&w->data[at], len, name);
 				w->pos = at;
 				w->want += len;
