@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import typer
 
-__all__ = ["parse_time"]
+__all__ = ["parse_duration", "parse_time"]
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _UNITS = {"ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9, "d": 86400e9, "w": 7 * 86400e9}
@@ -29,3 +29,11 @@ def parse_time(text: str | None) -> int | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1_000_000) * 1000
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `12h`, `7d`; typer.BadParameter says what is understood."""
+    found = _AGO.fullmatch(text.strip())
+    if not found:
+        raise typer.BadParameter(f"{text!r}: give a duration such as 90s, 12h or 7d")
+    return float(found[1]) * _UNITS[found[2]] / 1e9

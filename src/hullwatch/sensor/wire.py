@@ -78,13 +78,17 @@ def _enum_values(name: str, prefix: str) -> dict[str, int]:
     return values
 
 
-# mypy wants a literal for the functional API; the header is the truth here.
-Class: Any = enum.IntEnum("Class", _enum_values("hw_class", "HW_"))  # type: ignore[misc]
-Mark: Any = enum.IntFlag("Mark", _enum_values("hw_mark", "HW_M_"))  # type: ignore[misc]
-ProcMark: Any = enum.IntFlag("ProcMark", _enum_values("hw_proc_mark", "HW_P_"))  # type: ignore[misc]
-StrKind: Any = enum.IntEnum("StrKind", _enum_values("hw_str_kind", "HW_S_"))  # type: ignore[misc]
-Verdict: Any = enum.IntEnum("Verdict", _enum_values("hw_verdict", "HW_V_"))  # type: ignore[misc]
-Stage: Any = enum.IntEnum("Stage", _enum_values("hw_stage", "HW_L_"))  # type: ignore[misc]
+def _make(base: Any, name: str, source: str, prefix: str) -> Any:
+    """Any, because a type checker cannot read the header."""
+    return base(name, _enum_values(source, prefix))
+
+
+Class = _make(enum.IntEnum, "Class", "hw_class", "HW_")
+Mark = _make(enum.IntFlag, "Mark", "hw_mark", "HW_M_")
+ProcMark = _make(enum.IntFlag, "ProcMark", "hw_proc_mark", "HW_P_")
+StrKind = _make(enum.IntEnum, "StrKind", "hw_str_kind", "HW_S_")
+Verdict = _make(enum.IntEnum, "Verdict", "hw_verdict", "HW_V_")
+Stage = _make(enum.IntEnum, "Stage", "hw_stage", "HW_L_")
 
 EVENT = struct_dtype("hw_event")
 PROC = struct_dtype("hw_proc")

@@ -1,0 +1,125 @@
+"""`hullwatch up`: watch this host until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+# Measured: Arrow's own pools keep what a long-lived agent has let go of.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+import typer
+
+from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.options import DEFAULT_STORE, Json, Store
+from hullwatch.cli.rules import default_rules
+from hullwatch.cli.show import print_json, safe, say, short_time
+
+__all__ = ["Rules", "load_rules", "register", "show_finding"]
+
+Rules = Annotated[
+    list[Path] | None,
+    typer.Option("--rules", "-r", help="Rule file or folder; may be given again. Default: the pack."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("up")(up)
+
+
+def up(
+    store: Store = DEFAULT_STORE,
+    rules: Rules = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Store every event, not only what rules may want.")
+    ] = False,
+    tier: Annotated[
+        str | None,
+        typer.Option("--tier", help="Force a tier (lsm, tracepoint). Default: the best there is."),
+    ] = None,
+    max_bytes: Annotated[
+        int, typer.Option("--max-bytes", help="Size of the store; the oldest events go first.")
+    ] = 2 << 30,
+    max_age: Annotated[
+        str, typer.Option("--max-age", help="Age of stored events: 12h, 7d.")
+    ] = "7d",
+    json: Json = False,
+) -> None:
+    """Watch every container and process of this host; findings appear as they happen."""
+    from hullwatch.cli.when import parse_duration
+    from hullwatch.daemon import Daemon, Options, route_signals
+    from hullwatch.sensor.libbpf import BpfError
+    from hullwatch.sensor.programs import SensorError
+
+    ruleset = load_rules(rules)
+    options = Options(
+        store=store,
+        record=record,
+        tier=tier,
+        max_bytes=max_bytes,
+        max_age=parse_duration(max_age),
+    )
+    try:
+        daemon = Daemon(
+            options,
+            ruleset,
+            lambda findings: [
+                print_json(finding) if json else show_finding(finding) for finding in findings
+            ]
+            and None,
+        )
+    except (SensorError, BpfError) as error:
+        raise CommandError(str(error), ExitCode.SENSOR) from error
+    route_signals(daemon)
+
+    def ready() -> None:
+        facts = daemon.sensor.facts
+        if not json:
+            why = f" ({facts.reason})" if facts.reason else ""
+            say(f"watching on tier {facts.tier.value}{why}, kernel {facts.release}")
+            say(f"{len(daemon.engine.rules)} rules, store {store}; Ctrl-C ends")
+
+    daemon.run(ready)
+
+
+def load_rules(paths: list[Path] | None):  # type: ignore[no-untyped-def]
+    """The rule set of the given paths or the pack; refusals are said on stderr, not hidden."""
+    import sys
+
+    from hullwatch.detect.ruleset import load
+
+    ruleset = load(paths or default_rules())
+    for error in ruleset.errors:
+        sys.stderr.write(f"rule refused: {safe(error)}\n")
+    if not ruleset.rules:
+        raise CommandError("no rule could be loaded; see `hullwatch rules check`", ExitCode.CONTENT)
+    return ruleset
+
+
+def show_finding(finding: object) -> None:
+    """One finding as a few lines: what, where, by which processes, on what."""
+    from rich.markup import escape
+
+    from hullwatch.cli.show import console
+    from hullwatch.detect.finding import Finding
+
+    assert isinstance(finding, Finding)
+    if finding.count > 1:
+        return
+    colour = {6: "bold red", 5: "bold red", 4: "red", 3: "yellow", 2: "cyan"}.get(
+        finding.severity, "white"
+    )
+    where = finding.container_name or ("host" if finding.state == "host" else finding.container_id)
+    image = f" ({finding.image})" if finding.image else ""
+    chain = " > ".join(
+        f"{safe(process.name)}({process.pid})" for process in reversed(finding.processes[:6])
+    )
+    out = console()
+    out.print(
+        f"[{colour}]{escape(finding.priority):<9}[/] {short_time(finding.time)} "
+        f"[bold]{escape(safe(finding.rule))}[/]"
+    )
+    out.print(f"          in {escape(safe(where))}{escape(safe(image))}: {escape(chain)}")
+    if finding.object:
+        out.print(f"          {escape(finding.event)} {escape(safe(finding.object, 160))}")

@@ -1,0 +1,271 @@
+"""The stages joined into one process: what `hullwatch up` runs.
+
+    sensor → context → detect → store, and from the rules back to the kernel (feedback)
+
+A fault in one stage is counted, written down and shown, and the others go on.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from hullwatch import __version__
+from hullwatch.context.enrich import Context
+from hullwatch.context.enriched import Enriched
+from hullwatch.context.resolver import Resolver
+from hullwatch.control import Control
+from hullwatch.detect.engine import Engine
+from hullwatch.detect.finding import Finding
+from hullwatch.detect.ruleset import RuleSet
+from hullwatch.feedback import Feedback
+from hullwatch.sensor.batch import Batch, Loss
+from hullwatch.sensor.programs import RingSizes
+from hullwatch.sensor.sensor import Sensor
+from hullwatch.sensor.tier import Tier
+from hullwatch.store.retention import Limits
+from hullwatch.store.state import Session
+from hullwatch.store.writer import Settings, Writer
+
+__all__ = ["Daemon", "Options", "route_signals"]
+
+_T = TypeVar("_T")
+_SECOND = 1.0
+_IDLE_WAIT = 0.2
+_BUSY_PAUSE = 0.004  # lets a burst gather: fewer, larger batches for less than 5 ms of delay
+_HELD_WAIT = 0.01
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How an agent runs. store: directory; record: keep everything instead of what matters."""
+
+    store: Path
+    record: bool = False
+    tier: str | None = None
+    rings: dict[str, int] = {}
+    max_bytes: int = 2 << 30
+    max_age: float = 7 * 86400.0
+    cpu_budget: float = 0.02
+
+
+class Daemon:
+    """Everything is opened on construction (SensorError, StoreError); `run` until `stop`."""
+
+    def __init__(
+        self,
+        options: Options,
+        rules: RuleSet,
+        on_findings: Callable[[list[Finding]], None] | None = None,
+    ) -> None:
+        self.options = options
+        self.rules = rules
+        self.faults: dict[str, int] = {}
+        self._on_findings = on_findings
+        self._stop = False
+        self._started = time.time()
+        self._cpu_at_start = _cpu()
+        self._events = 0
+        self._rate = 0.0
+        self._rate_events = 0
+        self._losses: dict[str, int] = {}
+        self._due = time.monotonic() + _SECOND
+        limits = Limits(max_bytes=options.max_bytes, max_age=int(options.max_age))
+        self.writer = Writer(options.store, Session(version=__version__), Settings(limits=limits))
+        try:
+            self.sensor = Sensor(
+                record=options.record,
+                rings=RingSizes(**options.rings),
+                tier=Tier(options.tier) if options.tier else None,
+            )
+        except BaseException:
+            self.writer.close("failed")
+            raise
+        self.writer.describe(
+            Session(
+                tier=self.sensor.facts.tier.value,
+                kernel=self.sensor.facts.release,
+                mode="record" if options.record else "detect",
+                rules=rules.digest,
+                version=__version__,
+            )
+        )
+        self.resolver = Resolver()
+        self.context = Context(self.resolver)
+        self.engine = Engine(rules)
+        self.feedback = Feedback(self.engine, self.sensor.verdicts)
+        self.control = Control(options.store / "control.sock", self.status)
+
+    # -- life ------------------------------------------------------------------------------
+
+    def stop(self, *_: object) -> None:
+        """Ask run() to end; safe in a signal handler."""
+        self._stop = True
+
+    def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Watch until stop(). SIGINT and SIGTERM are the caller's to route to stop()."""
+        _be_preferred()
+        self.resolver.scan()
+        self.sensor.start()
+        self._step(self.sensor.drain())
+        # The start-up objects never die: keep the collector from walking them again and again.
+        gc.collect()
+        gc.freeze()
+        if ready is not None:
+            ready()
+        try:
+            while not self._stop:
+                held = self.context.holding() > 0
+                if self.sensor.wait(_HELD_WAIT if held else _IDLE_WAIT):
+                    time.sleep(_BUSY_PAUSE)
+                self._step(self.sensor.drain())
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Take what is left in the rings, write everything down, let go of the kernel."""
+        try:
+            for _ in range(100):
+                batch = self.sensor.drain()
+                self._step(batch)
+                if not len(batch.events):
+                    break
+            self._every_second(force=True)
+        finally:
+            self.sensor.close()
+            self.control.close()
+            self.resolver.close()
+            self.writer.close()
+
+    # -- one turn --------------------------------------------------------------------------
+
+    def _guard(self, stage: str, work: Callable[[], _T], otherwise: _T) -> _T:
+        """Run one stage's work; a fault is counted and said, and does not reach the next stage."""
+        try:
+            return work()
+        except Exception as error:
+            self.faults[stage] = self.faults.get(stage, 0) + 1
+            if self.faults[stage] <= 5:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+                self.writer.notice(f"fault in {stage}", text)
+                sys.stderr.write(f"hullwatch: fault in {stage}: {text}\n")
+            return otherwise
+
+    def _step(self, batch: Batch) -> None:
+        none: list[Enriched] = []
+        enriched = self._guard("context", lambda: self.context.enrich(batch), none)
+        if not enriched and len(batch.events):
+            self.writer.add_losses([Loss("context", 0, 0, len(batch.events))])
+        for part in enriched:
+            self._handle(part)
+        self._events += len(batch.events)
+        if self.context.workload_news:
+            self.writer.put_workloads(self.context.workload_news)
+        if batch.losses:
+            self._count_losses(batch.losses)
+        self._guard("store", self.writer.tick, None)
+        if time.monotonic() >= self._due:
+            self._every_second()
+
+    def _handle(self, part: Enriched) -> None:
+        nothing: list[Finding] = []
+        findings = self._guard("detect", lambda: self.engine.process(part), nothing)
+        if findings:
+            self._guard("store", lambda: self.writer.add_findings(findings), None)
+            self._guard("publish", lambda: self._publish(findings), None)
+        self._guard("store", lambda: self.writer.write(part), None)
+        if not self.sensor.recording:
+            self._guard("feedback", lambda: self.feedback.answer(part), None)
+
+    def _publish(self, findings: list[Finding]) -> None:
+        if self.control.wants("findings"):
+            for finding in findings:
+                self.control.publish("findings", msgspec.json.encode(finding))
+        if self._on_findings is not None:
+            self._on_findings(findings)
+
+    def _count_losses(self, losses: Iterable[Loss]) -> None:
+        losses = list(losses)
+        for loss in losses:
+            self._losses[loss.stage] = self._losses.get(loss.stage, 0) + loss.count
+        self.writer.add_losses(losses)
+
+    def _every_second(self, force: bool = False) -> None:
+        now = time.monotonic()
+        passed = max(now - self._due + _SECOND, 1e-3)
+        self._rate = (self._events - self._rate_events) / passed
+        self._rate_events = self._events
+        self._due = now + _SECOND
+        if not self.sensor.recording or force:
+            self._guard("counts", lambda: self.writer.add_counts(self.feedback.counts()), None)
+
+    # -- what people see -------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """For `hullwatch status`; called from the control thread, reads only."""
+        facts = self.sensor.facts
+        wall = max(time.time() - self._started, 1e-3)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": self._started,
+            "tier": facts.tier.value,
+            "tier_reason": facts.reason,
+            "kernel": facts.release,
+            "mode": "record" if self.sensor.recording else "detect",
+            "rules": len(self.engine.rules),
+            "rules_refused": len(self.rules.errors),
+            "rules_digest": self.rules.digest,
+            "events": self._events,
+            "events_per_second": round(self._rate, 1),
+            "rings": {name: round(fill, 4) for name, fill in self.sensor.fill().items()},
+            "losses": dict(self._losses),
+            "faults": dict(self.faults),
+            "strings": len(self.context.dictionary),
+            "processes": self.context.processes.stats(),
+            "workloads": self.resolver.stats(),
+            "held": self.context.holding(),
+            "held_gave_up": self.context.gave_up_waiting,
+            "verdicts": {
+                "asked": self.feedback.asked,
+                "written": self.sensor.verdicts.written,
+                "refused": self.sensor.verdicts.refused,
+            },
+            "store": msgspec.to_builtins(self.writer.stats()),
+            "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
+            "rss_bytes": _rss(),
+        }
+
+
+def route_signals(daemon: Daemon) -> None:
+    """SIGINT and SIGTERM end the run in order."""
+    signal.signal(signal.SIGINT, daemon.stop)
+    signal.signal(signal.SIGTERM, daemon.stop)
+
+
+def _be_preferred() -> None:
+    """A little more often on the CPU than what is watched: a starved reader loses events."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    except OSError:
+        return  # without CAP_SYS_NICE it runs as it is
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _rss() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()

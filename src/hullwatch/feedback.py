@@ -1,0 +1,128 @@
+"""From the rules back into the kernel: what no rule can match is counted there, not sent.
+
+Asked once per distinct (container, action, object), or per program where the answer depends on it.
+Classes with two objects (rename, link, symlink) are always sent: a rule may be about either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hullwatch.context.enriched import Enriched
+from hullwatch.detect.engine import Engine
+from hullwatch.sensor.events import BY_NAME, CLASSES, Grade
+from hullwatch.sensor.verdicts import Verdicts, image_scope
+from hullwatch.sensor.wire import ACTION_WRITE, Class, Verdict
+from hullwatch.store.state import CountRow
+
+__all__ = ["Feedback"]
+
+_PAIRS = {BY_NAME[name].cls for name in ("rename", "link", "symlink")}
+_ASKED = np.array(
+    [cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _PAIRS], np.uint16
+)
+_NUMBER = {"count": Verdict.COUNT, "report": Verdict.REPORT, "byproc": Verdict.BYPROC}
+_MAX_KNOWN = 1 << 17
+_WRITE_FLAGS = 3  # O_ACCMODE
+
+
+class Feedback:
+    """Reads enriched batches after the rules have seen them, and writes verdicts."""
+
+    def __init__(self, engine: Engine, verdicts: Verdicts) -> None:
+        self._engine = engine
+        self._verdicts = verdicts
+        self._known: dict[tuple[int, int, int], int] = {}
+        # What a counted key stands for in words: dictionary ids do not outlive their epoch.
+        self._words: dict[tuple[int, int, int], tuple[int, str]] = {}
+        self.asked = 0
+
+    def void_all(self) -> None:
+        """The rules have changed."""
+        self._known.clear()
+        self._verdicts.void_all()
+
+    def answer(self, enriched: Enriched) -> None:
+        """Write the verdicts that the events of this batch call for."""
+        events, tables = enriched.batch.events, enriched.tables
+        if tables is None or not len(events):
+            return
+        rows = np.flatnonzero(np.isin(events["cls"], _ASKED))
+        if not len(rows):
+            return
+        events = events[rows]
+        action = events["cls"].astype(np.uint64)
+        writes = (events["cls"] == int(Class.OPEN)) & ((events["flags"] & _WRITE_FLAGS) != 0)
+        action[writes] |= np.uint64(ACTION_WRITE)
+        key = np.empty(len(rows), [("cgroup", "u8"), ("low", "u8"), ("image", "u8")])
+        key["cgroup"] = events["cgroup"]
+        key["low"] = events["obj"].astype(np.uint64) << np.uint64(32) | action
+        key["image"] = enriched.image[rows]
+        # A keyed sum stands for the triple: sorting one column is much cheaper than three.
+        mixed = key["cgroup"] * np.uint64(0x9E3779B97F4A7C15) ^ key["low"] * np.uint64(
+            0xC2B2AE3D27D4EB4F
+        ) ^ key["image"] * np.uint64(0x165667B19E3779F9)
+        _, first = np.unique(mixed, return_index=True)
+        if len(self._known) > _MAX_KNOWN:
+            self._known.clear()
+            self._words.clear()
+        for i in first.tolist():
+            row = rows[i]
+            self._answer_one(
+                enriched,
+                int(events["cgroup"][i]),
+                int(events["obj"][i]),
+                int(action[i]),
+                int(enriched.workload[row]),
+                int(enriched.image[row]),
+            )
+
+    def _answer_one(
+        self, enriched: Enriched, cgroup: int, obj: int, action: int, workload: int, image: int
+    ) -> None:
+        tables = enriched.tables
+        assert tables is not None
+        if tables.workloads.workload(workload).state == "pending":
+            return
+        cls, write = action & 0xFF, bool(action & ACTION_WRITE)
+        known = self._known.get((cgroup, obj, action))
+        if known is None:
+            self.asked += 1
+            word = self._engine.verdict(cls, write, obj, workload, tables)
+            known = self._known[cgroup, obj, action] = _NUMBER[word]
+            self._remember((cgroup, obj, action), cgroup, obj, enriched)
+            if known == Verdict.REPORT:
+                self._verdicts.put(cgroup, obj, action, known)
+        if known == Verdict.REPORT:
+            return
+        # The kernel may have evicted a counted verdict: that it sent the event says so.
+        self._verdicts.put(cgroup, obj, action, known)
+        if known != Verdict.BYPROC:
+            return
+        found = tables.processes.image(image)
+        if not found.known:
+            return
+        scope = image_scope(found.key, found.exec_id)
+        answer = self._known.get((scope, obj, action))
+        if answer is None:
+            self.asked += 1
+            word = self._engine.verdict_for_image(cls, write, obj, image, workload, tables)
+            answer = self._known[scope, obj, action] = _NUMBER[word]
+            self._remember((scope, obj, action), cgroup, obj, enriched)
+        self._verdicts.put(scope, obj, action, answer)
+
+    def _remember(
+        self, key: tuple[int, int, int], cgroup: int, obj: int, enriched: Enriched
+    ) -> None:
+        assert enriched.tables is not None
+        self._words[key] = (cgroup, enriched.tables.dictionary.text(obj))
+
+    def counts(self) -> Iterator[CountRow]:
+        """What the kernel counted since the last call, in words."""
+        for counted in self._verdicts.counted():
+            words = self._words.get((counted.scope, counted.obj, counted.action))
+            cgroup, text = words if words is not None else (0, "")
+            name = CLASSES[counted.action & 0xFF].name
+            yield CountRow(cgroup, name, text, counted.count)
