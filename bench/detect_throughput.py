@@ -36,18 +36,28 @@ SYNTHETIC = """
 """
 TCP = 2 << 16 | 1 << 8 | 6
 BATCH = 16_384
-MIX = ((Class.OPEN, 0.60), (Class.CONNECT, 0.20), (Class.EXEC, 0.02), (Class.FORK, 0.06), (Class.EXIT, 0.12))
+MIX = (
+    (Class.OPEN, 0.60),
+    (Class.CONNECT, 0.20),
+    (Class.EXEC, 0.02),
+    (Class.FORK, 0.06),
+    (Class.EXIT, 0.12),
+)
 
 
 def make(events: int, files: int, processes: int, addresses: int, seed: int = 1) -> list[Enriched]:
     """Batches over one scene. Dictionary ids and slots are drawn at random."""
     rng = np.random.default_rng(seed)
     scene = Scene()
-    containers = [scene.container(image=f"ghcr.io/acme/app{n}:1", name=f"app{n}") for n in range(20)]
+    containers = [
+        scene.container(image=f"ghcr.io/acme/app{n}:1", name=f"app{n}") for n in range(20)
+    ]
     tops = [scene.process("python3", workload=slot) for slot in (0, *containers)]
     images = np.array(
         [
-            scene.process(f"tool{n % 97}", parent=tops[n % len(tops)], argv=(f"tool{n % 97}", str(n)))
+            scene.process(
+                f"tool{n % 97}", parent=tops[n % len(tops)], argv=(f"tool{n % 97}", str(n))
+            )
             for n in range(processes)
         ],
         np.int32,
@@ -59,7 +69,10 @@ def make(events: int, files: int, processes: int, addresses: int, seed: int = 1)
         np.uint32,
     )
     ends = np.array(
-        [scene.address(f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:443") for n in range(addresses)],
+        [
+            scene.address(f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:443")
+            for n in range(addresses)
+        ],
         np.uint32,
     )
     client = scene.address("10.0.0.7")
@@ -85,12 +98,19 @@ def make(events: int, files: int, processes: int, addresses: int, seed: int = 1)
         )
         rows["ret"] = np.where(opens, rng.integers(3, 400, size), 0)
         rows["ret"][rng.random(size) < 0.05] = -2
-        for of, call in ((Class.OPEN, "openat"), (Class.CONNECT, "connect"), (Class.EXEC, "execve")):
+        for of, call in (
+            (Class.OPEN, "openat"),
+            (Class.CONNECT, "connect"),
+            (Class.EXEC, "execve"),
+        ):
             rows["op"][cls == of] = op_of(call)
         image = images[rng.integers(0, processes, size)]
         batches.append(
             Enriched(
-                Batch(events=rows, wall_offset=WALL - START), image, whose[image], tables=scene.tables()
+                Batch(events=rows, wall_offset=WALL - START),
+                image,
+                whose[image],
+                tables=scene.tables(),
             )
         )
     return batches
@@ -114,7 +134,9 @@ def run(texts: list[tuple[str, str]], batches: list[Enriched], label: str) -> fl
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--events", type=int, default=2_000_000)
-    options.add_argument("--rules", nargs="*", default=[str(ROOT.parent / "shared/conformance/falco")])
+    options.add_argument(
+        "--rules", nargs="*", default=[str(ROOT.parent / "shared/conformance/falco")]
+    )
     chosen = options.parse_args()
     texts = []
     for given in chosen.rules:
@@ -124,13 +146,19 @@ def main() -> None:
     if not texts:
         print("no rule files found; synthetic rules only")
     base = make(chosen.events, 2_000, 500, 200)
-    for files, processes, addresses in ((100, 50, 20), (2_000, 500, 200), (20_000, 5_000, 2_000), (200_000, 20_000, 20_000)):
+    for files, processes, addresses in (
+        (100, 50, 20),
+        (2_000, 500, 200),
+        (20_000, 5_000, 2_000),
+        (200_000, 20_000, 20_000),
+    ):
         batches = make(chosen.events, files, processes, addresses)
         run(texts, batches, f"{files} files, {processes} processes, {addresses} ends")
     for count in (10, 100, 1_000):
         extra = [("".join(SYNTHETIC.format(n=n) for n in range(count)), "synthetic")]
         run(texts + extra, base, f"2000 files, 500 processes, +{count} synthetic")
-    print(f"peak RSS {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB (with the batches)")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"peak RSS {peak} MiB (with the batches)")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,16 @@ from hullwatch.detect.finding import Finding
 from hullwatch.detect.ruleset import Rule, RuleSet, load, load_texts
 
 __all__ = [
-    *("Engine", "Finding", "Place", "Result", "Rule", "RuleError", "RuleSet"),
-    *("explain", "load", "load_texts", "read_cases", "run_cases"),
+    "Engine",
+    "Finding",
+    "Place",
+    "Result",
+    "Rule",
+    "RuleError",
+    "RuleSet",
+    "explain",
+    "load",
+    "load_texts",
+    "read_cases",
+    "run_cases",
 ]

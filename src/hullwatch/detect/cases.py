@@ -174,7 +174,10 @@ def _process(scene: Scene, given: dict[str, Any], workload: int) -> int:
 
 def _one_process(scene: Scene, given: dict[str, Any], workload: int) -> int:
     name = str(given.get("name", "test"))
-    fields: dict[str, Any] = {"workload": workload, "argv": tuple(map(str, given.get("args", [name])))}
+    fields: dict[str, Any] = {
+        "workload": workload,
+        "argv": tuple(map(str, given.get("args", [name]))),
+    }
     if "parent" in given:
         fields["parent"] = given["parent"]
     for key in ("exepath", "cwd", "script", "tty", "vpid", "loginuid"):
@@ -208,11 +211,21 @@ def _event(scene: Scene, image: int, given: dict[str, Any]) -> None:
             continue
         setter = _SETTERS.get(key)
         if setter is None:
-            raise RuleError(f"unknown key '{key}' of an event. {did_you_mean(key, _SETTERS)}".strip())
+            raise RuleError(
+                f"unknown key '{key}' of an event. {did_you_mean(key, _SETTERS)}".strip()
+            )
         setter(scene, cls, made, value)
     if cls == Class.OPEN and "ret" not in made:
         made["ret"] = 3
-    if cls in (Class.CONNECT, Class.ACCEPT, Class.SEND, Class.BIND, Class.LISTEN, Class.DUP, Class.FLOW):
+    if cls in (
+        Class.CONNECT,
+        Class.ACCEPT,
+        Class.SEND,
+        Class.BIND,
+        Class.LISTEN,
+        Class.DUP,
+        Class.FLOW,
+    ):
         made.setdefault("flags", _socket_of(given))
     scene.event(cls, image, **made)
 

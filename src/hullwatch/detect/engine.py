@@ -174,7 +174,9 @@ class Engine:
         rows, first = rows[keep], first[keep]
         images = enriched.image[rows]
         key2 = first.astype(_U)
-        key2 |= self._image_slots.look(images, lambda s: self._image(tables, s)).astype(_U) << _U(24)
+        key2 |= self._image_slots.look(images, lambda s: self._image(tables, s)).astype(_U) << _U(
+            24
+        )
         if self.parts.names and enriched.names:
             key2 |= self._name_signatures(enriched, rows) << _U(44)
         result = self._second.look(key2, lambda at: self._combine_second(int(key2[at])))
@@ -216,9 +218,7 @@ class Engine:
         holds = self.parts.event(event)
         decided = plan.bits[Where.EVENT]
         rest = sum(plan.bits[where] for where in Where if where is not Where.EVENT)
-        rules = self.ask(
-            self.by_class[event.cls], holds | rest, self.parts.all & ~holds | rest
-        )
+        rules = self.ask(self.by_class[event.cls], holds | rest, self.parts.all & ~holds | rest)
         ident = len(self._event_live)
         self._event_live.append(rules)
         self._events.holds.append(holds & decided)
@@ -453,7 +453,7 @@ class Engine:
         return self.verdicts.may_match(cls, write, obj, workload, image)
 
 
-def _room(held: list) -> int:  # type: ignore[type-arg]
+def _room(held: list) -> int:
     if len(held) >= _COMBINATIONS:
         raise Overflow
     return len(held)

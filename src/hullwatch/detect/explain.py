@@ -57,7 +57,9 @@ def explain(rules: RuleSet, name: str) -> Explanation:
     rule = rules.rule(name)
     definition = rule.definition
     macros = tuple(
-        MacroUse(one, str(rules.macros[one].place), " ".join(str(rules.macros[one].condition).split()))
+        MacroUse(
+            one, str(rules.macros[one].place), " ".join(str(rules.macros[one].condition).split())
+        )
         for one in rule.macros
     )
     written = " ".join(str(definition.condition).split())
@@ -112,9 +114,9 @@ def _use(rule: Rule, label: str) -> FieldUse:
 
 
 def _verdict(rule: Rule) -> str:
-    decided = {
-        source.where(cls) for source in rule.sources.values() for cls in rule.classes
-    } - {None}
+    decided = {source.where(cls) for source in rule.sources.values() for cls in rule.classes} - {
+        None
+    }
     if Where.IMAGE in decided and Where.OBJ in decided:
         return "the kernel leaves out events whose object, container or process rules a match out"
     if Where.OBJ in decided:

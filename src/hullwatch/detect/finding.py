@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import msgspec
 
@@ -79,7 +79,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     last: int = 0
 
 
-class Match(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Match:
     """`count` events of one process and object that meet a rule; row is the first of them."""
 
     rule: Rule

@@ -7,7 +7,6 @@ bidirectional overrides are shown as escapes, and every value is bounded.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hullwatch.detect.errors import Place, RuleError
@@ -94,26 +93,25 @@ def read_output(text: str, place: Place) -> Output:
         if found is None:
             pieces.append(escape(text[at:]))
             break
-        start, end, make = found
+        start, end, what = found
         if start > at:
             pieces.append(escape(text[at:start]))
         try:
-            pieces.append(make())
+            pieces.append(source_of(_transform(what) if isinstance(what, str) else what))
         except RuleError as problem:
             raise RuleError(f"in the output: {problem.message}", place, mend=problem.mend) from None
         at = end
     return Output(tuple(pieces))
 
 
-def _next(text: str, start: int) -> tuple[int, int, Callable[[], Source]] | None:
+def _next(text: str, start: int) -> tuple[int, int, FieldRef | str] | None:
+    """The next field from start: its span, and the field or the text of a transformer."""
     while (at := text.find("%", start)) >= 0:
         if field := _FIELD.match(text, at):
-            name, arg = field[1], field[2][1:-1] if field[2] else None
-            return at, field.end(), lambda: source_of(FieldRef(name, arg))
+            return at, field.end(), FieldRef(field[1], field[2][1:-1] if field[2] else None)
         if _CALL.match(text, at):
             end = _closing(text, at)
-            inner = text[at + 1 : end]
-            return at, end, lambda: source_of(_transform(inner))
+            return at, end, text[at + 1 : end]
         start = at + 1
     return None
 

@@ -35,7 +35,9 @@ def address_data(text: str) -> bytes:
     """struct hw_addr for '1.2.3.4:80', '[::1]:80', '1.2.3.4' or '/run/x.sock' ('@x': abstract)."""
     if text[:1] in ("/", "@"):
         path = text.encode()
-        return struct.pack("<HH", socket.AF_UNIX, 0) + (b"\0" + path[1:] if path[:1] == b"@" else path)
+        return struct.pack("<HH", socket.AF_UNIX, 0) + (
+            b"\0" + path[1:] if path[:1] == b"@" else path
+        )
     host, port = text, "0"
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")

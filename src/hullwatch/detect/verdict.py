@@ -180,6 +180,6 @@ def _action(cls: int, write: bool, obj: Object) -> _Action:
     return _Action(cls, write and cls == _OPEN, int(family))
 
 
-def _bound(memo: dict) -> None:  # type: ignore[type-arg]
+def _bound(memo: dict) -> None:
     if len(memo) >= _MEMO:
         memo.clear()

@@ -31,8 +31,7 @@ class Literal:
     place: Place = field(default=NOWHERE, compare=False)
 
     def __str__(self) -> str:
-        bare = quote(self.text)
-        return f'"{bare}"' if self.quoted and not bare.startswith('"') else bare
+        return quote(self.text, always=self.quoted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,9 @@ class FieldRef:
         if self.arg is None:
             return self.name
         plain = self.arg and not any(c in "[]\"'" or c.isspace() for c in self.arg)
-        return f"{self.name}[{self.arg}]" if plain else f"{self.name}[{_force_quote(self.arg)}]"
-
-
-def _force_quote(text: str) -> str:
-    bare = quote(text)
-    return bare if bare.startswith('"') else f'"{bare}"'
+        return (
+            f"{self.name}[{self.arg}]" if plain else f"{self.name}[{quote(self.arg, always=True)}]"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,8 @@ class Transform:
 
     def __str__(self) -> str:
         parts = (
-            _force_quote(arg.text) if isinstance(arg, Literal) else str(arg) for arg in self.args
+            quote(arg.text, always=True) if isinstance(arg, Literal) else str(arg)
+            for arg in self.args
         )
         return f"{self.name}({', '.join(parts)})"
 
@@ -127,7 +124,9 @@ def show(expr: Expr) -> str:
                 f"({show(c)})" if isinstance(c, Or | And) else show(c) for c in children
             )
         case Or(children):
-            return " or ".join(f"({show(c)})" if isinstance(c, Or) else show(c) for c in children)
+            return " or ".join(
+                f"({show(c)})" if isinstance(c, Or | And) else show(c) for c in children
+            )
         case Check(left, op, right, modifier, listed):
             words = [str(left), op]
             if modifier:

@@ -266,10 +266,10 @@ class _Parser:
         if self.peek() != ")":
             while True:
                 self.blank()
-                value = self.string()
-                if value is None:
+                literal = self.string()
+                if literal is None:
                     raise self.error(f"expected a value but found {self.here()}")
-                found.append(value)
+                found.append(literal)
                 if len(found) > MAX_LIST:
                     raise self.error(f"more than {MAX_LIST} values in one list")
                 self.blank()

@@ -44,9 +44,13 @@ def read_quoted(text: str, start: int) -> tuple[str, int]:
     raise QuoteError("a quoted string is not closed", start)
 
 
-def quote(value: str) -> str:
+def quote(value: str, *, always: bool = False) -> str:
     """value as it must be written in a condition: bare where the grammar allows it."""
-    if value and not any(char in "()\"',=" or char.isspace() or ord(char) < 32 for char in value):
+    if (
+        not always
+        and value
+        and not any(char in "()\"',=" or char.isspace() or ord(char) < 32 for char in value)
+    ):
         return value
     body = "".join(_REVERSE.get(char, char) for char in value).replace('"', '\\"')
     return f'"{body}"'
