@@ -169,12 +169,15 @@ HOT bool is_own(void)
 	return fixed.own_tgid && bpf_get_current_pid_tgid() >> 32 == fixed.own_tgid;
 }
 
-/* Vital events wake the reader; bulk ones only when a lot is waiting. */
+/* Vital events wake the reader; bulk ones once for every 64 KiB that wait, not one by one. */
+#define BULK_WAKE (64 << 10)
+
 HOT u64 bulk_wake(void)
 {
 	u64 waiting = bpf_ringbuf_query(&bulk, BPF_RB_AVAIL_DATA);
 
-	return waiting > (1 << 20) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
+	return waiting >= BULK_WAKE && waiting % BULK_WAKE < 4 * (sizeof(struct hw_event) + 8) ? BPF_RB_FORCE_WAKEUP
+											     : BPF_RB_NO_WAKEUP;
 }
 
 HOT void event_fill(struct hw_event *e, const struct who *w, u16 cls, u16 op)
