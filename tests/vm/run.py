@@ -74,7 +74,7 @@ def run(
     cwd: Path | None = None,
     share: Sequence[Path] = (),
     memory: str = "3G",
-    cpus: int = 2,
+    cpus: int = 1,
     lsm: str = LSM,
     timeout: float | None = None,
 ) -> int:
@@ -82,9 +82,12 @@ def run(
 
     Output goes to this process's stdout and stderr as it comes. `share` lists existing directories
     that the guest may write to; all else it writes is lost with it. The job's description travels
-    in a shared directory since a kernel command line holds 2048 bytes only. Raises VmError when
-    the guest cannot start, subprocess.TimeoutExpired after `timeout` seconds (the guest is gone
-    by then).
+    in a shared directory since a kernel command line holds 2048 bytes only. One CPU: emulation on
+    several runs stale code after the kernel has patched it on another (static keys, ftrace, BPF
+    trampolines), and the guest dies of "Oops: int3" (seen with QEMU 7.2 and Linux 6.12).
+
+    Raises VmError when the guest cannot start, subprocess.TimeoutExpired after `timeout` seconds
+    (the guest is gone by then).
     """
     program = vng()
     build = ROOT / "build" / "vm"
@@ -155,7 +158,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kernel", default="", help="series (6.1, 6.12) or image; newest if unset")
     parser.add_argument("--memory", default="3G")
-    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--cpus", type=int, default=1, help="more than 1 only with KVM")
     parser.add_argument("--lsm", default=LSM, help="the kernel's lsm= option")
     parser.add_argument("--share", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument(
