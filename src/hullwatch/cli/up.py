@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -115,11 +116,11 @@ def show_finding(finding: object) -> None:
     chain = " > ".join(
         f"{safe(process.name)}({process.pid})" for process in reversed(finding.processes[:6])
     )
-    out = console()
-    out.print(
+    out = partial(console().print, markup=True)
+    out(
         f"[{colour}]{escape(finding.priority):<9}[/] {short_time(finding.time)} "
         f"[bold]{escape(safe(finding.rule))}[/]"
     )
-    out.print(f"          in {escape(safe(where))}{escape(safe(image))}: {escape(chain)}")
+    out(f"          in {escape(safe(where))}{escape(safe(image))}: {escape(chain)}")
     if finding.object:
-        out.print(f"          {escape(finding.event)} {escape(safe(finding.object, 160))}")
+        out(f"          {escape(finding.event)} {escape(safe(finding.object, 160))}")

@@ -1,0 +1,117 @@
+"""`hullwatch doctor`: what can be seen here, what cannot, and how to mend it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hullwatch.cli.errors import ExitCode
+from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
+from hullwatch.cli.show import print_json, say
+
+__all__ = ["examine", "register"]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    store: Store = DEFAULT_STORE,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look only; do not load the programs and try them.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Say which tier runs, prove that events arrive, name the blind spots and how to mend them.
+
+    Exit code 1: something that should be seen is not. Exit code 7: no sensor can run here.
+    """
+    found = examine(store, quick)
+    if json:
+        print_json(found)
+    else:
+        _print(found)
+    if found["tier"] == "none":
+        raise typer.Exit(ExitCode.SENSOR)
+    if any(not check["seen"] for check in found["checks"]):
+        raise typer.Exit(ExitCode.NO)
+
+
+def examine(store: Path, quick: bool) -> dict[str, Any]:
+    """Everything doctor knows, as one value."""
+    from hullwatch.control import ControlError, ask
+    from hullwatch.coverage.blindspots import blind_spots
+    from hullwatch.coverage.selfcheck import check
+    from hullwatch.sensor.libbpf import BpfError
+    from hullwatch.sensor.programs import SensorError
+    from hullwatch.sensor.tier import Tier, read_facts
+
+    facts = read_facts()
+    checks: list[dict[str, Any]] = []
+    skipped: tuple[str, ...] = ()
+    problem = ""
+    if facts.tier != Tier.NONE and not quick:
+        try:
+            report = check()
+            facts, skipped = report.facts, report.skipped
+            checks = [made._asdict() for made in report.checks]
+        except (SensorError, BpfError) as error:
+            problem = str(error)
+    try:
+        agent: dict[str, Any] | None = ask(store / CONTROL)
+    except ControlError:
+        agent = None
+    return {
+        "tier": Tier.NONE.value if problem else facts.tier.value,
+        "reason": problem or facts.reason,
+        "mend": facts.mend,
+        "kernel": facts.release,
+        "machine": facts.machine,
+        "btf": facts.btf,
+        "bpf_lsm": facts.bpf_lsm,
+        "cgroup2": facts.cgroup2,
+        "programs_left_out": list(skipped),
+        "checks": checks,
+        "blind_spots": [
+            {"what": spot.what, "instead": spot.instead, "mend": spot.mend}
+            for spot in blind_spots(facts.tier)
+        ],
+        "agent": agent and {key: agent[key] for key in ("pid", "mode", "tier", "losses", "faults")},
+        "store": str(store),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from hullwatch.cli.show import console
+
+    out = partial(console().print, markup=True)
+    colour = "red" if found["tier"] == "none" else "green"
+    out(f"[bold]tier[/]      [{colour}]{found['tier']}[/]  kernel {found['kernel']}")
+    if found["reason"]:
+        out(f"          {escape(found['reason'].splitlines()[0])}")
+    if found["mend"]:
+        out(f"          mend: {escape(found['mend'])}")
+    out(f"[bold]cgroup v2[/] {found['cgroup2'] or 'not mounted'}")
+    agent = found["agent"]
+    if agent:
+        out(f"[bold]agent[/]     pid {agent['pid']}, {agent['mode']} mode, tier {agent['tier']}")
+    else:
+        out(f"[bold]agent[/]     not running for {escape(found['store'])} (start: hullwatch up)")
+    if found["checks"]:
+        out("[bold]seen just now[/]")
+        for made in found["checks"]:
+            mark = "[green]yes[/]" if made["seen"] else "[red]NO [/]"
+            out(f"  {mark} {made['name']}")
+    out("[bold]cannot be seen[/]")
+    for spot in found["blind_spots"]:
+        out(f"  - {escape(spot['what'])}")
+        out(f"    [dim]instead: {escape(spot['instead'])}[/]")
+        out(f"    [dim]mend: {escape(spot['mend'])}[/]")
+    if found["tier"] == "none":
+        say("no sensor can run here")

@@ -1,0 +1,100 @@
+"""What each tier cannot see, in words an operator can act on. One row a blind spot.
+
+These are properties of the hooks (kernel/*.bpf.c), not guesses: each row names the hook that is
+missing and what is seen instead.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hullwatch.sensor.tier import Tier
+
+__all__ = ["BLIND_SPOTS", "BlindSpot", "blind_spots"]
+
+
+class BlindSpot(NamedTuple):
+    """what is not seen, what is seen instead, how to mend it; and on which tiers."""
+
+    what: str
+    instead: str
+    mend: str
+    tiers: frozenset[Tier]
+
+
+_BOTH = frozenset({Tier.LSM, Tier.TRACEPOINT})
+_TRACE = frozenset({Tier.TRACEPOINT})
+_LSM_MEND = 'boot with "bpf" in the lsm= kernel parameter'
+
+BLIND_SPOTS: tuple[BlindSpot, ...] = (
+    BlindSpot(
+        "symlinks on the way in rename, unlink, link, symlink, mkdir, rmdir, chmod, chown, truncate",
+        "the caller's path made absolute from the kernel's working directory or fd, marked RAW_PATH",
+        _LSM_MEND,
+        _TRACE,
+    ),
+    BlindSpot(
+        "the result of file operations done through io_uring, and its opens into fixed file slots",
+        "each such request at its submission, marked IO_URING and ATTEMPT",
+        _LSM_MEND,
+        _TRACE,
+    ),
+    BlindSpot(
+        "the number of the fd and the result of a successful open",
+        "the open as it is granted, marked ATTEMPT; failed opens have their error",
+        "nothing to do: the path and the access are the kernel's own",
+        frozenset({Tier.LSM}),
+    ),
+    BlindSpot(
+        "reads and writes on files that are open already, and what they carry",
+        "the open with its access, and bytes per network flow",
+        "none: by design, cost and privacy",
+        _BOTH,
+    ),
+    BlindSpot(
+        "work a GPU does: kernels launched and memory shared on the device",
+        "opens of its device files by which process",
+        "restrict device access to known runtimes (rules/gpu)",
+        _BOTH,
+    ),
+    BlindSpot(
+        "names in encrypted DNS (DoT, DoH) and encrypted TLS hellos (ECH)",
+        "the address, port and bytes of the connection",
+        "keep containers on a plain resolver of yours",
+        _BOTH,
+    ),
+    BlindSpot(
+        "a server name in a ClientHello that spans several packets beyond the first 4096 bytes",
+        "the address, and the name from DNS",
+        "none needed where DNS is plain",
+        _BOTH,
+    ),
+    BlindSpot(
+        "the bytes of connections that were open before the agent started",
+        "new connections from then on",
+        "start the agent before the workloads (deploy/)",
+        _BOTH,
+    ),
+    BlindSpot(
+        "ordinary sockets as they are made (AF_UNIX, AF_NETLINK, TCP, UDP), outside of record mode",
+        "what is done with them: connect, bind, listen, accept, send",
+        "`hullwatch up --record` has them",
+        _BOTH,
+    ),
+    BlindSpot(
+        "32-bit system calls of arm64 processes",
+        "their processes, flows and, with LSM, their files",
+        "none on this version",
+        _BOTH,
+    ),
+    BlindSpot(
+        "processes in a nested virtual machine or gVisor/Kata sandbox",
+        "the sandbox's own process",
+        "run an agent inside the sandbox's kernel",
+        _BOTH,
+    ),
+)
+
+
+def blind_spots(tier: Tier) -> list[BlindSpot]:
+    return [spot for spot in BLIND_SPOTS if tier in spot.tiers]
