@@ -156,7 +156,9 @@ class Daemon:
             self.faults[stage] = self.faults.get(stage, 0) + 1
             if self.faults[stage] <= 5:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+                text = (
+                    f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+                )
                 self.writer.notice(f"fault in {stage}", text)
                 sys.stderr.write(f"hullwatch: fault in {stage}: {text}\n")
             return otherwise

@@ -21,7 +21,8 @@ __all__ = ["Feedback"]
 
 _PAIRS = {BY_NAME[name].cls for name in ("rename", "link", "symlink")}
 _ASKED = np.array(
-    [cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _PAIRS], np.uint16
+    [cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _PAIRS],
+    np.uint16,
 )
 _NUMBER = {"count": Verdict.COUNT, "report": Verdict.REPORT, "byproc": Verdict.BYPROC}
 _MAX_KNOWN = 1 << 17
@@ -61,9 +62,11 @@ class Feedback:
         key["low"] = events["obj"].astype(np.uint64) << np.uint64(32) | action
         key["image"] = enriched.image[rows]
         # A keyed sum stands for the triple: sorting one column is much cheaper than three.
-        mixed = key["cgroup"] * np.uint64(0x9E3779B97F4A7C15) ^ key["low"] * np.uint64(
-            0xC2B2AE3D27D4EB4F
-        ) ^ key["image"] * np.uint64(0x165667B19E3779F9)
+        mixed = (
+            key["cgroup"] * np.uint64(0x9E3779B97F4A7C15)
+            ^ key["low"] * np.uint64(0xC2B2AE3D27D4EB4F)
+            ^ key["image"] * np.uint64(0x165667B19E3779F9)
+        )
         _, first = np.unique(mixed, return_index=True)
         if len(self._known) > _MAX_KNOWN:
             self._known.clear()

@@ -65,8 +65,12 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
         agent: dict[str, Any] | None = ask(store / CONTROL)
     except ControlError:
         agent = None
+    tier = Tier.NONE.value if problem else facts.tier.value
+    if agent is not None and not checks:
+        tier = agent["tier"]
     return {
-        "tier": Tier.NONE.value if problem else facts.tier.value,
+        "tier": tier,
+        "tried": bool(checks) or agent is not None,
         "reason": problem or facts.reason,
         "mend": facts.mend,
         "kernel": facts.release,
@@ -78,7 +82,7 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
         "checks": checks,
         "blind_spots": [
             {"what": spot.what, "instead": spot.instead, "mend": spot.mend}
-            for spot in blind_spots(facts.tier)
+            for spot in blind_spots(Tier(tier))
         ],
         "agent": agent and {key: agent[key] for key in ("pid", "mode", "tier", "losses", "faults")},
         "store": str(store),
@@ -92,7 +96,9 @@ def _print(found: dict[str, Any]) -> None:
 
     out = partial(console().print, markup=True)
     colour = "red" if found["tier"] == "none" else "green"
-    out(f"[bold]tier[/]      [{colour}]{found['tier']}[/]  kernel {found['kernel']}")
+    out(
+        f"[bold]tier[/]      [{colour}]{found['tier']}[/]{'' if found['tried'] else ' (not tried)'}  kernel {found['kernel']}"
+    )
     if found["reason"]:
         out(f"          {escape(found['reason'].splitlines()[0])}")
     if found["mend"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 # Measured: Arrow's own pools keep what a long-lived agent has let go of.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -17,11 +17,17 @@ from hullwatch.cli.options import DEFAULT_STORE, Json, Store
 from hullwatch.cli.rules import default_rules
 from hullwatch.cli.show import print_json, safe, say, short_time
 
+if TYPE_CHECKING:
+    from hullwatch.detect.finding import Finding
+    from hullwatch.detect.ruleset import RuleSet
+
 __all__ = ["Rules", "load_rules", "register", "show_finding"]
 
 Rules = Annotated[
     list[Path] | None,
-    typer.Option("--rules", "-r", help="Rule file or folder; may be given again. Default: the pack."),
+    typer.Option(
+        "--rules", "-r", help="Rule file or folder; may be given again. Default: the pack."
+    ),
 ]
 
 
@@ -61,15 +67,16 @@ def up(
         max_bytes=max_bytes,
         max_age=parse_duration(max_age),
     )
+
+    def show(findings: list[Finding]) -> None:
+        for finding in findings:
+            if json:
+                print_json(finding)
+            else:
+                show_finding(finding)
+
     try:
-        daemon = Daemon(
-            options,
-            ruleset,
-            lambda findings: [
-                print_json(finding) if json else show_finding(finding) for finding in findings
-            ]
-            and None,
-        )
+        daemon = Daemon(options, ruleset, show)
     except (SensorError, BpfError) as error:
         raise CommandError(str(error), ExitCode.SENSOR) from error
     route_signals(daemon)
@@ -84,7 +91,7 @@ def up(
     daemon.run(ready)
 
 
-def load_rules(paths: list[Path] | None):  # type: ignore[no-untyped-def]
+def load_rules(paths: list[Path] | None) -> RuleSet:
     """The rule set of the given paths or the pack; refusals are said on stderr, not hidden."""
     import sys
 
@@ -98,14 +105,12 @@ def load_rules(paths: list[Path] | None):  # type: ignore[no-untyped-def]
     return ruleset
 
 
-def show_finding(finding: object) -> None:
+def show_finding(finding: Finding) -> None:
     """One finding as a few lines: what, where, by which processes, on what."""
     from rich.markup import escape
 
     from hullwatch.cli.show import console
-    from hullwatch.detect.finding import Finding
 
-    assert isinstance(finding, Finding)
     if finding.count > 1:
         return
     colour = {6: "bold red", 5: "bold red", 4: "red", 3: "yellow", 2: "cyan"}.get(

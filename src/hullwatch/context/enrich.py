@@ -134,9 +134,7 @@ class Context:
             cls, cgroup, obj = int(event["cls"]), int(event["cgroup"]), int(event["obj"])
             if cls == Class.CGROUP_MKDIR:
                 actor = self.processes.image(int(image[row]))
-                creator = Creator(
-                    pid=actor.pid, exe=actor.exepath, argv=actor.argv, cwd=actor.cwd
-                )
+                creator = Creator(pid=actor.pid, exe=actor.exepath, argv=actor.argv, cwd=actor.cwd)
                 self._source.submit(int(event["num"]), text(obj), creator)
             elif cls == Class.CGROUP_RMDIR:
                 self.workloads.forget(int(event["num"]))
@@ -170,7 +168,11 @@ def _rows(of: Enriched, mask: np.ndarray, *, keep_rest: bool = False) -> Enriche
     """Some rows of an enriched batch. keep_rest: procs, strings and losses go with these rows."""
     at = np.cumsum(mask) - 1
     names = {int(at[row]): name for row, name in of.names.items() if mask[row]}
-    rest = of.batch if keep_rest else replace(of.batch, procs=of.batch.procs[:0], strings=(), losses=())
+    rest = (
+        of.batch
+        if keep_rest
+        else replace(of.batch, procs=of.batch.procs[:0], strings=(), losses=())
+    )
     return replace(
         of,
         batch=replace(rest, events=of.batch.events[mask]),

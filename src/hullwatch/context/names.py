@@ -34,7 +34,8 @@ class Names:
 
     def of(self, cgroup: int, address: str, now: int) -> str:
         """The name, '' if none is known (any more)."""
-        name, until = self._held.get(cgroup, {}).get(address, ("", 0))
+        of = self._held.get(cgroup)
+        name, until = of.get(address, ("", 0)) if of is not None else ("", 0)
         return name if now < until else ""
 
     def knows(self, cgroup: int) -> bool:

@@ -28,8 +28,8 @@ _LSM_MEND = 'boot with "bpf" in the lsm= kernel parameter'
 
 BLIND_SPOTS: tuple[BlindSpot, ...] = (
     BlindSpot(
-        "symlinks on the way in rename, unlink, link, symlink, mkdir, rmdir, chmod, chown, truncate",
-        "the caller's path made absolute from the kernel's working directory or fd, marked RAW_PATH",
+        "symlinks on the way in rename, unlink, link, symlink, mkdir, rmdir, chmod, chown",
+        "the caller's path joined to the kernel's working directory or fd, marked RAW_PATH",
         _LSM_MEND,
         _TRACE,
     ),

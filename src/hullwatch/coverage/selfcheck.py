@@ -79,13 +79,15 @@ def _check(sensor: Sensor, programs: Programs) -> Report:
     dictionary = Dictionary()
     sensor.start()
     dictionary.add(sensor.drain().strings)
-    with tempfile.TemporaryDirectory(prefix="hullwatch-check-") as folder:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-            began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            command = [sys.executable, "-I", "-c", _ACTIONS, os.path.realpath(folder), str(port)]
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-            seen, losses = _look(sensor, dictionary, child, port, began)
+    with (
+        tempfile.TemporaryDirectory(prefix="hullwatch-check-") as folder,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        port = server.getsockname()[1]
+        began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        command = [sys.executable, "-I", "-c", _ACTIONS, os.path.realpath(folder), str(port)]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        seen, losses = _look(sensor, dictionary, child, port, began)
     checks = tuple(Check(name, name in seen, seen.get(name, 0.0)) for name in _EXPECT)
     return Report(sensor.facts, checks, losses, tuple(programs.skipped))
 

@@ -6,8 +6,10 @@
 
 HOT s64 inode_ctime(struct inode *inode)
 {
+	/* Since 6.13 the top bit of the ns says that the time was asked for (I_CTIME_QUERIED). */
 	if (bpf_core_field_exists(inode->i_ctime_sec))
-		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000LL + BPF_CORE_READ(inode, i_ctime_nsec);
+		return BPF_CORE_READ(inode, i_ctime_sec) * 1000000000LL +
+		       (BPF_CORE_READ(inode, i_ctime_nsec) & 0x7fffffff);
 	if (bpf_core_field_exists(((struct inode___mid *)inode)->__i_ctime))
 		return BPF_CORE_READ((struct inode___mid *)inode, __i_ctime.tv_sec) * 1000000000LL +
 		       BPF_CORE_READ((struct inode___mid *)inode, __i_ctime.tv_nsec);

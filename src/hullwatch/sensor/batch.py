@@ -7,7 +7,7 @@ this batch or an earlier one of the same stream.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,10 +32,10 @@ class Loss(NamedTuple):
     stage: str
     cls: int
     cgroup: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants
 
 
-def _none(dtype: np.dtype) -> np.ndarray:  # type: ignore[type-arg]
+def _none(dtype: np.dtype[Any]) -> np.ndarray:
     return np.empty(0, dtype)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hullwatch.sensor.batch import String
 from hullwatch.sensor.wire import StrKind
@@ -84,9 +84,10 @@ class Dictionary:
         if base <= self.base:
             return
         self.base = base
-        for held in (self._entries, self._texts, self._addresses):
+        tables: tuple[dict[int, Any], ...] = (self._entries, self._texts, self._addresses)
+        for held in tables:
             for key in [key for key in held if key < base]:
-                del held[key]  # type: ignore[attr-defined]
+                del held[key]
 
     def entry(self, ident: int) -> String:
         """The record, or an empty one (kind 0) for id 0 or an id that is gone."""

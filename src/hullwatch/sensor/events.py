@@ -47,7 +47,9 @@ CLASSES: dict[int, EventClass] = {
         EventClass(Class.FORK, "fork", V, "", "", "child process key", "child tid", "", 1007),
         EventClass(Class.EXIT, "exit", V, "", "", "lifetime ns", "", "wait status", 1007),
         EventClass(Class.TASK, "task", V, "exe path", "argv", "exe inode", "exec id", "", 1007),
-        EventClass(Class.OPEN, "open", B, "path", "caller's text", "inode", "dev", "open flags", 1001),
+        EventClass(
+            Class.OPEN, "open", B, "path", "caller's text", "inode", "dev", "open flags", 1001
+        ),
         EventClass(Class.RENAME, "rename", B, "old path", "new path", "", "", "flags", 1001),
         EventClass(Class.UNLINK, "unlink", B, "path", "", "", "", "flags", 1001),
         EventClass(Class.LINK, "link", B, "old path", "new path", "", "", "flags", 1001),
@@ -58,15 +60,27 @@ CLASSES: dict[int, EventClass] = {
         EventClass(Class.CHOWN, "chown", B, "path", "", "uid", "gid", "flags", 1001),
         EventClass(Class.MMAP, "mmap", B, "path", "", "length", "dev", "prot", 1001),
         EventClass(Class.SOCKET, "socket", B, "", "", "", "", _SOCK, 4001),
-        EventClass(Class.CONNECT, "connect", B, "server end", "client address", "", "", _SOCK, 4001),
+        EventClass(
+            Class.CONNECT, "connect", B, "server end", "client address", "", "", _SOCK, 4001
+        ),
         EventClass(Class.BIND, "bind", B, "local end", "", "", "", _SOCK, 4001),
         EventClass(Class.LISTEN, "listen", B, "local end", "", "backlog", "", _SOCK, 4001),
         EventClass(Class.ACCEPT, "accept", B, "server end", "client address", "", "", _SOCK, 4001),
         EventClass(Class.SEND, "send", B, "server end", "", "bytes", "", _SOCK, 4001),
         EventClass(
-            Class.FLOW, "flow", B, "server end", "client address", "bytes out", "bytes in", _SOCK, 4001
+            Class.FLOW,
+            "flow",
+            B,
+            "server end",
+            "client address",
+            "bytes out",
+            "bytes in",
+            _SOCK,
+            4001,
         ),
-        EventClass(Class.DNS, "dns", B, "name", "answers", "type", "", "1 = answer; rcode << 8", 4003),
+        EventClass(
+            Class.DNS, "dns", B, "name", "answers", "type", "", "1 = answer; rcode << 8", 4003
+        ),
         EventClass(Class.TLS, "tls", B, "server name", "server end", "", "", "", 4001),
         EventClass(Class.DUP, "dup", V, "server end", "client address", "old fd", "", _SOCK, 4001),
         EventClass(Class.PTRACE, "ptrace", V, "", "", "request", "target process key", "", 1007),
@@ -76,7 +90,9 @@ CLASSES: dict[int, EventClass] = {
         EventClass(Class.PIVOT_ROOT, "pivot_root", V, "new root", "put old", "", "", "", 6003),
         EventClass(Class.UNSHARE, "unshare", V, "", "", "", "", "clone flags", 6003),
         EventClass(Class.SETNS, "setns", V, "", "", "fd", "", "ns type", 6003),
-        EventClass(Class.SETID, "setid", V, "", "", "uid or gid asked for", "old euid", "new euid", 1007),
+        EventClass(
+            Class.SETID, "setid", V, "", "", "uid or gid asked for", "old euid", "new euid", 1007
+        ),
         EventClass(Class.CAPSET, "capset", V, "", "", "effective", "permitted", "", 1007),
         EventClass(Class.BPF, "bpf", V, "", "", "command", "", "", 6003),
         EventClass(Class.PERF, "perf_event_open", V, "", "", "", "pid", "flags", 6003),
@@ -96,7 +112,7 @@ BY_NAME: dict[str, EventClass] = {row.name: row for row in CLASSES.values()}
 
 
 def class_names() -> np.ndarray:
-    """Names indexed by class number, '' where there is none: dtype object, shape (HW_CLASS_MAX,)."""
+    """Names by class number, '' where there is none: dtype object, shape (HW_CLASS_MAX,)."""
     names = np.full(int(Class.CLASS_MAX), "", dtype=object)
     for cls, row in CLASSES.items():
         names[cls] = row.name

@@ -186,14 +186,16 @@ class Map:
 
     def shared(self, dtype: np.dtype[Any]) -> np.ndarray:
         """A data section of the loaded programs as an array of shape (1,), shared with them."""
-        memory = mmap.mmap(self.fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        memory = mmap.mmap(
+            self.fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE
+        )
         return np.frombuffer(memory, dtype=dtype, count=1)
 
     def initial(self, dtype: np.dtype[Any]) -> np.ndarray:
         """What a data section will hold at load, as an array of shape (1,)."""
         size = c_size_t()
         pointer = _check(lib().bpf_map__initial_value(self._pointer, ctypes.byref(size)), self.name)
-        raw = (ctypes.c_char * size.value).from_address(pointer)
+        raw: Any = (ctypes.c_char * size.value).from_address(pointer)
         return np.frombuffer(raw, dtype=dtype, count=1)
 
     def update(self, key: bytes, value: bytes) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from hullwatch.kernel.build import object_path
 from hullwatch.sensor import libbpf
 from hullwatch.sensor.syscalls import SYSCALLS
-from hullwatch.sensor.tier import Facts, Tier, read_facts
+from hullwatch.sensor.tier import Tier, read_facts
 from hullwatch.sensor.wire import FIXED, SETTINGS
 
 __all__ = ["Programs", "RingSizes", "SensorError"]
@@ -34,7 +34,13 @@ class RingSizes(dict[str, int]):
 
     def __init__(self, **sizes: int) -> None:
         super().__init__(
-            {"vital": 4 << 20, "bulk": 8 << 20, "strings": 4 << 20, "procs": 4 << 20, "packets": 1 << 20}
+            {
+                "vital": 4 << 20,
+                "bulk": 8 << 20,
+                "strings": 4 << 20,
+                "procs": 4 << 20,
+                "packets": 1 << 20,
+            }
             | sizes
         )
 
@@ -60,7 +66,11 @@ class Programs:
     """
 
     def __init__(
-        self, *, rings: RingSizes | None = None, tier: Tier | None = None, own_tgid: int | None = None
+        self,
+        *,
+        rings: RingSizes | None = None,
+        tier: Tier | None = None,
+        own_tgid: int | None = None,
     ) -> None:
         facts = read_facts()
         if facts.tier == Tier.NONE:
@@ -88,7 +98,9 @@ class Programs:
     def _load(self, tier: Tier) -> libbpf.Object:
         path = object_path(os.uname().machine)
         if not Path(path).exists():
-            raise SensorError(f"{path.name} is not built: run `make bpf` (python -m hullwatch.kernel.build)")
+            raise SensorError(
+                f"{path.name} is not built: run `make bpf` (python -m hullwatch.kernel.build)"
+            )
         loaded = libbpf.Object(path)
         types = libbpf.KernelTypes()
         try:
@@ -135,14 +147,20 @@ class Programs:
                 calls.update(struct.pack("<I", _NATIVE_CALLS + row.ia32), value)
         handlers = self.object.map("handlers")
         for name, slot in slots.items():
-            handlers.update(struct.pack("<I", slot), struct.pack("<I", self.object.programs[name].fd))
+            handlers.update(
+                struct.pack("<I", slot), struct.pack("<I", self.object.programs[name].fd)
+            )
 
     def attach(self) -> None:
         """Attach everything that was loaded, process events first."""
         cgroup_fd = os.open(self.facts.cgroup2, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name, program in self.object.programs.items():
-                if name in self.skipped or name.startswith("exit_") or program.section == "iter/task":
+                if (
+                    name in self.skipped
+                    or name.startswith("exit_")
+                    or program.section == "iter/task"
+                ):
                     continue
                 if program.section.startswith("cgroup"):
                     self._links.append(program.attach_cgroup(cgroup_fd))

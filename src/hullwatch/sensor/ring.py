@@ -62,7 +62,12 @@ class Ring:
         if count <= 0:
             return np.empty(0, dtype)
         row = np.dtype(
-            {"names": ["length", "record"], "formats": ["<u4", dtype], "offsets": [0, 8], "itemsize": stride}
+            {
+                "names": ["length", "record"],
+                "formats": ["<u4", dtype],
+                "offsets": [0, 8],
+                "itemsize": stride,
+            }
         )
         rows = self._copy(start, count * stride).view(row)
         busy = rows["length"] & np.uint32(_BUSY)
@@ -78,7 +83,7 @@ class Ring:
         length = min(self.produced() - start, limit)
         if length <= 0:
             return
-        copy = memoryview(self._copy(start, length))
+        copy = self._copy(start, length).data
         at = 0
         while at + 8 <= length:
             header = int.from_bytes(copy[at : at + 4], "little")

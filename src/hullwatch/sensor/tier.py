@@ -43,7 +43,7 @@ class Facts:
 
 
 def cgroup2_root(mountinfo: str = "/proc/self/mountinfo") -> str:
-    """Where the v2 tree is mounted: '/sys/fs/cgroup' or, hybrid, '/sys/fs/cgroup/unified'; '' if not."""
+    """Where the v2 tree is mounted, e.g. '/sys/fs/cgroup'; '' if it is not."""
     with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             left, _, right = line.partition(" - ")
@@ -80,7 +80,10 @@ def read_facts() -> Facts:
         return Facts(Tier.NONE, *common, "not root", "run as root, or with CAP_BPF and CAP_PERFMON")
     if not btf:
         return Facts(
-            Tier.NONE, *common, "no BTF", "boot a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's has it)"
+            Tier.NONE,
+            *common,
+            "no BTF",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian's has it)",
         )
     if not cgroup2:
         return Facts(

@@ -34,7 +34,7 @@ class Counted(NamedTuple):
     scope: int
     obj: int
     action: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants
 
 
 class Verdicts:
