@@ -96,9 +96,8 @@ def _print(found: dict[str, Any]) -> None:
 
     out = partial(console().print, markup=True)
     colour = "red" if found["tier"] == "none" else "green"
-    out(
-        f"[bold]tier[/]      [{colour}]{found['tier']}[/]{'' if found['tried'] else ' (not tried)'}  kernel {found['kernel']}"
-    )
+    tried = "" if found["tried"] else " (not tried)"
+    out(f"[bold]tier[/]      [{colour}]{found['tier']}[/]{tried}  kernel {found['kernel']}")
     if found["reason"]:
         out(f"          {escape(found['reason'].splitlines()[0])}")
     if found["mend"]:

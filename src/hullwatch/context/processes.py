@@ -83,7 +83,7 @@ class ProcessTable:
     # -- a batch ---------------------------------------------------------------------------
 
     def apply(self, batch: Batch, dictionary: Dictionary) -> np.ndarray:
-        """Take the batch's changes in, in order; returns the image slot of every event: int32[n]."""
+        """Take the batch's changes in, in order; returns every event's image slot: int32[n]."""
         events = batch.events
         keys, inverse = np.unique(events["proc"], return_inverse=True)
         changing = np.flatnonzero(np.isin(events["cls"], _CHANGES))
@@ -257,7 +257,7 @@ class ProcessTable:
         return image
 
     def _materialise(self, key: int, cgroup: int, now: int) -> ProcessImage:
-        """The image of a process that has not exec'ed: a copy of its parent's, or an unknown one."""
+        """Of a process that has not exec'ed: a copy of its parent's image, or an unknown one."""
         if key == 0:
             return self._nobody
         forked = self._forked.pop(key, None)
