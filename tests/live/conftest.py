@@ -13,6 +13,7 @@ from support.leftovers import remove_leftovers
 from support.needs import missing
 from support.runc import Runc
 from support.scratch import remove_tree, session
+from support.watch import Watch, missing_bpf
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,3 +63,22 @@ def containerd() -> Iterator[Containerd]:
         pytest.skip("needs CNI plugins: apt-get install containernetworking-plugins")
     with Containerd() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def module_watch() -> Iterator[Watch]:
+    """One sensor in record mode for a module; use `watch`."""
+    if reason := missing_bpf():
+        pytest.skip(reason)
+    started = Watch()
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@pytest.fixture
+def watch(module_watch: Watch) -> Watch:
+    """A running sensor that records everything, with nothing seen yet."""
+    module_watch.clear()
+    return module_watch

@@ -115,27 +115,36 @@ struct env_walk {
 	u64 at, end;
 	u32 out;
 	u32 cut;
+	u32 inside; /* the last read ended within a variable: what follows is the rest of its value */
 };
 
 #define ENV_NAME 128
+#define ENV_LOOK 1024 /* a variable whose '=' is not among its first bytes is left out */
 #define ENV_WORK (64 + ENV_ROOM + 1024) /* one variable is read here; only its name is kept */
 
-struct name_walk { u8 *data; u32 out, n; };
+struct name_walk { u8 *data; u32 out, n, found; };
 
 static long name_step(u32 i, struct name_walk *w)
 {
 	u8 c = w->data[(ENV_WORK + i) & (2 * ARGV_ROOM - 1)];
 
-	if (c == '=' || c == 0)
+	if (c == 0)
 		return 1;
-	w->data[(w->out + i) & (ARGV_ROOM - 1)] = c;
-	w->n = i + 1;
+	if (c == '=') {
+		w->found = 1;
+		return 1;
+	}
+	if (i < ENV_NAME) {
+		w->data[(w->out + i) & (ARGV_ROOM - 1)] = c;
+		w->n = i + 1;
+	}
 	return 0;
 }
 
 static long env_step(u32 i, struct env_walk *w)
 {
 	struct name_walk name = { .data = w->data, .out = w->out };
+	u32 inside = w->inside;
 	long n;
 
 	if (w->at >= w->end)
@@ -144,12 +153,18 @@ static long env_step(u32 i, struct env_walk *w)
 	n = bpf_probe_read_user_str(&w->data[ENV_WORK], ARGV_ROOM, (void *)w->at);
 	if (n <= 0)
 		return 1;
-	w->at += n;
+	/* A full buffer: its NUL is the helper's, and the variable goes on after the byte before it. */
+	w->inside = n == ARGV_ROOM;
+	w->at += w->inside ? ARGV_ROOM - 1 : n;
+	if (inside)
+		return 0;
 	if (w->out > 64 + ENV_ROOM - ENV_NAME - 1) {
 		w->cut = 1;
 		return 1;
 	}
-	bpf_loop(ENV_NAME, name_step, &name, 0);
+	bpf_loop(ENV_LOOK, name_step, &name, 0);
+	if (!name.found || !name.n)
+		return 0;
 	w->data[(w->out + name.n) & (ARGV_ROOM - 1)] = 0;
 	w->out += name.n + 1;
 	return 0;

@@ -24,6 +24,7 @@ from hullwatch.sensor.wire import (
     PROC,
     Class,
     Mark,
+    ProcMark,
     Stage,
     StrKind,
 )
@@ -121,8 +122,11 @@ class Sensor:
             data = bytes(record[_STRING.size : _STRING.size + length])
             self._pending.append(String(ident, kind, marks, orig_len, data))
 
-    def make_string(self, kind: int, data: bytes) -> int:
-        """The id of a string found in user space (odd; the kernel's are even)."""
+    def make_string(self, kind: int, data: bytes, orig_len: int = 0) -> int:
+        """The id of a string found in user space (odd; the kernel's are even).
+
+        orig_len: how long it was before it was cut, if it was.
+        """
         if not data:
             return 0
         ident = self._made.get((kind, data))
@@ -130,7 +134,8 @@ class Sensor:
             kernel_next = int(self._programs.settings["next_id"][0])
             ident = self._next_made = max(self._next_made + 2, kernel_next | 1)
             self._made[kind, data] = ident
-            self._pending.append(String(ident, kind, 0, len(data), data))
+            marks = int(Mark.TRUNCATED) if orig_len > len(data) else 0
+            self._pending.append(String(ident, kind, marks, max(orig_len, len(data)), data))
         return ident
 
     def _turn_epoch(self) -> None:
@@ -194,8 +199,14 @@ class Sensor:
         procs = procs[order]
         for i in np.flatnonzero(procs["cls"] == int(Class.TASK)):
             pid = int(procs["pid"][i])
-            procs["argv"][i] = self.make_string(StrKind.ARGV, procfs.arguments(pid))
-            procs["env"][i] = self.make_string(StrKind.ENV, procfs.environment_names(pid))
+            argv, whole = procfs.arguments(pid)
+            names, cut = procfs.environment_names(pid)
+            procs["argv"][i] = self.make_string(StrKind.ARGV, argv, whole)
+            procs["env"][i] = self.make_string(StrKind.ENV, names)
+            if whole > len(argv):
+                procs["marks"][i] |= ProcMark.ARGV_CUT
+            if cut:
+                procs["marks"][i] |= ProcMark.ENV_CUT
         return procs
 
     def _packet_events(self, packets: list[memoryview]) -> np.ndarray:
