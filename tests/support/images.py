@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hullwatch.demo import image
+from hullwatch.demo.image import busybox, fill_busybox, fill_python, python
 from support.scratch import CACHE, scratch
 
 __all__ = ["BUSYBOX", "PAUSE", "PYTHON", "Image", "Recipe", "build"]
@@ -29,8 +30,6 @@ __all__ = ["BUSYBOX", "PAUSE", "PYTHON", "Image", "Recipe", "build"]
 RECIPE_VERSION = 1
 _EPOCH = "1970-01-01T00:00:00Z"
 _PAUSE_SOURCE = Path(__file__).with_name("pause.c")
-# Parts of the standard library that no container here needs, and that make up half of it.
-_SKIP = {"test", "tests", "idlelib", "lib2to3", "tkinter", "ensurepip", "turtledemo", "pydoc_data"}
 
 
 @dataclass(frozen=True)
@@ -44,88 +43,10 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(image.Image):
     """A built image. `digest` is that of its manifest, as a registry would give it."""
 
-    reference: str
-    digest: str
-    rootfs: Path
     archive: Path
-
-    @property
-    def name(self) -> str:
-        """The last word of the reference, without tag."""
-        return self.reference.rpartition("/")[2].partition(":")[0]
-
-
-def _write(root: Path, path: str, text: str, mode: int = 0o644) -> None:
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
-    target.chmod(mode)
-
-
-def _busybox() -> Path:
-    for candidate in ("/bin/busybox", "/usr/bin/busybox"):
-        if Path(candidate).exists():
-            return Path(candidate)
-    raise FileNotFoundError("no busybox: apt-get install busybox-static")
-
-
-def _python() -> Path:
-    """Debian's own interpreter: its libraries and its standard library lie in known places."""
-    return Path("/usr/bin/python3").resolve(strict=True)
-
-
-def _fill_busybox(root: Path) -> None:
-    for folder in ("bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "var/log"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "tmp").chmod(0o1777)
-    (root / "root").chmod(0o700)
-    program = root / "bin" / "busybox"
-    shutil.copy2(_busybox(), program)
-    # Hard links, as in the busybox image that all use: /proc/PID/exe then names the applet.
-    applets = subprocess.run([program, "--list"], capture_output=True, text=True, check=True)
-    for applet in applets.stdout.split():
-        target = root / "bin" / applet
-        if not target.exists():
-            os.link(program, target)
-    _write(root, "etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home:/bin/sh\n")
-    _write(root, "etc/group", "root:x:0:\napp:x:1000:\n")
-    _write(root, "etc/shadow", "root:*:19000:0:99999:7:::\napp:*:19000:0:99999:7:::\n", 0o600)
-    _write(root, "etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
-    _write(root, "etc/hostname", "container\n")
-
-
-def _libraries(files: Iterable[Path]) -> set[Path]:
-    """The shared libraries and the loader that ldd(1) names, by the paths it gives."""
-    done = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False)
-    found = set()
-    for line in done.stdout.splitlines():
-        for word in line.split():
-            if word.startswith("/") and not word.endswith(":"):
-                found.add(Path(word))
-    return found
-
-
-def _fill_python(root: Path) -> None:
-    _fill_busybox(root)
-    for folder in ("usr/bin", "usr/lib"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    python = _python()
-    shutil.copy2(python, root / "usr/bin" / python.name)
-    for link in ("python3", "python"):
-        (root / "usr/bin" / link).symlink_to(python.name)
-    library = Path("/usr/lib") / python.name
-
-    def skipped(folder: str, names: list[str]) -> set[str]:
-        return {n for n in names if n in _SKIP or n.startswith("config-") or n.endswith(".opt")}
-
-    shutil.copytree(library, root / "usr/lib" / python.name, symlinks=True, ignore=skipped)
-    for path in _libraries([python, *library.glob("lib-dynload/*.so")]):
-        target = root / path.relative_to("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path.resolve(), target)
 
 
 def _fill_pause(root: Path) -> None:
@@ -142,12 +63,12 @@ def _fill_pause(root: Path) -> None:
 
 
 BUSYBOX = Recipe(
-    "hullwatch.test/busybox:1", _fill_busybox, lambda: [_busybox()], entrypoint=("/bin/sh",)
+    "hullwatch.test/busybox:1", fill_busybox, lambda: [busybox()], entrypoint=("/bin/sh",)
 )
 PYTHON = Recipe(
     "hullwatch.test/python:3",
-    _fill_python,
-    lambda: [_busybox(), _python()],
+    fill_python,
+    lambda: [busybox(), python()],
     entrypoint=("/usr/bin/python3",),
 )
 PAUSE = Recipe(
