@@ -211,7 +211,7 @@ def test_verdicts_never_hide_a_match(condition: str) -> None:
     assert tables is not None
     for at, event in enumerate(SCENE.batch.events):
         row = engine.row(SCENE, at)
-        if not rules.rules[0].tree.ask(*engine.truth(row)):
+        if not rules.rules[0].tree.ask(*engine.parts.truth(row)):
             continue
         cls, write = int(event["cls"]), bool(int(event["flags"]) & 3)
         obj, workload, image = int(event["obj"]), int(SCENE.workload[at]), int(SCENE.image[at])

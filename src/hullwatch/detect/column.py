@@ -14,7 +14,8 @@ from hullwatch.detect.source import Source
 
 __all__ = ["Column", "Predicate"]
 
-_MEMO = 65_536
+_MEMO = 2_048
+_MEMO_TEXT = 512  # characters: a longer text is worked out each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,12 @@ class Column:
     def _remembered(self, value: Any) -> int:
         found = self._memo.get(value)
         if found is None:
+            found = self.fresh(value)
+            if isinstance(value, str) and len(value) > _MEMO_TEXT:
+                return found
             if len(self._memo) >= _MEMO:
                 self._memo.clear()
-            found = self._memo[value] = self.fresh(value)
+            self._memo[value] = found
         return found
 
     def fresh(self, value: Any) -> int:

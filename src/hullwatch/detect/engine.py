@@ -25,7 +25,7 @@ from hullwatch.detect.fields import Where
 from hullwatch.detect.finding import Finding, Folder, Match
 from hullwatch.detect.intern import KeyTable, SlotTable
 from hullwatch.detect.parts import Parts
-from hullwatch.detect.row import Env, Event, Object, Row, object_of
+from hullwatch.detect.row import Env, Event, Object, Row, object_of, row_of
 from hullwatch.detect.ruleset import Rule, RuleSet
 from hullwatch.detect.signatures import Overflow, Signatures
 from hullwatch.detect.verdict import Verdicts
@@ -37,7 +37,7 @@ _OPEN, _SETID, _CAPSET = int(Class.OPEN), int(Class.SETID), int(Class.CAPSET)
 _U = np.uint64
 # Widths of a step-1 key: event 22, object 14, second object 14, container 14 bits.
 _SIGNATURES = 1 << 14
-_COMBINATIONS = 1 << 20
+_COMBINATIONS = 1 << 17
 
 
 class _Outcome(NamedTuple):
@@ -353,62 +353,15 @@ class Engine:
         found: list[Match] = []
         for at in range(enriched.batch.events.size):
             row = self.row(enriched, at)
-            holds, fails = self.truth(row)
+            holds, fails = self.parts.truth(row)
             for index in self.by_class.get(row.event.cls, ()):
                 if self.rules[index].tree.ask(holds, fails):
                     found.append(Match(self.rules[index], row, 1, row.ts))
         return found
 
-    def truth(self, row: Row) -> tuple[int, int]:
-        """(holds, fails) of every predicate for one event."""
-        bits = self.parts.plans[row.event.cls].bits
-        holds = self.parts.event(row.event)
-        unknown = bits[Where.ROW]
-        for part, where in ((row.obj, Where.OBJ), (row.obj2, Where.OBJ2)):
-            if part is not None:
-                of_object, depends = self.parts.object(part)
-                holds |= of_object & bits[where]
-                unknown |= depends & bits[where]
-        holds |= self.parts.image(row.image) & bits[Where.IMAGE]
-        holds |= self.parts.name(row.name) & bits[Where.NAME]
-        if unknown:
-            holds |= self.parts.row(row, unknown)
-        silent = 0
-        if row.workload.state == "pending":
-            silent = bits[Where.WORKLOAD]
-        else:
-            holds |= self.parts.workload(row.workload) & bits[Where.WORKLOAD]
-        return holds, self.parts.all & ~holds & ~silent
-
     def row(self, enriched: Enriched, at: int) -> Row:
         """One event of a batch with everything that belongs to it."""
-        tables = enriched.tables
-        assert tables is not None
-        event = enriched.batch.events[at]
-        cls, obj, obj2 = int(event["cls"]), int(event["obj"]), int(event["obj2"])
-        if cls == _OPEN and not obj2:
-            obj2 = obj
-        return Row(
-            Event(
-                cls,
-                int(event["op"]),
-                int(event["marks"]),
-                int(event["flags"]),
-                int(event["ret"]),
-                int(event["port"]),
-                int(event["num"]),
-                int(event["num2"]),
-            ),
-            object_of(tables.dictionary, obj) if obj else None,
-            object_of(tables.dictionary, obj2) if obj2 else None,
-            tables.processes.image(int(enriched.image[at])),
-            tables.workloads.workload(int(enriched.workload[at])),
-            int(event["ts"]),
-            self.seen + at + 1,
-            int(event["tid"]),
-            int(event["span"]),
-            enriched.names.get(at),
-        )
+        return row_of(enriched, at, self.seen + at + 1)
 
     # Feedback to the kernel: see verdict.py
 

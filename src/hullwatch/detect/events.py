@@ -17,7 +17,7 @@ __all__ = ["EventKeys"]
 
 _U = np.uint64
 _STAGE1 = 1 << 16
-_EVENTS = 1 << 22
+_EVENTS = 1 << 17
 
 
 class EventKeys:

@@ -47,6 +47,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     id stays the same while repeats fold into it: a finding of a known id replaces the one kept,
     with a higher count and a later `last`; output and evidence are those of the first event.
+    proc: the process key (kernel/wire.h), 0 if unknown.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     object: str
     object2: str
     processes: tuple[Process, ...]
+    proc: int
     uid: int
     container_id: str
     container_full_id: str
@@ -92,7 +94,7 @@ class Match:
 class Folder:
     """Folds matches by rule, workload, executable and object; bounded, oldest out first."""
 
-    def __init__(self, limit: int = 65_536, idle: int = _HOUR) -> None:
+    def __init__(self, limit: int = 4_096, idle: int = _HOUR) -> None:
         self.limit = limit
         self.idle = idle
         self.open: OrderedDict[tuple[object, ...], Finding] = OrderedDict()
@@ -152,6 +154,7 @@ def make_finding(match: Match, env: Env, last: int) -> Finding:
             Process(one.pid, escape(one.name), escape(one.exepath), escape(one.cmdline[:4096]))
             for one in chain
         ),
+        proc=row.image.key if row.image else 0,
         uid=row.image.euid if row.image else -1,
         container_id=container_id(workload),
         container_full_id=workload.container_id or "",

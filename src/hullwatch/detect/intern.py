@@ -89,13 +89,20 @@ class SlotTable:
     def one(self, slot: int, make: Callable[[int], int]) -> int:
         """The value of one slot."""
         at = slot - self.base + 1 if slot else 0
-        if 0 <= at < self.values.size and (at or not slot):
-            found = int(self.values[at])
-            if found < 0:
-                found = make(slot)
-                self.values[at] = found
-            return found
-        return make(slot)
+        if at < 0 or (slot and not at):
+            return make(slot)
+        self._grow(at)
+        found = int(self.values[at])
+        if found < 0:
+            found = make(slot)
+            self.values[at] = found
+        return found
+
+    def _grow(self, top: int) -> None:
+        if top >= self.values.size:
+            grown = np.full(max(top + 1, 2 * self.values.size), -1, np.int32)
+            grown[: self.values.size] = self.values
+            self.values = grown
 
     def look(self, slots: np.ndarray, make: Callable[[int], int]) -> np.ndarray:
         """The values of slots; make(slot) works out a missing one."""
@@ -109,11 +116,7 @@ class SlotTable:
             if below.any():
                 at[below] = 0
                 gone = below & (slots != 0)
-        top = int(at.max())
-        if top >= self.values.size:
-            grown = np.full(max(top + 1, 2 * self.values.size), -1, np.int32)
-            grown[: self.values.size] = self.values
-            self.values = grown
+        self._grow(int(at.max()))
         found = self.values[at]
         missing = found < 0
         if gone is not None:

@@ -103,6 +103,30 @@ class Parts:
     def name(self, name: str | None) -> int:
         return self._sum(self.names, Where.NAME, name) if name else 0
 
+    def truth(self, row: Row) -> tuple[int, int]:
+        """(holds, fails) of every predicate for one event."""
+        plan = self.plans.get(row.event.cls)
+        if plan is None:
+            return 0, self.all
+        bits = plan.bits
+        holds = self.event(row.event)
+        unknown = bits[Where.ROW]
+        for part, where in ((row.obj, Where.OBJ), (row.obj2, Where.OBJ2)):
+            if part is not None:
+                of_object, depends = self.object(part)
+                holds |= of_object & bits[where]
+                unknown |= depends & bits[where]
+        holds |= self.image(row.image) & bits[Where.IMAGE]
+        holds |= self.name(row.name) & bits[Where.NAME]
+        if unknown:
+            holds |= self.row(row, unknown)
+        silent = 0
+        if row.workload.state == "pending":
+            silent = bits[Where.WORKLOAD]
+        else:
+            holds |= self.workload(row.workload) & bits[Where.WORKLOAD]
+        return holds, self.all & ~holds & ~silent
+
     def row(self, row: Row, wanted: int) -> int:
         """Those of the wanted bits that hold for one event; `wanted` may be of any part."""
         holds = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hullwatch.context.enriched import ProcessImage
+from hullwatch.context.enriched import Enriched, ProcessImage
 from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts
 from hullwatch.sensor.dictionary import Address, Dictionary
-from hullwatch.sensor.wire import StrKind
+from hullwatch.sensor.wire import Class, StrKind
 
-__all__ = ["DEPENDS", "Depends", "Env", "Event", "Object", "Row", "object_of"]
+__all__ = ["DEPENDS", "Depends", "Env", "Event", "Object", "Row", "object_of", "row_of"]
 
 
 class Depends:
@@ -42,7 +42,7 @@ class Object(NamedTuple):
     kind: int = 0
 
 
-_ADDR = int(StrKind.ADDR)
+_ADDR, _OPEN = int(StrKind.ADDR), int(Class.OPEN)
 
 
 def object_of(dictionary: Dictionary, ident: int) -> Object:
@@ -77,3 +77,26 @@ class Row:
     tid: int = 0
     span: int = 0
     name: str | None = None
+
+
+def row_of(enriched: Enriched, at: int, number: int) -> Row:
+    """Row `at` of a batch. An open without a text of the caller's has the kernel's path twice."""
+    tables = enriched.tables
+    assert tables is not None
+    event = enriched.batch.events[at]
+    cls, obj, obj2 = int(event["cls"]), int(event["obj"]), int(event["obj2"])
+    if cls == _OPEN and not obj2:
+        obj2 = obj
+    columns = ("op", "marks", "flags", "ret", "port", "num", "num2")
+    return Row(
+        Event(cls, *(int(event[column]) for column in columns)),
+        object_of(tables.dictionary, obj) if obj else None,
+        object_of(tables.dictionary, obj2) if obj2 else None,
+        tables.processes.image(int(enriched.image[at])),
+        tables.workloads.workload(int(enriched.workload[at])),
+        int(event["ts"]),
+        number,
+        int(event["tid"]),
+        int(event["span"]),
+        enriched.names.get(at),
+    )

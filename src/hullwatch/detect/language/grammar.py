@@ -241,7 +241,9 @@ class _Parser:
             self.blank()
             return value
         # Falco's lexer takes bare numbers only; a quoted one is as clear, so it is taken too.
-        text = self.quoted() or self.match(_NUMBER)
+        text = self.quoted()
+        if text is None:
+            text = self.match(_NUMBER)
         if text is None:
             raise self.error(f"expected a number after '{op}' but found {self.here()}")
         if self.at < len(self.text) and self.text[self.at] not in " \t\b\r\n),":
