@@ -85,7 +85,7 @@ class ProcessTable:
     def apply(self, batch: Batch, dictionary: Dictionary) -> np.ndarray:
         """Take the batch's changes in, in order; returns every event's image slot: int32[n]."""
         events = batch.events
-        keys, inverse = np.unique(events["proc"], return_inverse=True)
+        keys, first, inverse = np.unique(events["proc"], return_index=True, return_inverse=True)
         changing = np.flatnonzero(np.isin(events["cls"], _CHANGES))
         slots = np.empty(len(keys), np.int32)
         known = self._current
@@ -94,11 +94,11 @@ class ProcessTable:
             slots[i] = found.slot if found is not None else -1
         switches: dict[int, list[tuple[int, int]]] = {}
         if len(changing):
-            self._changes(batch, dictionary, changing, inverse, switches)
+            self._changes(batch, dictionary, changing, inverse, first, switches)
         for i in np.flatnonzero(slots < 0).tolist():
             # Not known before the batch: what its first row needs, unless the batch itself says.
             if i not in switches:
-                row = int(np.argmax(inverse == i))
+                row = int(first[i])
                 slots[i] = self._materialise(
                     int(keys[i]), int(events["cgroup"][row]), int(events["ts"][row])
                 ).slot
@@ -120,6 +120,7 @@ class ProcessTable:
         dictionary: Dictionary,
         rows: np.ndarray,
         inverse: np.ndarray,
+        first: np.ndarray,
         switches: dict[int, list[tuple[int, int]]],
     ) -> None:
         events = batch.events[rows]
@@ -144,8 +145,13 @@ class ProcessTable:
                 at = procs.get((ts, key))
                 if at is None:
                     continue
+                group = groups[i]
+                if cls == exec_ and key not in self._current and first[group] < rows[i]:
+                    # It acted between fork and exec, in this very batch: as what it was then.
+                    before = self._materialise(key, cgroup, ts)
+                    switches.setdefault(group, []).append((0, before.slot))
                 image = self._run(batch.procs[at], dictionary)
-                switches.setdefault(groups[i], []).append((int(rows[i]), image.slot))
+                switches.setdefault(group, []).append((int(rows[i]), image.slot))
             elif cls == exit_:
                 found = self._current.get(key) or self._materialise(key, cgroup, ts)
                 found.exited = ts

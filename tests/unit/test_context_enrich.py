@@ -1,0 +1,110 @@
+"""Context joins slots to rows, waits for metadata within bounds, and learns names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hullwatch.context.enrich import Context
+from hullwatch.context.enriched import Enriched
+from hullwatch.context.recorded import RecordedResolver
+from hullwatch.context.workload import Workload
+from hullwatch.sensor.batch import Batch, String
+from hullwatch.sensor.wire import EVENT, Class, StrKind
+
+SECOND = 1_000_000_000
+
+
+def value(cgroup: int, state: str) -> Workload:
+    return Workload(cgroup=cgroup, cgroup_path=f"/c{cgroup}", state=state, container_id="c" * 64)
+
+
+def batch(*rows: dict[str, int], at: int, strings: tuple[String, ...] = ()) -> Batch:
+    events = np.zeros(len(rows), EVENT)
+    for event, fields in zip(events, rows, strict=True):
+        event["ts"] = at
+        for name, field in fields.items():
+            event[name] = field
+    return Batch(events=events, strings=strings, drained=at)
+
+
+def rows_of(parts: list[Enriched]) -> list[tuple[int, str]]:
+    found = []
+    for part in parts:
+        assert part.tables is not None
+        for event, slot in zip(part.batch.events, part.workload, strict=True):
+            found.append((int(event["num"]), part.tables.workloads.workload(int(slot)).state))
+    return found
+
+
+def test_events_wait_for_their_container_and_no_longer_than_a_second() -> None:
+    source = RecordedResolver([value(5, "host"), value(9, "pending")])
+    context = Context(source)
+    opened = {"cls": int(Class.OPEN), "proc": 1 << 22}
+    first = context.enrich(
+        batch({**opened, "cgroup": 9, "num": 1}, {**opened, "cgroup": 5, "num": 2}, at=SECOND)
+    )
+    assert rows_of(first) == [(2, "host")] and context.holding() == 1
+    source.add([value(9, "resolved")])
+    second = context.enrich(batch({**opened, "cgroup": 5, "num": 3}, at=SECOND + 1000))
+    assert rows_of(second) == [(1, "resolved"), (3, "host")] and context.holding() == 0
+
+    source.add([value(11, "pending")])
+    context.enrich(batch({**opened, "cgroup": 11, "num": 4}, at=2 * SECOND))
+    late = context.enrich(batch(at=4 * SECOND))
+    assert rows_of(late) == [(4, "pending")], "it goes on, and says that it is pending"
+    assert context.gave_up_waiting == 1
+
+
+def test_each_row_of_a_batch_comes_out_once_whatever_resolves_when() -> None:
+    source = RecordedResolver([value(n, "pending") for n in range(8)])
+    context = Context(source)
+    seen: list[int] = []
+    rng = np.random.default_rng(1)
+    for step in range(60):
+        rows = [
+            {
+                "cls": int(Class.OPEN),
+                "proc": 1 << 22,
+                "cgroup": int(rng.integers(8)),
+                "num": step * 5 + i,
+            }
+            for i in range(5)
+        ]
+        seen += [
+            num for num, _ in rows_of(context.enrich(batch(*rows, at=(step + 1) * SECOND // 20)))
+        ]
+        if step % 10 == 9:
+            source.add([value(int(rng.integers(8)), "resolved")])
+    seen += [num for num, _ in rows_of(context.enrich(batch(at=100 * SECOND)))]
+    assert sorted(seen) == list(range(300))
+
+
+def test_a_name_asked_for_is_joined_to_the_address_in_the_same_container_only() -> None:
+    context = Context(RecordedResolver([value(5, "host"), value(6, "host")]))
+    address = b"\x02\x00\xbb\x01" + bytes([192, 0, 2, 7])
+    strings = (
+        String(1, StrKind.DNS, 0, 11, b"api.example"),
+        String(3, StrKind.TEXT, 0, 9, b"192.0.2.7"),
+        String(4, StrKind.ADDR, 0, 8, address),
+    )
+    answer = {"cls": int(Class.DNS), "proc": 1 << 22, "cgroup": 5, "obj": 1, "obj2": 3, "flags": 1}
+    connect = {"cls": int(Class.CONNECT), "proc": 1 << 22, "obj": 4}
+    (made,) = context.enrich(
+        batch(
+            answer, {**connect, "cgroup": 5}, {**connect, "cgroup": 6}, at=SECOND, strings=strings
+        )
+    )
+    assert made.names == {1: "api.example"}
+
+
+def test_released_slots_come_before_what_may_reuse_them() -> None:
+    source = RecordedResolver([value(9, "pending")])
+    context = Context(source)
+    opened = {"cls": int(Class.OPEN), "proc": 1 << 22, "cgroup": 9}
+    context.enrich(batch(opened, at=SECOND))
+    source.add([value(9, "resolved")])
+    parts = context.enrich(replace(batch(opened, at=SECOND + 1), drained=SECOND + 1))
+    assert len(parts) == 2
+    assert parts[0].released_workloads and not parts[1].released_workloads
