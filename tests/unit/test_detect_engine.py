@@ -337,6 +337,14 @@ def test_dictionary_epochs() -> None:
     )
 
 
+def test_wild_dictionary_ids_cost_no_memory() -> None:
+    engine, scene = Engine(load_texts([rule("evt.type=openat and not fd.name=/x")])), Scene()
+    scene.event(Class.OPEN, scene.process("x"), call="openat", obj=0xFFFFFFFF, ret=3)
+    assert len(engine.match(scene.enriched())) == 1
+    assert engine.verdict(int(Class.OPEN), False, 0xFFFFFFF0, 0, scene.tables()) == "report"
+    assert engine._object_slots.values.size < 100_000
+
+
 def test_empty_batch_and_unknown_class() -> None:
     engine, scene = Engine(load_texts([rule("evt.type=openat")])), Scene()
     assert engine.process(scene.enriched()) == []

@@ -10,6 +10,7 @@ __all__ = ["KeyTable", "SlotTable"]
 
 _BITS = 16
 _SIZE = 1 << _BITS
+_MAX_SLOTS = 1 << 24  # ids come from the kernel, or from a file: a wild one must not cost memory
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -89,7 +90,7 @@ class SlotTable:
     def one(self, slot: int, make: Callable[[int], int]) -> int:
         """The value of one slot."""
         at = slot - self.base + 1 if slot else 0
-        if at < 0 or (slot and not at):
+        if at < 0 or (slot and not at) or at > _MAX_SLOTS:
             return make(slot)
         self._grow(at)
         found = int(self.values[at])
@@ -112,10 +113,12 @@ class SlotTable:
         gone = None
         if self.base > 1:
             at -= self.base - 1
-            below = at <= 0
-            if below.any():
-                at[below] = 0
-                gone = below & (slots != 0)
+            outside = (at <= 0) | (at > _MAX_SLOTS)
+        else:
+            outside = at > _MAX_SLOTS
+        if outside.any():
+            at[outside] = 0
+            gone = outside & (slots != 0)
         self._grow(int(at.max()))
         found = self.values[at]
         missing = found < 0
