@@ -141,6 +141,14 @@ def test_hostile_environment(watch: Watch):
     assert not any(b"secretvalue" in string.data for string in watch.strings)
 
 
+def test_empty_variables_hide_none_in_silence(watch: Watch):
+    entries = [b""] * 3000 + [b"NAME=value"]
+    child = watch.act_exec(lambda: raw_execve(BUSYBOX, [b"busybox", b"true"], entries))
+    assert watch.process(child.pid).env == (b"NAME",)
+    child = watch.act_exec(lambda: raw_execve(BUSYBOX, [b"busybox", b"true"], entries * 3))
+    assert watch.process(child.pid).marks & ProcMark.ENV_CUT
+
+
 def test_very_many_variables_are_cut_and_it_says_so(watch: Watch):
     environment = {f"VARIABLE_NUMBER_{i:05}": "1" for i in range(2000)}
     done = watch.run([BUSYBOX, "true"], env=environment)

@@ -114,10 +114,10 @@ struct env_walk {
 	u8 *data;
 	u64 at, end;
 	u32 out;
-	u32 cut;
 	u32 inside; /* the last read ended within a variable: what follows is the rest of its value */
 };
 
+#define ENV_COUNT 4096
 #define ENV_NAME 128
 #define ENV_LOOK 1024 /* a variable whose '=' is not among its first bytes is left out */
 #define ENV_WORK (64 + ENV_ROOM + 1024) /* one variable is read here; only its name is kept */
@@ -151,15 +151,17 @@ static long env_step(u32 i, struct env_walk *w)
 		return 1;
 	/* The value passes through the kernel's scratch memory and is never handed on. */
 	n = bpf_probe_read_user_str(&w->data[ENV_WORK], ARGV_ROOM, (void *)w->at);
-	if (n <= 0)
+	if (n < 0)
 		return 1;
+	if (n == 0) /* what an empty string gives before 6.13 */
+		n = 1;
 	/* A full buffer: its NUL is the helper's, and the variable goes on after the byte before it. */
 	w->inside = n == ARGV_ROOM;
 	w->at += w->inside ? ARGV_ROOM - 1 : n;
 	if (inside)
 		return 0;
 	if (w->out > 64 + ENV_ROOM - ENV_NAME - 1) {
-		w->cut = 1;
+		w->at = 0; /* not the end: cut */
 		return 1;
 	}
 	bpf_loop(ENV_LOOK, name_step, &name, 0);
@@ -178,8 +180,8 @@ __noinline u32 intern_env(struct scratch *s, u64 from, u64 to, u32 *marks)
 	if (!s || !marks || to <= from)
 		return 0;
 	w.data = s->data;
-	bpf_loop(1024, env_step, &w, 0);
-	if (w.cut)
+	bpf_loop(ENV_COUNT, env_step, &w, 0);
+	if (w.at < w.end)
 		*marks |= HW_P_ENV_CUT;
 	len = w.out - 64;
 	if (len > ENV_ROOM)

@@ -303,9 +303,11 @@ __noinline u32 intern_joined(struct scratch *s, int dfd, u64 text, u32 from_kern
 		n = bpf_probe_read_kernel_str(&s->data[PATH_END + 1], PATH_ROOM, (void *)text);
 	else
 		n = bpf_probe_read_user_str(&s->data[PATH_END + 1], PATH_ROOM, (void *)text);
-	if (n <= 0 || n > PATH_ROOM)
+	if (n < 0 || n > PATH_ROOM)
 		return 0;
-	n--;
+	if (n > 0) /* an empty text gives 0 before 6.13, 1 since */
+		n--;
+	s->data[PATH_END + 1 + n] = 0;
 	first = s->data[PATH_END + 1];
 	if (first == '/')
 		return intern_at(s, PATH_END + 1, n, HW_S_JOINED | BULK_STRING, n);
