@@ -1,0 +1,82 @@
+"""`hullwatch record FILE`: keep everything the sensor sees, to be replayed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.show import say, size
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("record")(record)
+
+
+def record(
+    file: Annotated[Path, typer.Argument(help="The capture to write.")],
+    seconds: Annotated[
+        float, typer.Option("--seconds", "-s", help="End after so long; 0: on Ctrl-C.")
+    ] = 0,
+    tier: Annotated[str | None, typer.Option("--tier", help="Force a tier.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+) -> None:
+    """Write every event of this host to FILE; `hullwatch replay FILE` runs rules over it.
+
+    The file holds command lines and paths, never the content of files or variables.
+    """
+    from hullwatch.context.enrich import Context
+    from hullwatch.context.resolver import Resolver
+    from hullwatch.sensor.capture import CaptureWriter
+    from hullwatch.sensor.libbpf import BpfError
+    from hullwatch.sensor.programs import SensorError
+    from hullwatch.sensor.sensor import Sensor
+    from hullwatch.sensor.tier import Tier
+
+    if file.exists() and not force:
+        raise CommandError(f"{file}: exists; give another name, or --force", ExitCode.USAGE)
+    try:
+        sensor = Sensor(record=True, tier=Tier(tier) if tier else None)
+    except (SensorError, BpfError) as error:
+        raise CommandError(str(error), ExitCode.SENSOR) from error
+    resolver = Resolver()
+    context = Context(resolver, hold=False)
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: stopped.append(received))
+    try:
+        writer = CaptureWriter(file, sensor.facts)
+    except OSError as error:
+        sensor.close()
+        raise CommandError(f"{file}: {error.strerror}", ExitCode.CONTENT) from error
+    losses = 0
+    began = time.monotonic()
+    say(f"recording to {file}; Ctrl-C ends")
+    try:
+        resolver.scan()
+        sensor.start()
+        while True:
+            ending = bool(stopped) or bool(seconds and time.monotonic() - began >= seconds)
+            sensor.wait(0.1)
+            batch = sensor.drain()
+            context.enrich(batch)
+            losses += sum(loss.count for loss in batch.losses)
+            writer.write(batch, context.workload_news)
+            if ending and not len(batch.events):
+                break
+            if ending and time.monotonic() - began > (seconds or 0) + 5:
+                break  # a busy host never falls silent
+    finally:
+        sensor.close()
+        resolver.close()
+        writer.close()
+    say(
+        f"{writer.events} events in {time.monotonic() - began:.1f} s, "
+        f"{size(file.stat().st_size)}, {losses} lost; next: hullwatch replay {file}"
+    )
