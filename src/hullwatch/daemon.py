@@ -72,6 +72,7 @@ class Daemon:
         self.faults: dict[str, int] = {}
         self._on_findings = on_findings
         self._stop = False
+        self._watching = False
         self._started = time.time()
         self._cpu_at_start = _cpu()
         self._events = 0
@@ -120,6 +121,7 @@ class Daemon:
         # The start-up objects never die: keep the collector from walking them again and again.
         gc.collect()
         gc.freeze()
+        self._watching = True
         if ready is not None:
             ready()
         try:
@@ -220,6 +222,7 @@ class Daemon:
         return {
             "version": __version__,
             "pid": os.getpid(),
+            "watching": self._watching,
             "started": self._started,
             "tier": facts.tier.value,
             "tier_reason": facts.reason,

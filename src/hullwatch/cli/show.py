@@ -107,6 +107,10 @@ def _plain(value: Any) -> Any:
         return iso(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
+    if hasattr(value, "__struct_fields__"):
+        import msgspec
+
+        return msgspec.to_builtins(value)
     return str(value)
 
 

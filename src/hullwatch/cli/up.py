@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +11,11 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 import typer
 
+from hullwatch.cli.alert import Alerts, show_finding
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
 from hullwatch.cli.rules import default_rules
-from hullwatch.cli.show import print_json, safe, say, short_time
+from hullwatch.cli.show import print_json, safe, say, size
 
 if TYPE_CHECKING:
     from hullwatch.detect.finding import Finding
@@ -68,27 +68,31 @@ def up(
         max_age=parse_duration(max_age),
     )
 
-    def show(findings: list[Finding]) -> None:
+    show = print_json if json else Alerts().show
+
+    def on_findings(findings: list[Finding]) -> None:
         for finding in findings:
-            if json:
-                print_json(finding)
-            else:
-                show_finding(finding)
+            show(finding)
 
     try:
-        daemon = Daemon(options, ruleset, show)
+        daemon = Daemon(options, ruleset, on_findings)
     except (SensorError, BpfError) as error:
         raise CommandError(str(error), ExitCode.SENSOR) from error
     route_signals(daemon)
 
     def ready() -> None:
         facts = daemon.sensor.facts
-        if not json:
-            why = f" ({facts.reason})" if facts.reason else ""
-            say(f"watching on tier {facts.tier.value}{why}, kernel {facts.release}")
-            say(f"{len(daemon.engine.rules)} rules, store {store}; Ctrl-C ends")
+        say(f"watching this host: tier {facts.tier.value}, kernel {facts.release}")
+        if facts.reason:
+            say(f"  {facts.reason}; see `hullwatch doctor`")
+        kept = "every event" if record else "what rules may want, and counts"
+        say(
+            f"{len(daemon.engine.rules)} rules; keeps {kept} in {store} ({size(max_bytes)} at most)"
+        )
+        say("Ctrl-C ends; ask in another terminal: hullwatch status, findings, tree, hunt")
 
     daemon.run(ready)
+    say("ended; everything seen so far is stored")
 
 
 def load_rules(paths: list[Path] | None) -> RuleSet:
@@ -103,29 +107,3 @@ def load_rules(paths: list[Path] | None) -> RuleSet:
     if not ruleset.rules:
         raise CommandError("no rule could be loaded; see `hullwatch rules check`", ExitCode.CONTENT)
     return ruleset
-
-
-def show_finding(finding: Finding) -> None:
-    """One finding as a few lines: what, where, by which processes, on what."""
-    from rich.markup import escape
-
-    from hullwatch.cli.show import console
-
-    if finding.count > 1:
-        return
-    colour = {6: "bold red", 5: "bold red", 4: "red", 3: "yellow", 2: "cyan"}.get(
-        finding.severity, "white"
-    )
-    where = finding.container_name or ("host" if finding.state == "host" else finding.container_id)
-    image = f" ({finding.image})" if finding.image else ""
-    chain = " > ".join(
-        f"{safe(process.name)}({process.pid})" for process in reversed(finding.processes[:6])
-    )
-    out = partial(console().print, markup=True)
-    out(
-        f"[{colour}]{escape(finding.priority):<9}[/] {short_time(finding.time)} "
-        f"[bold]{escape(safe(finding.rule))}[/]"
-    )
-    out(f"          in {escape(safe(where))}{escape(safe(image))}: {escape(chain)}")
-    if finding.object:
-        out(f"          {escape(finding.event)} {escape(safe(finding.object, 160))}")
