@@ -13,7 +13,7 @@ from hullwatch.context.workload import Workload
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
 from hullwatch.detect.ruleset import RuleSet
-from hullwatch.sensor.capture import CaptureReader
+from hullwatch.sensor.capture import CaptureReader, workloads_of
 from hullwatch.store.state import Session
 from hullwatch.store.writer import Writer
 
@@ -39,7 +39,7 @@ class Replay:
         decode = msgspec.json.Decoder(Workload).decode
         # Metadata that came later in the recording is known from the start: what held then is
         # what a live run ends up with.
-        values = [decode(raw) for _, said in CaptureReader(self._reader.path) for raw in said]
+        values = [decode(raw) for raw in workloads_of(self._reader.path)]
         self._source.add(values)
         try:
             if self._writer is not None:

@@ -6,6 +6,7 @@ this batch or an earlier one of the same stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from hullwatch.sensor.wire import EVENT, PROC
 
-__all__ = ["Batch", "Loss", "String"]
+__all__ = ["Batch", "Loss", "String", "in_order", "merge"]
 
 
 class String(NamedTuple):
@@ -56,3 +57,31 @@ class Batch:
     wall_offset: int = 0
     drained: int = 0
     tier: str = ""
+
+
+def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Several EVENT or PROC arrays as one, by time; nothing is copied that need not be."""
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return np.empty(0, EVENT)
+    rows: np.ndarray = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    ts = rows["ts"]
+    if len(rows) > 1 and (ts[1:] < ts[:-1]).any():
+        rows = rows[np.argsort(ts, kind="stable")]
+    return rows
+
+
+def merge(batches: Sequence[Batch]) -> Batch:
+    """Consecutive batches of one stream as one, as if they had been drained together."""
+    last = batches[-1]
+    procs = [batch.procs for batch in batches if len(batch.procs)]
+    return Batch(
+        events=in_order([batch.events for batch in batches]),
+        procs=in_order(procs) if procs else np.empty(0, PROC),
+        strings=tuple(entry for batch in batches for entry in batch.strings),
+        losses=tuple(loss for batch in batches for loss in batch.losses),
+        dict_base=batches[0].dict_base,
+        wall_offset=last.wall_offset,
+        drained=last.drained,
+        tier=last.tier,
+    )

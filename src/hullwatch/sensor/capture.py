@@ -1,7 +1,7 @@
 """Captures: the sensor's batches in a file, to be replayed through the same stages.
 
-A capture is one Arrow IPC stream (zstd). Each record batch is one drain of the sensor: a single
-row with list<struct> columns `events`, `procs` (fields as in kernel/wire.h), `strings`, `losses`,
+A capture is one Arrow IPC stream (zstd). Each record batch is one drain of the sensor, or a few in
+a row: a single row with list<struct> columns `events`, `procs` (fields as in kernel/wire.h), `strings`, `losses`,
 `workloads` (what the container runtime said by then), and scalars. Any Arrow reader opens it.
 """
 
@@ -17,13 +17,16 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from hullwatch.sensor.batch import Batch, Loss, String
+from hullwatch.sensor.batch import Batch, Loss, String, merge
 from hullwatch.sensor.tier import Facts
 from hullwatch.sensor.wire import EVENT, PROC
 
-__all__ = ["CaptureError", "CaptureReader", "CaptureWriter"]
+__all__ = ["CaptureError", "CaptureReader", "CaptureWriter", "workloads_of"]
 
 _FORMAT = "1"
+# Drains are small when little happens; what a reader pays is by the batch.
+_GATHER_EVENTS = 16384
+_GATHER_NS = 500_000_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -77,7 +80,9 @@ def _from_numpy(rows: np.ndarray) -> pa.ListArray:
         column = np.ascontiguousarray(rows[name])
         kind = _type_of(column.dtype)
         if column.dtype.kind == "S":
-            arrays.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(column)]))
+            arrays.append(
+                pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(column)])
+            )
         else:
             arrays.append(pa.array(column, kind))
     return _one_list(pa.StructArray.from_arrays(arrays, list(rows.dtype.names or ())))
@@ -118,14 +123,28 @@ class CaptureWriter:
         schema = _SCHEMA.with_metadata(metadata)
         self._writer = pa.ipc.new_stream(self._file, schema, options=options)
         self.events = 0
+        self._waiting: list[Batch] = []
+        self._said: list[bytes] = []
 
     def write(self, batch: Batch, workloads: Sequence[msgspec.Struct] = ()) -> None:
         """One drain, and what became known of containers with it (context.workload.Workload)."""
-        if not (len(batch.events) or batch.strings or batch.losses or workloads):
+        self._said += [msgspec.json.encode(value) for value in workloads]
+        if len(batch.events) or batch.strings or batch.losses or self._said:
+            self._waiting.append(batch)
+            self.events += len(batch.events)
+        if not self._waiting:
             return
+        waiting = sum(len(held.events) for held in self._waiting)
+        if waiting >= _GATHER_EVENTS or batch.drained - self._waiting[0].drained >= _GATHER_NS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits: at most half a second's events."""
+        if not self._waiting:
+            return
+        batch = merge(self._waiting)
         strings = pa.array([entry._asdict() for entry in batch.strings], _STRINGS)
         losses = pa.array([loss._asdict() for loss in batch.losses], _LOSSES)
-        said = pa.array([msgspec.json.encode(value) for value in workloads], pa.binary())
         row = [
             pa.array([batch.drained], pa.int64()),
             pa.array([batch.wall_offset], pa.int64()),
@@ -135,16 +154,19 @@ class CaptureWriter:
             _from_numpy(batch.procs),
             _one_list(strings),
             _one_list(losses),
-            _one_list(said),
+            _one_list(pa.array(self._said, pa.binary())),
         ]
         self._writer.write_batch(pa.RecordBatch.from_arrays(row, schema=_SCHEMA))
-        self.events += len(batch.events)
+        self._file.flush()
+        self._waiting.clear()
+        self._said.clear()
 
     def size(self) -> int:
         """Bytes written so far."""
         return self._file.tell()
 
     def close(self) -> None:
+        self.flush()
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -193,6 +215,20 @@ class CaptureReader:
 
     def close(self) -> None:
         self._file.close()
+
+
+def workloads_of(path: Path | str) -> list[bytes]:
+    """All that a capture knows of containers, as JSON values in its order; reads nothing else."""
+    only = pa.ipc.IpcReadOptions(included_fields=[_SCHEMA.get_field_index("workloads")])
+    found: list[bytes] = []
+    with pa.OSFile(str(path), "rb") as file:
+        stream = pa.ipc.open_stream(file, options=only)
+        try:
+            for row in stream:
+                found += row.column("workloads").flatten().to_pylist()
+        except (pa.ArrowInvalid, OSError):
+            pass  # a torn end; CaptureReader says so
+    return found
 
 
 def _batch_of(row: pa.RecordBatch) -> Batch:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import select
 import struct
 import time
-from typing import Any
 
 import numpy as np
 
 from hullwatch.sensor import dns, procfs, tls
-from hullwatch.sensor.batch import Batch, Loss, String
+from hullwatch.sensor.batch import Batch, Loss, String, in_order
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
 from hullwatch.sensor.syscalls import op_of
@@ -178,7 +177,7 @@ class Sensor:
             parts.append(_process_events(procs))
         if packets:
             parts.append(self._packet_events(packets))
-        events = _in_order(parts)
+        events = in_order(parts)
         strings = tuple(self._pending)
         self._pending.clear()
         self._in_epoch += len(strings)
@@ -277,14 +276,3 @@ def _process_events(procs: np.ndarray) -> np.ndarray:
     rows["op"] = np.where(procs["cls"] == int(Class.EXEC), _EXEC_OP, 0)
     rows["marks"] = np.where(procs["exe"] == 0, int(Mark.STR_LOST), 0)
     return rows
-
-
-def _in_order(parts: list[np.ndarray]) -> np.ndarray:
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        return np.empty(0, EVENT)
-    events: np.ndarray = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    ts: np.ndarray[Any, Any] = events["ts"]
-    if len(events) > 1 and (ts[1:] < ts[:-1]).any():
-        events = events[np.argsort(ts, kind="stable")]
-    return events
