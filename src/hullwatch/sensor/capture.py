@@ -1,8 +1,9 @@
 """Captures: the sensor's batches in a file, to be replayed through the same stages.
 
 A capture is one Arrow IPC stream (zstd). Each record batch is one drain of the sensor, or a few in
-a row: a single row with list<struct> columns `events`, `procs` (fields as in kernel/wire.h), `strings`, `losses`,
-`workloads` (what the container runtime said by then), and scalars. Any Arrow reader opens it.
+a row, as a single row with list<struct> columns: `events` and `procs` (fields as in kernel/wire.h),
+`strings`, `losses`, `workloads` (what the container runtime said by then), and scalars. Any Arrow
+reader opens it.
 """
 
 from __future__ import annotations
