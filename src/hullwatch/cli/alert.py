@@ -28,8 +28,8 @@ class Alerts:
 
     def show(self, finding: Finding | dict[str, Any]) -> None:
         """A finding as detect makes it, or as plain values."""
-        finding = msgspec.to_builtins(finding)
-        ident, count = finding["id"], finding.get("count") or 1
+        plain = msgspec.to_builtins(finding)
+        ident, count = plain["id"], plain.get("count") or 1
         before = self._shown.get(ident)
         if before is not None and count < 10 * before:
             return
@@ -38,7 +38,7 @@ class Alerts:
         self._shown.move_to_end(ident)
         while len(self._shown) > _SEEN:
             self._shown.popitem(last=False)
-        _print(finding, "" if before is None else f" again: {count} times by now")
+        _print(plain, "" if before is None else f" again: {count} times by now")
 
 
 def show_finding(finding: Finding | dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def chain_of(finding: dict[str, Any]) -> list[dict[str, Any]]:
     return chain[at:]
 
 
-def _print(finding: dict[str, Any], again: str) -> None:
+def _print(finding: Any, again: str) -> None:
     from rich.text import Text
 
     out = console()
@@ -91,11 +91,10 @@ def _facts(finding: dict[str, Any]) -> list[tuple[str, str]]:
     if finding.get("state") == "host":
         facts.append(("on the host", ""))
     else:
-        name = finding.get("container_name") or finding.get("container_id") or "not known yet"
-        image = f"  image {safe(finding['image'])}" if finding.get("image") else ""
-        facts.append(
-            ("container", f"{safe(name)} {safe(finding.get('container_id') or '')}{image}")
-        )
+        name = safe(finding.get("container_name") or "")
+        ident = safe(finding.get("container_id") or "not known yet")
+        image = f", image {safe(finding['image'])}" if finding.get("image") else ""
+        facts.append(("container", f"{name} {ident}{image}".lstrip()))
     if finding.get("pod"):
         facts.append(("pod", f"{safe(finding.get('namespace') or '?')}/{safe(finding['pod'])}"))
     chain = chain_of(finding)

@@ -102,6 +102,8 @@ def _process(above: Tree, process: Process, all_files: bool) -> Tree:
         status = process.exit_status
         line += f"  signal {status & 127}" if status & 127 else f"  exit {status >> 8 & 255}"
     node = above.add(_text(line, "bold"))
+    if process.setup:
+        node.add(_text(_setup(process, all_files), "dim"))
     notable = [mark for mark in process.marks if mark in _MARKS]
     for mark in notable:
         node.add(_text(f"! {_MARKS[mark]}", "yellow"))
@@ -127,6 +129,15 @@ _MARKS = {
     "upper": "its program was written in the container, not shipped in the image",
     "setid": "setuid or setgid program",
 }
+
+
+def _setup(process: Process, every: bool) -> str:
+    """What the runtime did to make the container: one line, or each deed with --files."""
+    count = sum(deed.count for deed in process.setup)
+    if not every:
+        return f"before:  the runtime's own set-up, {count} events (--files names them)"
+    lines = [f"{deed.what} {safe(deed.object)}{_times(deed.count)}" for deed in process.setup]
+    return "\n".join(("before:  the runtime's own set-up", *(f"  {line}" for line in lines)))
 
 
 def _finding(finding: dict[str, Any]) -> Any:

@@ -85,9 +85,9 @@ def up(
         say(f"watching this host: tier {facts.tier.value}, kernel {facts.release}")
         if facts.reason:
             say(f"  {facts.reason}; see `hullwatch doctor`")
-        kept = "every event" if record else "what rules may want, and counts"
+        kept = "every event" if record else "what rules may want and counts"
         say(
-            f"{len(daemon.engine.rules)} rules; keeps {kept} in {store} ({size(max_bytes)} at most)"
+            f"{len(daemon.engine.rules)} rules; keeps {kept}, {size(max_bytes)} at most, in {store}"
         )
         say("Ctrl-C ends; ask in another terminal: hullwatch status, findings, tree, hunt")
 

@@ -92,6 +92,8 @@ class Process(msgspec.Struct):
     connections: list[Connection] = []
     secrets: list[Deed] = []
     deeds: list[Deed] = []
+    setup: list[Deed] = []
+    """What the container's runtime did in this process before the container's first program."""
     findings: list[dict[str, Any]] = []
     children: list[Process] = []
     same: int = 1
@@ -137,25 +139,29 @@ def tell(reader: Reader, where: str) -> Story:
         "process events",
     )
     done = ask(
-        "SELECT boot, proc, any_value(parent) parent, any_value(pid) pid, any_value(name) name,"
+        "WITH begun AS (SELECT boot, proc, min(mono) AS exec FROM events"
+        f" WHERE {where} AND class IN ('exec', 'task') GROUP BY boot, proc)"
+        " SELECT boot, proc, any_value(parent) parent, any_value(pid) pid, any_value(name) name,"
         " any_value(exe) exe, class, object, dest_name, count(*) n,"
         f" count(*) FILTER (ret < 0 AND ret != -{errno.EINPROGRESS}) failed,"
         f" count(*) FILTER (flags & {_WRITES} != 0 OR flags & {_CREATES} != 0) written,"
         " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT sent,"
         " sum(CASE WHEN class = 'flow' THEN num2 ELSE 0 END)::BIGINT received,"
-        f" min(mono) mono FROM events WHERE {where}"
-        f" AND class NOT IN {_LIFE_CLASSES} GROUP BY boot, proc, class, object, dest_name"
+        " mono < exec AS early, min(mono) mono"
+        f" FROM events LEFT JOIN begun USING (boot, proc) WHERE {where}"
+        f" AND class NOT IN {_LIFE_CLASSES} GROUP BY boot, proc, class, object, dest_name, early"
         " ORDER BY boot, mono",
         OBJECTS,
         "distinct objects",
     )
     found = _findings(reader)
     processes = _processes(lives, done)
-    _place_deeds(processes, done)
+    entering = _entering(processes, done)
+    _place_deeds(processes, done, entering)
     loose = _place_findings(processes, found)
     return Story(
         _workload(reader),
-        _forest(processes),
+        _forest(processes, entering),
         loose,
         _counted(reader),
         _losses(reader),
@@ -214,12 +220,39 @@ def _processes(lives: list[dict[str, Any]], done: list[dict[str, Any]]) -> dict[
     return found
 
 
-def _place_deeds(processes: dict[Key, Process], done: list[dict[str, Any]]) -> None:
+def _entering(processes: dict[Key, Process], done: list[dict[str, Any]]) -> dict[Key, bool]:
+    """Processes that came from outside the container, and whether they never ran a program of it.
+
+    Until its first exec here such a process runs its runtime's program (runc's init). That is told
+    by descent, and not by a name that a workload could take.
+    """
+    outside: set[Key] = set()
+    # Parents stand before their children: a fork's event is earlier than what the child does.
+    for (boot, proc), process in processes.items():
+        above = (boot, process.parent or 0)
+        parent = processes.get(above)
+        if parent is None or parent is process or (above in outside and not parent.commands):
+            outside.add((boot, proc))
+    early = [row for row in done if row["early"] and (row["boot"], row["proc"]) in outside]
+    # A process whose exec lies before the window has none either: only the program tells them.
+    programs = {row["exe"] for row in early}
+    return {
+        key: not processes[key].commands
+        for key in outside
+        if processes[key].commands or processes[key].exe in programs
+    }
+
+
+def _place_deeds(
+    processes: dict[Key, Process], done: list[dict[str, Any]], entering: dict[Key, bool]
+) -> None:
     touched: dict[Key, list[dict[str, Any]]] = defaultdict(list)
     for row in done:
         key, object_ = (row["boot"], row["proc"]), row["object"] or "?"
         process = processes[key]
-        if row["class"] in FILE_CLASSES:
+        if entering.get(key, False) or (row["early"] and key in entering):
+            process.setup = [*process.setup, Deed(row["class"], object_, row["n"])]
+        elif row["class"] in FILE_CLASSES:
             # A label sticks to the process, so only the path says which file was the secret.
             if not is_secret(object_) or row["n"] == row["failed"]:
                 touched[key].append(row)
@@ -304,11 +337,18 @@ def _at(same_pid: list[Process], moment: datetime) -> Process | None:
     return same_pid[-1] if len(same_pid) == 1 else None
 
 
-def _forest(processes: dict[Key, Process]) -> list[Process]:
-    """Parents hold their children; forks that did nothing are left out, twins are folded."""
+def _forest(processes: dict[Key, Process], entering: dict[Key, bool]) -> list[Process]:
+    """Parents hold their children; forks that did nothing are left out, twins are folded, and the
+    runtime's own processes give way to what they started."""
     roots: list[Process] = []
     for (boot, proc), process in processes.items():
-        parent = processes.get((boot, process.parent)) if process.parent else None
+        above = (boot, process.parent or 0)
+        parent = processes.get(above)
+        if entering.get((boot, proc), False):
+            continue
+        if parent is not None and entering.get(above, False):
+            process.setup = [*parent.setup, *process.setup]
+            parent = None
         if parent is None or parent.proc == proc:
             roots.append(process)
         else:
