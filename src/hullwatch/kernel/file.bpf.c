@@ -128,13 +128,18 @@ int BPF_PROG(exit_open, struct pt_regs *regs, long ret)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(exit_path2, struct pt_regs *regs, long ret)
 {
-	bool compat;
-	u16 cls, marks, op = call_start(regs, &compat, &marks);
+	struct call *call = call_of(regs, is_compat());
 	int dfd1 = AT_FDCWD, dfd2 = AT_FDCWD;
 	u64 text1, text2, flags = 0;
+	u16 cls, marks, op;
 	struct hw_event e;
 	struct who w;
+	bool compat;
 
+	/* The sensor's own renames are no event, but move directories like any other. */
+	if (call && ret == 0 && call->op >= HW_OP_rename && call->op <= HW_OP_renameat2)
+		rename_ended();
+	op = call_start(regs, &compat, &marks);
 	if (!op || (fixed.lsm_tier && ret >= 0))
 		return 0;
 	switch (op) {
@@ -159,8 +164,6 @@ int BPF_PROG(exit_path2, struct pt_regs *regs, long ret)
 	}
 	cls = op == HW_OP_symlink || op == HW_OP_symlinkat ? HW_SYMLINK :
 	      op == HW_OP_link || op == HW_OP_linkat	   ? HW_LINK : HW_RENAME;
-	if (cls == HW_RENAME && ret == 0)
-		directories_moved();
 	current_who(&w);
 	event_fill(&e, &w, cls, op);
 	e.ret = ret;
@@ -426,7 +429,7 @@ int BPF_PROG(lsm_rename, const struct path *old_dir, struct dentry *old, const s
 	u64 cgroup = bpf_get_current_cgroup_id();
 
 	if (inode && (BPF_CORE_READ(inode, i_mode) & S_IFMT) == S_IFDIR)
-		directories_moved();
+		directory_moving();
 	if (is_own())
 		return 0;
 	changed_pair(HW_RENAME,

@@ -125,6 +125,8 @@ HOT void completed(u64 req_address, s32 res)
 	if (!req)
 		return;
 	opcode = BPF_CORE_READ(req, opcode);
+	if (opcode == IO_RENAMEAT)
+		directories_moved();
 	if (opcode != IO_OPENAT && opcode != IO_OPENAT2 && opcode != IO_CONNECT && opcode != IO_ACCEPT)
 		return;
 	if (is_own())

@@ -96,6 +96,7 @@ struct path_walk {
 	struct mount *mount;
 	u32 pos;  /* of the first byte built so far */
 	u32 want; /* bytes the whole path has, cut or not */
+	u32 full; /* a name did not fit: no further one is put in, however short */
 };
 
 static long path_step(u32 i, struct path_walk *w)
@@ -139,8 +140,10 @@ static long path_step(u32 i, struct path_walk *w)
 	w->dentry = parent;
 	if (len > 255)
 		len = 255;
-	if (w->pos < PATH_END - PATH_ROOM + len + 1) /* too long: keep the end, go on counting */
+	if (w->full || w->pos < PATH_END - PATH_ROOM + len + 1) {
+		w->full = 1; /* too long: keep the end, go on counting */
 		return 0;
+	}
 	at = w->pos - len - 1;
 	FRESH(at);
 	FRESH(len);
@@ -249,6 +252,35 @@ HOT void directories_moved(void)
 	__sync_fetch_and_add(&settings.path_generation, 1);
 }
 
+/*
+ * Paths must be void after the move as well as before it: one that is looked up in between is still
+ * the old one. The LSM hook, which runs before, leaves word here for the exit of the call.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64); /* pid_tgid */
+	__type(value, u8);
+} moving SEC(".maps");
+
+HOT void directory_moving(void)
+{
+	u64 key = bpf_get_current_pid_tgid();
+	u8 yes = 1;
+
+	directories_moved();
+	bpf_map_update_elem(&moving, &key, &yes, BPF_ANY);
+}
+
+HOT void rename_ended(void)
+{
+	u64 key = bpf_get_current_pid_tgid();
+
+	/* Without the hook it is not known whether a directory was moved. */
+	if (!fixed.lsm_tier || !bpf_map_delete_elem(&moving, &key))
+		directories_moved();
+}
+
 /* ---- the caller's text -------------------------------------------------------------------- */
 
 /* A NUL-terminated string of the caller (or the kernel) as it is. */
@@ -292,7 +324,7 @@ __noinline u32 intern_kernel_text(struct scratch *s, u64 text, u32 kind_marks)
 __noinline u32 intern_joined(struct scratch *s, int dfd, u64 text, u32 from_kernel)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	u32 start = PATH_END, want = 0;
+	u32 start = PATH_END, want = 0, marks = 0;
 	u64 mnt, dentry;
 	u8 first = 0;
 	long n;
@@ -330,8 +362,10 @@ __noinline u32 intern_joined(struct scratch *s, int dfd, u64 text, u32 from_kern
 	s->data[PATH_END] = '/';
 	if (start > PATH_END || start < PATH_END - PATH_ROOM)
 		return 0;
-	want = PATH_END - start + 1 + n;
-	return intern_at(s, start, want, HW_S_JOINED | BULK_STRING, want);
+	if (want > PATH_END - start)
+		marks = HW_M_TRUNCATED;
+	return intern_at(s, start, PATH_END - start + 1 + n, HW_S_JOINED | marks << 16 | BULK_STRING,
+			 want + 1 + n);
 }
 
 #endif

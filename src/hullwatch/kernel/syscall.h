@@ -157,7 +157,7 @@ __noinline int report(struct hw_event *e, u32 has_object)
 		return 0;
 	}
 	if (has_object && !e->obj)
-		e->marks |= HW_M_STR_LOST;
+		e->marks |= e->ret == -EFAULT ? HW_M_UNREADABLE : HW_M_STR_LOST;
 	send_bulk(e);
 	return 0;
 }
