@@ -41,6 +41,7 @@ __all__ = ["Daemon", "Options", "route_signals"]
 
 _T = TypeVar("_T")
 _SECOND = 1.0
+_COUNTS_INTERVAL = 3.0
 _IDLE_WAIT = 0.2
 _BUSY_PAUSE = 0.004  # lets a burst gather: fewer, larger batches for less than 5 ms of delay
 _HELD_WAIT = 0.01
@@ -80,6 +81,7 @@ class Daemon:
         self._rate_events = 0
         self._losses: dict[str, int] = {}
         self._due = time.monotonic() + _SECOND
+        self._counts_due = self._due
         limits = Limits(max_bytes=options.max_bytes, max_age=int(options.max_age))
         self.writer = Writer(options.store, Session(version=__version__), Settings(limits=limits))
         try:
@@ -210,7 +212,8 @@ class Daemon:
         self._rate = (self._events - self._rate_events) / passed
         self._rate_events = self._events
         self._due = now + _SECOND
-        if not self.sensor.recording or force:
+        if now >= self._counts_due or force:
+            self._counts_due = now + _COUNTS_INTERVAL
             self._guard("counts", lambda: self.writer.add_counts(self.feedback.counts()), None)
 
     # -- what people see -------------------------------------------------------------------

@@ -7,6 +7,7 @@ libbpf 1.1 (Debian 12) headers bpf/libbpf.h and bpf/bpf.h.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -57,6 +58,7 @@ def _load() -> ctypes.CDLL:
         ("bpf_map_update_elem", c_int, [c_int, c_void_p, c_void_p, c_uint64]),
         ("bpf_map_lookup_elem", c_int, [c_int, c_void_p, c_void_p]),
         ("bpf_map_delete_elem", c_int, [c_int, c_void_p]),
+        ("bpf_map_lookup_batch", c_int, [c_int] + [c_void_p] * 6),
         ("bpf_map_get_next_key", c_int, [c_int, c_void_p, c_void_p]),
         ("btf__load_vmlinux_btf", c_void_p, []),
         ("btf__free", None, [c_void_p]),
@@ -200,6 +202,41 @@ class Map:
 
     def update(self, key: bytes, value: bytes) -> None:
         _check_code(lib().bpf_map_update_elem(self.fd, key, value, 0), f"update {self.name}")
+
+    def add(self, key: bytes, value: bytes) -> bool:
+        """Update only if the key is not there (BPF_NOEXIST); False if it is."""
+        code = lib().bpf_map_update_elem(self.fd, key, value, 1)
+        if code == -errno.EEXIST:
+            return False
+        _check_code(code, f"add to {self.name}")
+        return True
+
+    def table(self, key: np.dtype[Any], value: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """All entries of a hash map as (key[n], value[n]): a few system calls, not one an entry."""
+        room = 16384
+        keys, values = np.empty(room, key), np.empty(room, value)
+        at, following = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        first = True
+        for _ in range(self.max_entries // 1024 + 64):
+            count = c_uint32(room)
+            code = lib().bpf_map_lookup_batch(
+                self.fd,
+                None if first else at,
+                following,
+                keys.ctypes.data,
+                values.ctypes.data,
+                ctypes.byref(count),
+                None,
+            )
+            if code not in (0, -errno.ENOENT):
+                _check_code(code, f"read {self.name}")
+            parts.append((keys[: count.value].copy(), values[: count.value].copy()))
+            if code == -errno.ENOENT:  # that was the last
+                break
+            first = False
+            at, following = following, at
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def lookup(self, key: bytes) -> bytes | None:
         room = ctypes.create_string_buffer(self.value_size)
