@@ -1,6 +1,7 @@
-"""Hatch build hook: compile the BPF programs, so that a wheel carries them for every architecture.
+"""Hatch build hook: what a wheel carries besides the Python sources.
 
-An editable install may skip it with HULLWATCH_BPF=skip, as the Makefile does, which builds the
+The rule pack as hullwatch/rules, and the BPF programs, compiled for every architecture. An editable
+install may skip the compiling with HULLWATCH_BPF=skip, as the Makefile does, which builds the
 objects by its own rule only when a source changed.
 """
 
@@ -16,10 +17,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class BpfBuildHook(BuildHookInterface):  # type: ignore[misc,type-arg,unused-ignore]
-    """Runs `python -m hullwatch.kernel.build` on the sources being packaged."""
+    """Adds rules/, and runs `python -m hullwatch.kernel.build` on the sources being packaged."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Raises SystemExit with the compiler's own message where it fails."""
+        if self.target_name == "wheel" and version != "editable":
+            # An editable install reads rules/ of the tree; a copy of it would go stale.
+            build_data["force_include"]["rules"] = "hullwatch/rules"
         if os.environ.get("HULLWATCH_BPF") == "skip":
             return
         path = os.pathsep.join(
