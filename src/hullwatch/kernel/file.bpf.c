@@ -417,7 +417,11 @@ int BPF_PROG(lsm_chown, const struct path *path, u64 uid, u64 gid)
 SEC("lsm/path_truncate")
 int BPF_PROG(lsm_truncate, const struct path *path)
 {
-	changed(HW_OPEN, MNT(path), (u64)BPF_CORE_READ(path, dentry), O_WRONLY | O_TRUNC, 0);
+	u16 marks;
+
+	/* Opens with O_TRUNC come by here too, and have been told. */
+	if (hook_op(&marks) == HW_OP_truncate)
+		changed(HW_OPEN, MNT(path), (u64)BPF_CORE_READ(path, dentry), O_WRONLY | O_TRUNC, 0);
 	return 0;
 }
 

@@ -464,8 +464,9 @@ int BPF_PROG(tcp_state, struct sock *sk, int old, int new)
 	o = bpf_map_lookup_elem(&owners, &cookie);
 	if (!o)
 		return 0;
-	o->bytes_out = BPF_CORE_READ(tcp, bytes_sent);
-	o->bytes_in = BPF_CORE_READ(tcp, bytes_received);
+	o->bytes_out = BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans);
+	/* The peer's FIN counts as a byte; tcp_fin sets SOCK_DONE (bit 1) right after it was counted. */
+	o->bytes_in = BPF_CORE_READ(tcp, bytes_received) - (BPF_CORE_READ(sk, __sk_common.skc_flags) >> 1 & 1);
 	flow_end((void *)address_of(ctx, 0), cookie, o, SOCK_STREAM, old);
 	return 0;
 }

@@ -154,13 +154,14 @@ struct sock_common {
 	unsigned short skc_family;
 	u32 skc_daddr, skc_rcv_saddr;
 	u16 skc_dport, skc_num;
+	unsigned long skc_flags;
 	struct in6 skc_v6_daddr, skc_v6_rcv_saddr;
 	atomic64_t skc_cookie;
 	volatile unsigned char skc_state;
 };
 struct sock { struct sock_common __sk_common; u16 sk_protocol; u16 sk_type; };
 struct inet_sock { u16 inet_sport; };
-struct tcp_sock { u64 bytes_received, bytes_acked, bytes_sent; };
+struct tcp_sock { u64 bytes_received, bytes_acked, bytes_sent, bytes_retrans; };
 struct sockaddr_un___k { unsigned short sun_family; char sun_path[108]; };
 struct unix_address { int len; struct sockaddr_un___k name[0]; };
 struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer; };
