@@ -324,6 +324,21 @@ HOT u16 hook_op(u16 *marks)
 	return call ? call->op : 0;
 }
 
+/* Where the caller's text of an open lies, from the registers of its system call. */
+HOT u64 hook_text(u16 op)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	bool second = op == HW_OP_openat || op == HW_OP_openat2;
+
+	if (!second && op != HW_OP_open && op != HW_OP_creat)
+		return 0;
+#if defined(__TARGET_ARCH_x86)
+	return second ? BPF_CORE_READ(regs, si) : BPF_CORE_READ(regs, di);
+#else
+	return BPF_CORE_READ(regs, regs[1]);
+#endif
+}
+
 SEC("lsm/file_open")
 int BPF_PROG(lsm_file_open, struct file *file)
 {
@@ -334,7 +349,7 @@ int BPF_PROG(lsm_file_open, struct file *file)
 	if (f_mode & (FMODE_EXEC | FMODE_NOACCOUNT) || file->f_flags & 0x20 || is_own())
 		return 0;
 	op = hook_op(&marks);
-	opened(address_of(ctx, 0), op | marks << 16, 0, file->f_flags, 0);
+	opened(address_of(ctx, 0), op | marks << 16, 0, file->f_flags, marks & HW_M_COMPAT ? 0 : hook_text(op));
 	return 0;
 }
 

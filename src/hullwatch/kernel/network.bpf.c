@@ -246,7 +246,7 @@ int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 	if (!op)
 		return 0;
 	cls = op == HW_OP_bind ? HW_BIND : HW_CONNECT;
-	sk = sock_of(call_arg(regs, 0, compat), &type);
+	sk = sock_of(sock_arg(regs, 0, compat), &type);
 	if (!sk)
 		return 0;
 	current_who(&w);
@@ -262,7 +262,7 @@ int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 	} else {
 		if (is_inet(family))
 			e.marks |= HW_M_RAW_PATH;
-		e.obj = user_end(call_arg(regs, 1, compat), call_arg(regs, 2, compat), cls, w.cgroup);
+		e.obj = user_end(sock_arg(regs, 1, compat), sock_arg(regs, 2, compat), cls, w.cgroup);
 		if (!e.obj)
 			e.marks |= HW_M_UNREADABLE;
 	}
@@ -295,7 +295,7 @@ int BPF_PROG(exit_sock, struct pt_regs *regs, long ret)
 	cls = op == HW_OP_listen ? HW_LISTEN : HW_ACCEPT;
 	if (cls == HW_ACCEPT && ret < 0)
 		return 0;
-	sk = sock_of(cls == HW_LISTEN ? (int)call_arg(regs, 0, compat) : (int)ret, &type);
+	sk = sock_of(cls == HW_LISTEN ? (int)sock_arg(regs, 0, compat) : (int)ret, &type);
 	if (!sk)
 		return 0;
 	current_who(&w);
@@ -304,7 +304,7 @@ int BPF_PROG(exit_sock, struct pt_regs *regs, long ret)
 	e.marks = marks;
 	e.flags = sock_flags(sk, type);
 	if (cls == HW_LISTEN)
-		e.num = (u32)call_arg(regs, 1, compat);
+		e.num = (u32)sock_arg(regs, 1, compat);
 	e.obj = sock_end((u64)sk, WITH_PORT, cls, w.cgroup);
 	if (cls == HW_ACCEPT && is_inet(e.flags >> 16)) {
 		own_socket(cookie_of(sk), 1);
@@ -330,9 +330,9 @@ int BPF_PROG(exit_socket, struct pt_regs *regs, long ret)
 
 	if (!op)
 		return 0;
-	family = call_arg(regs, 0, compat);
-	type = call_arg(regs, 1, compat) & 0xff;
-	protocol = call_arg(regs, 2, compat);
+	family = sock_arg(regs, 0, compat);
+	type = sock_arg(regs, 1, compat) & 0xff;
+	protocol = sock_arg(regs, 2, compat);
 	if (!settings.record_mode &&
 	    (family == AF_UNIX || family == 16 || (is_inet(family) && type <= SOCK_DGRAM)))
 		return 0;
@@ -360,7 +360,7 @@ int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
 
 	if (!op)
 		return 0;
-	sk = sock_of(call_arg(regs, 0, compat), &type);
+	sk = sock_of(sock_arg(regs, 0, compat), &type);
 	if (!sk || type == SOCK_STREAM || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
 		return 0;
 	current_who(&w);
@@ -370,13 +370,15 @@ int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
 	e.num = ret > 0 ? ret : 0;
 	e.flags = sock_flags(sk, type);
 	e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	if (op == HW_OP_sendto) {
-		name = call_arg(regs, 4, compat);
-		name_len = call_arg(regs, 5, compat);
+	if (is_socketcall(regs, compat) && socketcall_number(regs) == 9) {
+		/* send(2): no address, and no argument where it would be */
+	} else if (op == HW_OP_sendto) {
+		name = sock_arg(regs, 4, compat);
+		name_len = sock_arg(regs, 5, compat);
 	} else if (!compat) { /* struct user_msghdr, also the head of struct mmsghdr */
 		u64 head[2] = {};
 
-		bpf_probe_read_user(head, sizeof(head), (void *)call_arg(regs, 1, compat));
+		bpf_probe_read_user(head, sizeof(head), (void *)sock_arg(regs, 1, compat));
 		name = head[0];
 		name_len = head[1];
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Processes: fork, exec, exit, and those that were there before. */
-#include "strings.h"
+#include "syscall.h"
 
 #define ENV_ROOM 8192
 
@@ -277,6 +277,26 @@ HOT bool starts_differently(const char *a, const char *b)
 	return false;
 }
 
+/* execve or execveat: the call's number outlives the old program's registers. */
+HOT u16 exec_op(void)
+{
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	bool compat = is_compat();
+	struct call *call;
+	u32 nr;
+
+#if defined(__TARGET_ARCH_x86)
+	nr = (u32)BPF_CORE_READ(regs, orig_ax) & ~0x40000000u;
+#else
+	nr = BPF_CORE_READ(regs, syscallno);
+#endif
+	if (nr >= NATIVE_CALLS)
+		return 0;
+	nr += compat ? NATIVE_CALLS : 0;
+	call = bpf_map_lookup_elem(&calls, &nr);
+	return call ? call->op : 0;
+}
+
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
@@ -294,6 +314,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	__builtin_memset(p, 0, sizeof(*p));
 	p->ts = bpf_ktime_get_boot_ns();
 	p->cls = HW_EXEC;
+	p->op = exec_op();
 	fill(p, (void *)bpf_get_current_task(), BPF_CORE_READ(bprm, file));
 	p->argv = intern_argv(s, mm->arg_start, mm->arg_end, &p->marks);
 	p->env = intern_env(s, mm->env_start, mm->env_end, &p->marks);

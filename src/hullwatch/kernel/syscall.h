@@ -11,11 +11,14 @@
 #include "ops.h"
 
 #define NATIVE_CALLS 512
+#define SOCKETCALLS 32
+#define NO_HANDLER 0xffff
 
 struct call { u16 op; u16 handler; };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2 * NATIVE_CALLS); /* the second half: 32-bit calls */
+	/* The second part: 32-bit calls; the third: what socketcall(2) multiplexes. */
+	__uint(max_entries, 2 * NATIVE_CALLS + SOCKETCALLS);
 	__type(key, u32);
 	__type(value, struct call);
 } calls SEC(".maps");
@@ -45,11 +48,38 @@ HOT u64 call_arg(struct pt_regs *regs, int n, bool compat)
 	return n == 0 ? regs->di : n == 1 ? regs->si : n == 2 ? regs->dx :
 	       n == 3 ? regs->r10 : n == 4 ? regs->r8 : regs->r9;
 }
+/* socketcall(number, arguments): how 32-bit programs reached sockets before they had calls of their own. */
+HOT bool is_socketcall(struct pt_regs *regs, bool compat)
+{
+	return compat && (u32)regs->orig_ax == 102;
+}
+HOT u64 sock_arg(struct pt_regs *regs, int n, bool compat)
+{
+	u32 value = 0;
+
+	if (!is_socketcall(regs, compat))
+		return call_arg(regs, n, compat);
+	bpf_probe_read_user(&value, sizeof(value), (void *)(u64)(u32)regs->cx + 4 * n);
+	return value;
+}
+HOT u32 socketcall_number(struct pt_regs *regs)
+{
+	return (u32)regs->bx;
+}
 #else
 HOT bool is_compat(void)
 {
 	return false;
 }
+HOT bool is_socketcall(struct pt_regs *regs, bool compat)
+{
+	return false;
+}
+HOT u32 socketcall_number(struct pt_regs *regs)
+{
+	return 0;
+}
+#define sock_arg call_arg
 HOT u32 call_number(struct pt_regs *regs)
 {
 	return regs->syscallno;
@@ -68,6 +98,12 @@ HOT struct call *call_of(struct pt_regs *regs, bool compat)
 		return NULL;
 	if (compat)
 		nr += NATIVE_CALLS;
+	if (is_socketcall(regs, compat)) {
+		nr = socketcall_number(regs);
+		if (nr >= SOCKETCALLS)
+			return NULL;
+		nr += 2 * NATIVE_CALLS;
+	}
 	return bpf_map_lookup_elem(&calls, &nr);
 }
 
@@ -89,7 +125,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
 	struct call *call = call_of(regs, is_compat());
 
-	if (call && call->op)
+	if (call && call->op && call->handler != NO_HANDLER)
 		bpf_tail_call(ctx, &handlers, call->handler);
 	return 0;
 }

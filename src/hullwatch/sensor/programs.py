@@ -16,13 +16,13 @@ import numpy as np
 
 from hullwatch.kernel.build import object_path
 from hullwatch.sensor import libbpf
-from hullwatch.sensor.syscalls import SYSCALLS
+from hullwatch.sensor.syscalls import SOCKETCALLS, SYSCALLS, op_of
 from hullwatch.sensor.tier import Tier, read_facts
 from hullwatch.sensor.wire import FIXED, SETTINGS
 
 __all__ = ["Programs", "RingSizes", "SensorError"]
 
-_NATIVE_CALLS = 512  # kernel/syscall.h
+_NATIVE_CALLS, _NO_HANDLER = 512, 0xFFFF  # kernel/syscall.h
 
 
 class SensorError(RuntimeError):
@@ -86,7 +86,9 @@ class Programs:
         except libbpf.BpfError as error:
             if facts.tier != Tier.LSM or tier is not None:
                 raise SensorError(f"{error}\n{error.log[-2000:]}") from error
-            facts = replace(facts, tier=Tier.TRACEPOINT, reason=f"LSM programs refused: {error}")
+            why = os.strerror(error.errno) if error.errno else str(error)
+            reason = f"the kernel refuses LSM programs: {why}"
+            facts = replace(facts, tier=Tier.TRACEPOINT, reason=reason)
             try:
                 self.object = self._load(facts.tier)
             except libbpf.BpfError as again:
@@ -136,15 +138,19 @@ class Programs:
         calls = self.object.map("calls")
         machine = "x86_64" if os.uname().machine == "x86_64" else "arm64"
         for op, row in enumerate(SYSCALLS):
-            if not row.handler:
+            if not row.name:
                 continue
-            slot = slots.setdefault(row.handler, len(slots))
+            # Without a handler a call is only known by name (execve: the exec event says which).
+            slot = slots.setdefault(row.handler, len(slots)) if row.handler else _NO_HANDLER
             value = struct.pack("<HH", op, slot)
             number = getattr(row, machine)
             if number is not None:
                 calls.update(struct.pack("<I", number), value)
             if machine == "x86_64" and row.ia32 is not None:
                 calls.update(struct.pack("<I", _NATIVE_CALLS + row.ia32), value)
+        for number, name in SOCKETCALLS.items() if machine == "x86_64" else ():
+            value = struct.pack("<HH", op_of(name), slots[SYSCALLS[op_of(name)].handler])
+            calls.update(struct.pack("<I", 2 * _NATIVE_CALLS + number), value)
         handlers = self.object.map("handlers")
         for name, slot in slots.items():
             handlers.update(

@@ -12,7 +12,6 @@ from hullwatch.sensor import dns, procfs, tls
 from hullwatch.sensor.batch import Batch, Loss, String, in_order
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
-from hullwatch.sensor.syscalls import op_of
 from hullwatch.sensor.tier import Facts, Tier
 from hullwatch.sensor.verdicts import Verdicts
 from hullwatch.sensor.wire import (
@@ -39,7 +38,6 @@ assert _LOSS.size == LOSS_KEY.itemsize
 _DRAIN_LIMIT = 65536  # events of one ring in one batch: bounds memory
 _EPOCH_STRINGS = 40000  # new strings before the dictionary starts a new epoch
 _LOSS_INTERVAL = 1.0  # s
-_EXEC_OP = op_of("execve")
 
 
 class Sensor:
@@ -273,6 +271,6 @@ def _process_events(procs: np.ndarray) -> np.ndarray:
     rows["num"], rows["num2"] = procs["exe_ino"], procs["exec_id"]
     rows["obj"], rows["obj2"] = procs["exe"], procs["argv"]
     rows["flags"] = procs["marks"]
-    rows["op"] = np.where(procs["cls"] == int(Class.EXEC), _EXEC_OP, 0)
+    rows["op"] = procs["op"]
     rows["marks"] = np.where(procs["exe"] == 0, int(Mark.STR_LOST), 0)
     return rows

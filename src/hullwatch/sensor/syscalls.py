@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["OPS", "SYSCALLS", "Syscall", "op_of"]
+__all__ = ["OPS", "SOCKETCALLS", "SYSCALLS", "Syscall", "op_of"]
 
 
 class Syscall(NamedTuple):
@@ -106,6 +106,20 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("memfd_secret", "exit_sensitive", 447, 447, 447),
     Syscall("chroot", "exit_mount", 161, 51, 61),
 )
+
+# What 32-bit x86 programs may also reach through socketcall(2): include/uapi/linux/net.h.
+SOCKETCALLS: dict[int, str] = {
+    1: "socket",
+    2: "bind",
+    3: "connect",
+    4: "listen",
+    5: "accept",
+    9: "sendto",  # send
+    11: "sendto",
+    16: "sendmsg",
+    18: "accept4",
+    20: "sendmmsg",
+}
 
 OPS: tuple[str, ...] = tuple(row.name for row in SYSCALLS)
 _OP = {name: op for op, name in enumerate(OPS)}

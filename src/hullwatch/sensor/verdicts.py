@@ -74,7 +74,7 @@ class Verdicts:
         self._programs.set(generation=self._generation)
 
     def counted(self) -> Iterator[Counted]:
-        """Growth of each count since the last call. Reads the whole map: some ms when it is full."""
+        """Growth of each count since the last call. Reads the whole map: ms when it is full."""
         yield from self._carried
         self._carried = []
         keys, values = self._map.table(VERDICT_KEY, VERDICT_VALUE)
