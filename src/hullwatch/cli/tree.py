@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hullwatch.store.story import Connection, Files, Process, Story
 
-__all__ = ["register"]
+__all__ = ["draw", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,10 +51,11 @@ def tree(
     elif not (story.processes or story.findings or story.counted):
         raise CommandError(f"{container}: nothing stored in that time", ExitCode.NO)
     else:
-        _draw(story, container, all_files)
+        draw(story, container, all_files)
 
 
-def _draw(story: Story, container: str, all_files: bool) -> None:
+def draw(story: Story, container: str, all_files: bool = False) -> None:
+    """Print it as a tree. container: what to call it where its name is not known."""
     from rich.tree import Tree
 
     work = story.workload
@@ -71,8 +72,10 @@ def _draw(story: Story, container: str, all_files: bool) -> None:
     for finding in story.findings:
         root.add(_finding(finding))
     if story.counted:
-        node = root.add(_text("counted, not stored one by one", "dim"))
-        for row in story.counted:
+        total = sum(row["count"] for row in story.counted)
+        text = f"counted, not stored one by one: {total} events of {len(story.counted)} objects"
+        node = root.add(_text(text, "dim"))
+        for row in story.counted if all_files else story.counted[:3]:
             node.add(_text(f"{row['count']} x {row['class']} {safe(row['object'])}", "dim"))
     if story.losses:
         root.add(
@@ -115,9 +118,14 @@ def _process(above: Tree, process: Process, all_files: bool) -> Tree:
         )
     for connection in process.connections:
         node.add(_text(_connection(connection), "cyan"))
+    plain = [] if all_files else [files for files in process.files if _is_start_up(files)]
     for files in process.files:
-        for text in _files(files, all_files):
-            node.add(_text(text))
+        if files not in plain:
+            for text in _files(files, all_files):
+                node.add(_text(text))
+    if plain:
+        names = sum(len(files.names) for files in plain)
+        node.add(_text(f"files    {names} libraries and the like, read or looked for", "dim"))
     for deed in process.deeds:
         node.add(_text(f"{deed.what:<8} {safe(deed.object)}{_times(deed.count)}", "yellow"))
     return node
@@ -153,6 +161,19 @@ def _connection(one: Connection) -> str:
     if one.bytes_out or one.bytes_in:
         text += f", {size(one.bytes_out)} out, {size(one.bytes_in)} in"
     return text + (f", {one.failed} failed" if one.failed else "")
+
+
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/locale")
+_LOADER = {"/etc/ld.so.cache", "/etc/localtime", "/usr/pyvenv.cfg"}
+
+
+def _is_start_up(files: Files) -> bool:
+    """Every program reads libraries: worth a line only where they were changed."""
+    if files.written or files.other:
+        return False
+    return _LOADER.issuperset(files.names) or f"{files.directory}/".startswith(
+        tuple(f"{directory}/" for directory in _LIBRARIES)
+    )
 
 
 def _files(files: Files, every: bool) -> list[str]:

@@ -45,7 +45,8 @@ def is_secret(path: str) -> bool:
 
 
 class Files(msgspec.Struct):
-    """Files below one directory that one process touched: how often, and some of them."""
+    """Files below one directory that one process touched: how often with success, how often
+    without, and which."""
 
     directory: str
     read: int = 0
@@ -296,11 +297,11 @@ def _grouped(rows: list[dict[str, Any]]) -> list[Files]:
             failed, count = row["failed"], row["n"]
             group.failed += failed
             if row["class"] != "open":
-                group.other += count
+                group.other += count - failed
             elif row["written"]:
-                group.written += count
+                group.written += count - failed
             else:
-                group.read += count
+                group.read += count - failed
             if path not in group.names:
                 group.names = [*group.names, path]
         if len(groups) <= 8:
@@ -421,7 +422,7 @@ def _counted(reader: Reader) -> list[dict[str, Any]]:
         "SELECT class, object, sum(count)::BIGINT AS count FROM counts"
         " WHERE list_contains($1::UBIGINT[], cgroup) GROUP BY ALL ORDER BY count DESC",
         _ids(reader)[1],
-        limit=20,
+        limit=10_000,
     ).table.to_pylist()
     return rows
 
