@@ -84,6 +84,18 @@ def test_events_belong_to_the_program_that_ran_at_the_time() -> None:
     assert names == ["sh", "sh", "sh", "cat /etc/passwd", "cat /etc/passwd", "sh"]
 
 
+def test_a_child_that_forks_before_it_does_anything_else_is_known() -> None:
+    s = Stream()
+    runtime, stage, child = key(10, SECOND), key(11, 2 * SECOND), key(12, 3 * SECOND)
+    s.run(runtime, b"runc")
+    s.fork(runtime, stage)
+    s.event(Class.SETNS, stage)
+    s.fork(stage, child)
+    s.run(child, b"app")
+    names = [s.table.image(int(slot)).name for slot in s.send()]
+    assert names == ["runc", "runc", "runc", "runc", "app"] and s.table.unknown_made == 0
+
+
 def test_a_fork_that_never_acts_makes_no_image_until_it_ends() -> None:
     s = Stream()
     s.run(key(10, SECOND), b"sh")

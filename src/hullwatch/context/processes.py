@@ -99,9 +99,10 @@ class ProcessTable:
             # Not known before the batch: what its first row needs, unless the batch itself says.
             if i not in switches:
                 row = int(first[i])
-                slots[i] = self._materialise(
+                made = known.get(int(keys[i])) or self._materialise(
                     int(keys[i]), int(events["cgroup"][row]), int(events["ts"][row])
-                ).slot
+                )
+                slots[i] = made.slot
             else:
                 slots[i] = switches[i][0][1]
         result = slots[inverse]
