@@ -146,10 +146,30 @@ def test_events_follow_sees_what_comes_and_only_that(tmp_path):
 # --- tree ---------------------------------------------------------------------------------
 
 
+def test_tree_tells_the_runtimes_set_up_from_the_workloads_deeds(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("HULLWATCH_STORE", str(tmp_path))
+    b = Builder()
+    init = b.process(50, name="app", argv=("app",))
+    child = b.process(51, init, name="runc", argv=("runc",))
+    b.event("mount", init, "/proc").event("open", init, "/etc/shadow").event("exec", init, "/app")
+    b.event("mount", init, "/evil")
+    # One whose exec is not in this window, and that has a runtime's name: nothing is hidden.
+    b.event("mount", child, "/evil/too")
+    w = writer(tmp_path)
+    w.put_workloads([b.workloads.workload(0), b.workloads.workload(1)])
+    w.write(b.build())
+    w.close()
+    out = run("tree", "agent")
+    assert "the runtime's own set-up, 2 events" in out
+    assert "shadow" not in out
+    assert "mount    /evil\n" in out and "mount    /evil/too" in out
+    assert "open /etc/shadow" in run("tree", "agent", "--files")
+
+
 def test_tree_draws_the_story(store, run):
     out = run("tree", "agent")
     assert "python3[99]  python3 server.py" in out
-    assert "files    /usr/lib/python3/ 30 files (30 read)" in out
+    assert "files    30 libraries and the like, read or looked for" in out
     assert "secret   open /run/secrets/token" in out
     assert "connect  evil.example (8.8.8.8:443), 4.9 KiB out, 100 B in" in out
     assert "true[200]  true  x5" in out

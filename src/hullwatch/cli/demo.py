@@ -56,8 +56,13 @@ def demo(
     """
     _need()
     place = store or Path(tempfile.mkdtemp(prefix="hullwatch-demo-"))
-    with _interruptible():
-        summary = _Show(place, json).run(stay)
+    try:
+        with _interruptible():
+            summary = _Show(place, json).run(stay)
+    except BaseException:
+        if store is None:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
     if json:
         print_json({"summary": summary})
     if summary["missing"]:
@@ -116,9 +121,10 @@ class _Show:
         told: list[str] = []
         try:
             yield told
-        except BaseException:
+        except BaseException as error:
             if not self.json:
-                print("failed", flush=True)
+                ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                print(ended, flush=True)
             raise
         took = time.monotonic() - began
         if self.json:
