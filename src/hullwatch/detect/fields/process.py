@@ -17,6 +17,7 @@ S, N, B = Type.STRING, Type.INT, Type.BOOL
 _MAX_ANCESTORS = 128
 _SHELLS = frozenset(("ash", "bash", "csh", "ksh", "sh", "tcsh", "zsh", "dash"))
 _NO_ID = 0xFFFFFFFF
+_HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _MEMFD, _UPPER, _WRITABLE = int(ProcMark.MEMFD), int(ProcMark.UPPER), int(ProcMark.WRITABLE)
 
 
@@ -28,6 +29,16 @@ def ancestors(image: ProcessImage) -> Iterator[ProcessImage]:
         yield at
         at = at.parent
         count += 1
+
+
+def ancestors_within(image: ProcessImage) -> Iterator[ProcessImage]:
+    """Those in the same container: for a process in a pid namespace of its own, up to where the
+    host's begins. A further namespace that the container makes ends nothing."""
+    inside = image.namespaces[:1] != (_HOST_PID_NAMESPACE,)
+    for one in ancestors(image):
+        if inside and one.namespaces[:1] == (_HOST_PID_NAMESPACE,):
+            return
+        yield one
 
 
 def ancestor(image: ProcessImage, level: int) -> ProcessImage | None:
@@ -144,6 +155,19 @@ def _level(name: str, kind: Type, get: Callable[[ProcessImage], Any], doc: str) 
         return None if found is None else get(found)
 
     return Field(name, kind, f"{doc} of an ancestor", each(Where.IMAGE), image=read, arg="index?")
+
+
+def _within(name: str, get: Callable[[ProcessImage], Any], doc: str) -> Field:
+    """As proc.aname, and blind to who started the container: runc may well run below Python."""
+
+    def read(image: ProcessImage, env: Env, arg: Any) -> Any:
+        within = [get(one) for one in ancestors_within(image)]
+        if arg is None:
+            return tuple(value for value in within if value is not None)
+        return within[arg - 1] if 0 < arg <= len(within) else None
+
+    doc = f"{doc} of an ancestor in the same container"
+    return Field(name, Type.STRING, doc, each(Where.IMAGE), image=read, arg="index?")
 
 
 def _related(
@@ -265,6 +289,8 @@ FIELDS: tuple[Field, ...] = (
     of_row("proc.ppid.duration", N, _since(_parent_started), "age of the parent, ns"),
     of_row("proc.pid.ts", N, _at(_started), "start of the process, unix ns"),
     of_row("proc.ppid.ts", N, _at(_parent_started), "start of the parent, unix ns"),
+    _within("hw.proc.aname", _name, "name"),
+    _within("hw.proc.acmdline", _cmdline, "name and arguments"),
     of_image("hw.proc.script", S, lambda p: p.script or None, "script that the interpreter runs"),
     of_image(
         "thread.cap_effective",
