@@ -96,6 +96,15 @@ def test_a_child_that_forks_before_it_does_anything_else_is_known() -> None:
     assert names == ["runc", "runc", "runc", "runc", "app"] and s.table.unknown_made == 0
 
 
+def test_a_snapshot_finds_parents_in_any_order() -> None:
+    s = Stream()
+    child, parent = key(10, 9 * SECOND), key(900, SECOND)
+    s.run(child, b"tool", parent=parent, cls=Class.TASK)
+    s.run(parent, b"agent", parent=key(1, 0), cls=Class.TASK)
+    tool = s.table.image(int(s.send()[0]))
+    assert tool.parent is not None and tool.parent.name == "agent"
+
+
 def test_a_fork_that_never_acts_makes_no_image_until_it_ends() -> None:
     s = Stream()
     s.run(key(10, SECOND), b"sh")

@@ -133,6 +133,7 @@ class ProcessTable:
         columns = (events[name].tolist() for name in ("ts", "proc", "cgroup", "num", "num2", "cls"))
         groups = inverse[rows].tolist()
         flags, rets = events["flags"].tolist(), events["ret"].tolist()
+        orphans: list[tuple[ProcessImage, int]] = []
         for i, (ts, key, cgroup, num, num2, cls) in enumerate(zip(*columns, strict=True)):
             if cls == fork:
                 parent = self._current.get(key) or self._materialise(key, cgroup, ts)
@@ -152,6 +153,8 @@ class ProcessTable:
                     before = self._materialise(key, cgroup, ts)
                     switches.setdefault(group, []).append((0, before.slot))
                 image = self._run(batch.procs[at], dictionary)
+                if image.parent is None and cls == task:
+                    orphans.append((image, int(batch.procs["parent"][at])))
                 switches.setdefault(group, []).append((int(rows[i]), image.slot))
             elif cls == exit_:
                 found = self._current.get(key) or self._materialise(key, cgroup, ts)
@@ -167,6 +170,13 @@ class ProcessTable:
                         changed.euid = flags[i]
                     else:
                         changed.cap_effective, changed.cap_permitted = num, num2
+        # A snapshot goes by pid: a parent with a reused, higher pid comes after its children.
+        for image, parent_key in orphans:
+            above = self._current.get(parent_key)
+            if above is not None and above is not image:
+                image.parent = above
+                image.depth = min(above.depth + 1, _MAX_DEPTH)
+                above.children += 1
 
     # -- making images ---------------------------------------------------------------------
 
