@@ -39,14 +39,6 @@ struct {
 	__type(value, struct hw_verdict_value);
 } verdicts SEC(".maps");
 
-/* Counted, not sent: bulk events of a governed sensor whose string was new. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct hw_loss_key);
-	__type(value, u64);
-} governed_counts SEC(".maps");
-
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
@@ -216,20 +208,71 @@ HOT int verdict_of(u64 scope, u32 obj, u32 action)
 	return v->verdict;
 }
 
+#define REPEAT_NS 1000000000ULL
+
+/*
+ * Level 1 of the governor: what one program image did to one object is sent once a second, and
+ * counted under the container in between. Per image, for a rule may ask who did it.
+ */
+static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 action)
+{
+	struct hw_verdict_key key = { .obj = obj, .action = action };
+	struct hw_verdict_value new = {}, *v;
+	u64 now = bpf_ktime_get_boot_ns(), last;
+
+	key.scope = image_scope(w->proc, w->exec_id) ^ obj2 * 0xd6e8feb86659fd93ULL;
+	v = bpf_map_lookup_elem(&verdicts, &key);
+	if (!v) {
+		new.last = now;
+		bpf_map_update_elem(&verdicts, &key, &new, BPF_NOEXIST);
+		return false;
+	}
+	last = v->last;
+	/* Another CPU may just have sent one and be ahead of us. */
+	if (last + REPEAT_NS < now) {
+		v->last = now;
+		return false;
+	}
+	key.scope = w->cgroup;
+	v = bpf_map_lookup_elem(&verdicts, &key);
+	if (v) {
+		__sync_fetch_and_add(&v->count, 1);
+	} else {
+		new.count = 1;
+		if (bpf_map_update_elem(&verdicts, &key, &new, BPF_NOEXIST)) {
+			v = bpf_map_lookup_elem(&verdicts, &key);
+			if (!v)
+				return false; /* cannot be counted, so it is sent */
+			__sync_fetch_and_add(&v->count, 1);
+		}
+	}
+	return true;
+}
+
 /*
  * Is this event to be sent? The answer for (container, action, object) was written by user space
  * from the rules; where it depends on the program, the image's own answer is looked up.
  */
 __noinline int wanted(const struct who *w, u32 obj, u32 action)
 {
-	int v;
+	int v = HW_V_NONE;
 
-	if (!w || settings.record_mode)
+	if (!w)
 		return true;
-	v = verdict_of(w->cgroup, obj, action);
-	if (v == HW_V_BYPROC)
-		v = verdict_of(image_scope(w->proc, w->exec_id), obj, action);
-	return v != HW_V_COUNT;
+	if (!settings.record_mode) {
+		v = verdict_of(w->cgroup, obj, action);
+		if (v == HW_V_BYPROC)
+			v = verdict_of(image_scope(w->proc, w->exec_id), obj, action);
+		if (v == HW_V_COUNT)
+			return false;
+	}
+	return !settings.governed || !repeated(w, obj, 0, action);
+}
+
+/* Of two names either may be the one a rule is about, so such events are never answered with COUNT. */
+__noinline int wanted_pair(const struct who *w, u32 obj, u32 obj2, u32 action)
+{
+	return !w || !settings.governed || !repeated(w, obj, obj2, action);
 }
 
 #endif

@@ -174,9 +174,7 @@ int BPF_PROG(exit_path2, struct pt_regs *regs, long ret)
 	else
 		e.obj = joined_path(dfd1, text1, 0, cls, w.cgroup);
 	e.obj2 = joined_path(dfd2, text2, 0, cls, w.cgroup);
-	/* Either name may be the one a rule is about: one verdict for the pair is kept under the second. */
-	if (e.obj && e.obj2 && e.obj != SHED && e.obj2 != SHED && !wanted(&w, e.obj, cls) &&
-	    !wanted(&w, e.obj2, cls))
+	if (e.obj && e.obj2 && e.obj != SHED && e.obj2 != SHED && !wanted_pair(&w, e.obj, e.obj2, cls))
 		return 0;
 	report(&e, true);
 	return 0;
@@ -386,7 +384,7 @@ __noinline int changed_pair(u32 cls, u32 obj, u32 obj2)
 	e.marks = marks;
 	e.obj = obj;
 	e.obj2 = obj2;
-	if (obj && obj2 && obj != SHED && obj2 != SHED && !wanted(&w, obj, cls) && !wanted(&w, obj2, cls))
+	if (obj && obj2 && obj != SHED && obj2 != SHED && !wanted_pair(&w, obj, obj2, cls))
 		return 0;
 	report(&e, true);
 	return 0;

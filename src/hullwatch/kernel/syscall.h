@@ -183,13 +183,7 @@ __noinline int report(struct hw_event *e, u32 has_object)
 	if (!e)
 		return 0;
 	if (e->obj == SHED || e->obj2 == SHED) {
-		struct hw_loss_key key = { .cgroup = e->cgroup, .cls = e->cls };
-		u64 one = 1, *n = bpf_map_lookup_elem(&governed_counts, &key);
-
-		if (n)
-			__sync_fetch_and_add(n, 1);
-		else
-			bpf_map_update_elem(&governed_counts, &key, &one, BPF_ANY);
+		lost(HW_L_GOVERNED, e->cls, e->cgroup);
 		return 0;
 	}
 	if (has_object && !e->obj)

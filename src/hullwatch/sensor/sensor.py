@@ -68,7 +68,6 @@ class Sensor:
             self._poll.register(self._rings[name].fd, select.EPOLLIN)
         self._loss_map = self._programs.object.map("losses")
         self._loss_total = self._programs.object.map("losses_total")
-        self._governed = self._programs.object.map("governed_counts")
         self._losses: dict[tuple[str, int, int], int] = {}
         self._losses_due = 0.0
         self._epoch_strings = epoch_strings
@@ -78,6 +77,8 @@ class Sensor:
         self._next_made = 1
         self._pending: list[String] = []
         self.unreadable_packets = 0
+        self.bulk_events = 0
+        """Taken since the start: what the governor's rate is made of."""
 
     @property
     def facts(self) -> Facts:
@@ -89,6 +90,11 @@ class Sensor:
 
     def set_recording(self, record: bool) -> None:
         self._programs.set(record_mode=int(record))
+
+    @property
+    def governed(self) -> int:
+        """The governor's level in force."""
+        return int(self._programs.settings["governed"][0])
 
     def set_governed(self, level: int) -> None:
         """0: off; 1: repeats within a second are counted; 2: new strings of bulk events too."""
@@ -169,6 +175,7 @@ class Sensor:
             self._rings["vital"].take_fixed(EVENT, upto["vital"], _DRAIN_LIMIT),
             self._rings["bulk"].take_fixed(EVENT, upto["bulk"], _DRAIN_LIMIT),
         ]
+        self.bulk_events += len(parts[1])
         procs = self._rings["procs"].take_fixed(PROC, upto["procs"], _DRAIN_LIMIT)
         if len(procs):
             procs = self._complete(procs)
@@ -248,9 +255,6 @@ class Sensor:
         for key, value in self._loss_map.items():
             cgroup, cls, stage = _LOSS.unpack(key)
             totals[Stage(stage).name.lower(), cls, cgroup] = int.from_bytes(value, "little")
-        for key, value in self._governed.items():
-            cgroup, cls, _ = _LOSS.unpack(key)
-            totals["governed", cls, cgroup] = int.from_bytes(value, "little")
         for stage in Stage:
             value = self._loss_total.lookup(struct.pack("<I", stage)) or b""
             if any(value):

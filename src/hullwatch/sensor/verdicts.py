@@ -15,12 +15,12 @@ import numpy as np
 
 from hullwatch.sensor.libbpf import BpfError
 from hullwatch.sensor.programs import Programs
-from hullwatch.sensor.wire import VERDICT_KEY, VERDICT_VALUE, Verdict
+from hullwatch.sensor.wire import VERDICT_KEY, VERDICT_VALUE
 
 __all__ = ["Counted", "Verdicts", "image_scope"]
 
 _KEY = struct.Struct("<QII")
-_VALUE = struct.Struct("<IIQ")
+_VALUE = struct.Struct("<IIQQ")
 _MASK = (1 << 64) - 1
 assert _KEY.size == VERDICT_KEY.itemsize and _VALUE.size == VERDICT_VALUE.itemsize
 
@@ -31,7 +31,10 @@ def image_scope(proc: int, exec_id: int) -> int:
 
 
 class Counted(NamedTuple):
-    """`count` more events of `action` on object `obj` in `scope` were counted, not sent."""
+    """`count` more events of `action` on object `obj` in `scope` were counted, not sent.
+
+    Either no rule can match them, or the governor turned repeats within a second into a count.
+    """
 
     scope: int
     obj: int
@@ -55,12 +58,15 @@ class Verdicts:
     def put(self, scope: int, obj: int, action: int, verdict: int) -> None:
         """Give an answer. One that stands already keeps its count."""
         key = _KEY.pack(scope, obj, action)
-        value = _VALUE.pack(verdict, self._generation, 0)
+        value = _VALUE.pack(verdict, self._generation, 0, 0)
         try:
             if not self._map.add(key, value):
                 old = self._map.lookup(key)
-                if old is not None and _VALUE.unpack(old)[:2] == (verdict, self._generation):
-                    return
+                if old is not None:
+                    stands, generation, count, last = _VALUE.unpack(old)
+                    if (stands, generation) == (verdict, self._generation):
+                        return
+                    value = _VALUE.pack(verdict, self._generation, count, last)
                 self._map.update(key, value)
             self.written += 1
         except BpfError:
@@ -78,7 +84,7 @@ class Verdicts:
         yield from self._carried
         self._carried = []
         keys, values = self._map.table(VERDICT_KEY, VERDICT_VALUE)
-        used = (values["verdict"] == int(Verdict.COUNT)) & (values["count"] > 0)
+        used = values["count"] > 0
         keys, counts = keys[used], values["count"][used]
         mixed = keys["scope"] * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= (keys["obj"].astype(np.uint64) << np.uint64(32) | keys["action"]) * np.uint64(
