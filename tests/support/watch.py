@@ -124,13 +124,13 @@ class Child:
 class Watch:
     """Reads a sensor's batches and keeps them. clear() forgets events, not strings."""
 
-    def __init__(self, *, record: bool = True, **options: Any) -> None:
+    def __init__(self, *, record: bool = True, keep_batches: bool = False, **options: Any) -> None:
         self.sensor = Sensor(record=record, epoch_strings=1 << 30, **options)
         self.dictionary = Dictionary()
         self.strings: list[String] = []
         self.batches: list[Batch] = []
         self.losses: list[Loss] = []
-        self.keep_batches = False
+        self.keep_batches = keep_batches
         self._events: list[np.ndarray] = []
         self._procs: list[np.ndarray] = []
         self.sensor.start()
@@ -164,7 +164,6 @@ class Watch:
         self._procs.clear()
         self.strings.clear()
         self.losses.clear()
-        self.batches.clear()
 
     def rows(self) -> np.ndarray:
         """All events so far: EVENT[n]."""

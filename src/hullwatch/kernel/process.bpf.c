@@ -263,6 +263,8 @@ HOT void fill(struct hw_proc *p, struct task_struct *task, struct file *exe)
 	}
 	p->cwd = path_id((u64)BPF_CORE_READ(task, fs, pwd.mnt), (u64)BPF_CORE_READ(task, fs, pwd.dentry), 0,
 			 HW_EXEC, p->cgroup);
+	if ((exe && !p->exe) || !p->cwd)
+		p->marks |= HW_P_STR_LOST;
 }
 
 HOT bool starts_differently(const char *a, const char *b)
@@ -322,7 +324,8 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 		p->marks |= HW_P_SCRIPT;
 		p->script = intern_kernel_text(s, (u64)filename, HW_S_RAW);
 	}
-	if (!p->exe)
+	if ((!p->argv && mm->arg_end > mm->arg_start && !(p->marks & HW_P_ARGV_UNREADABLE)) ||
+	    (!p->env && mm->env_end > mm->env_start) || (!p->script && p->marks & HW_P_SCRIPT))
 		p->marks |= HW_P_STR_LOST;
 	if (bpf_ringbuf_output(&procs, p, sizeof(*p), 0))
 		lost(HW_L_PROC, HW_EXEC, cgroup);

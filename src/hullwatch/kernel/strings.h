@@ -79,7 +79,7 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 	h->kind = kind_marks & 0xffff;
 	h->marks = kind_marks >> 16 & 0x7fff;
 	if (bpf_ringbuf_output(&strings, h, size, BPF_RB_NO_WAKEUP)) {
-		lost(HW_L_STRING, kind_marks & 0xffff, 0);
+		lost(HW_L_STRING, HW_NONE, 0);
 		return 0;
 	}
 	bpf_map_update_elem(&seen, &key, &new, BPF_ANY);
