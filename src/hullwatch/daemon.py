@@ -30,6 +30,7 @@ from hullwatch.detect.finding import Finding
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.feedback import Feedback
 from hullwatch.sensor.batch import Batch, Loss
+from hullwatch.sensor.governor import Governor
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tier import Tier
@@ -56,7 +57,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     rings: dict[str, int] = {}
     max_bytes: int = 2 << 30
     max_age: float = 7 * 86400.0
-    cpu_budget: float = 0.02
+    cpu_budget: float = 0.02  # of all cores; 0 = no governor
+    shed_new: bool = False  # let the governor count even what was never seen before
 
 
 class Daemon:
@@ -106,6 +108,12 @@ class Daemon:
         self.context = Context(self.resolver)
         self.engine = Engine(rules)
         self.feedback = Feedback(self.engine, self.sensor.verdicts)
+        cores = os.cpu_count() or 1
+        # Recording means everything: there is nothing to turn into counts.
+        governs = options.cpu_budget > 0 and not options.record
+        highest = (2 if options.shed_new else 1) if governs else 0
+        self.governor = Governor(options.cpu_budget or 0.02, cores, highest)
+        self._governed_at = (time.monotonic(), self._cpu_at_start, 0)
         self.control = Control(options.store / "control.sock", self.status)
 
     # -- life ------------------------------------------------------------------------------
@@ -212,9 +220,21 @@ class Daemon:
         self._rate = (self._events - self._rate_events) / passed
         self._rate_events = self._events
         self._due = now + _SECOND
+        self._guard("governor", self._govern, None)
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
             self._guard("counts", lambda: self.writer.add_counts(self.feedback.counts()), None)
+
+    def _govern(self) -> None:
+        """Hold the agent to its budget; every change of level is said, and stored."""
+        before, cpu_before, bulk_before = self._governed_at
+        now, cpu, bulk = time.monotonic(), _cpu(), self.sensor.bulk_events
+        self._governed_at = (now, cpu, bulk)
+        passed = max(now - before, 1e-3)
+        level = self.governor.step(cpu - cpu_before, passed, (bulk - bulk_before) / passed)
+        for change in self.governor.changes():
+            self.sensor.set_governed(level)
+            self.writer.notice("governor", f"level {change.old} to {change.new}: {change.reason}")
 
     # -- what people see -------------------------------------------------------------------
 
@@ -236,6 +256,11 @@ class Daemon:
             "rules_digest": self.rules.digest,
             "events": self._events,
             "events_per_second": round(self._rate, 1),
+            "governor": {
+                "level": self.governor.level,
+                "cpu_share": round(self.governor.share, 4),
+                "cpu_allowed": round(self.governor.allowed, 4),
+            },
             "rings": {name: round(fill, 4) for name, fill in self.sensor.fill().items()},
             "losses": dict(self._losses),
             "faults": dict(self.faults),

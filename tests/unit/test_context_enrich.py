@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from hullwatch.sensor.wire import EVENT, Class, StrKind
 SECOND = 1_000_000_000
 
 
-def value(cgroup: int, state: str) -> Workload:
+def value(cgroup: int, state: Literal["host", "pending", "resolved"]) -> Workload:
     return Workload(cgroup=cgroup, cgroup_path=f"/c{cgroup}", state=state, container_id="c" * 64)
 
 
@@ -30,7 +31,7 @@ def batch(*rows: dict[str, int], at: int, strings: tuple[String, ...] = ()) -> B
 
 
 def rows_of(parts: list[Enriched]) -> list[tuple[int, str]]:
-    found = []
+    found: list[tuple[int, str]] = []
     for part in parts:
         assert part.tables is not None
         for event, slot in zip(part.batch.events, part.workload, strict=True):

@@ -51,6 +51,22 @@ def up(
     max_age: Annotated[
         str, typer.Option("--max-age", help="Age of stored events: 12h, 7d.")
     ] = "7d",
+    cpu_budget: Annotated[
+        float,
+        typer.Option(
+            "--cpu-budget",
+            min=0.0,
+            max=100.0,
+            help="Percent of all cores. Above it, repeats become counts; 0: no limit.",
+        ),
+    ] = 2.0,
+    shed_new: Annotated[
+        bool,
+        typer.Option(
+            "--shed-new",
+            help="Let the budget cost even events on files and addresses never seen before.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Watch every container and process of this host; findings appear as they happen."""
@@ -66,6 +82,8 @@ def up(
         tier=tier,
         max_bytes=max_bytes,
         max_age=parse_duration(max_age),
+        cpu_budget=cpu_budget / 100,
+        shed_new=shed_new,
     )
 
     show = print_json if json else Alerts().show

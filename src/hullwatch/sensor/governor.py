@@ -33,15 +33,18 @@ class GovernorChange(NamedTuple):
 
 class Governor:
     """budget: share of the whole machine, 0.02 = 2 % of all cores; cores: how many there are.
+    highest: the level not to go beyond. At 2 a rule may miss a file that nobody opened before, so
+    whoever can make load could hide there: only for those who prefer that to the cost.
 
     A level is raised after two steps above the budget, lowered after five well below it. Where
     lowering is soon followed by raising again, the next time waits longer, so that a load that is
     there to stay does not make the level swing.
     """
 
-    def __init__(self, budget: float = 0.02, cores: int = 1) -> None:
+    def __init__(self, budget: float = 0.02, cores: int = 1, highest: int = _HIGHEST) -> None:
         if not 0 < budget <= 1 or cores < 1:
             raise ValueError(f"governor: budget {budget} of {cores} cores: want 0 < budget <= 1")
+        self._highest = min(highest, _HIGHEST)
         self.allowed = budget * cores
         self.level = 0
         self.share = 0.0
@@ -66,7 +69,7 @@ class Governor:
             self._over, self._under = 0, self._under + 1
         else:
             self._over = self._under = 0
-        if self._over >= _UP_STEPS and self.level < _HIGHEST:
+        if self._over >= _UP_STEPS and self.level < self._highest:
             # Work that bulk events do not cause is not mended by sending fewer of them.
             if bulk_rate >= _MIN_RATE:
                 self._raise(bulk_rate)
