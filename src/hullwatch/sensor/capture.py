@@ -28,6 +28,8 @@ _FORMAT = "1"
 # Drains are small when little happens; what a reader pays is by the batch.
 _GATHER_EVENTS = 16384
 _GATHER_NS = 500_000_000
+# What reading damaged bytes raises; a wrong length may ask for more memory than there is.
+_DAMAGE = (pa.ArrowException, OSError, ValueError, MemoryError)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -110,6 +112,7 @@ class CaptureWriter:
 
     def __init__(self, path: Path | str, facts: Facts) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)  # it may have been there before
         self._file = os.fdopen(fd, "wb")
         metadata = {
             "hullwatch.capture": _FORMAT,
@@ -167,6 +170,9 @@ class CaptureWriter:
         return self._file.tell()
 
     def close(self) -> None:
+        """May be called again."""
+        if self._file.closed:
+            return
         self.flush()
         self._writer.close()
         self._file.flush()
@@ -176,7 +182,7 @@ class CaptureWriter:
 
 class CaptureReader:
     """Reads batches in order. `about` is what the capture says of itself; `torn` is set when the
-    file ends in the middle of a batch, as after a crash: all complete ones are read."""
+    file ends in the middle of a batch, as after a crash, or is damaged: all before that is read."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
@@ -188,17 +194,24 @@ class CaptureReader:
             raise CaptureError(f"{path}: {error}") from None
         try:
             self._stream = pa.ipc.open_stream(self._file)
-        except (pa.ArrowInvalid, OSError):
+        except _DAMAGE:
             raise CaptureError(
                 f"{path}: not a capture; make one with `hullwatch record {path}`"
             ) from None
         metadata = self._stream.schema.metadata or {}
-        self.about = {key.decode(): value.decode() for key, value in metadata.items()}
+        self.about = {
+            key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+            for key, value in metadata.items()
+        }
         version = self.about.get("hullwatch.capture")
         if version != _FORMAT:
             raise CaptureError(
                 f"{path}: capture format {version or 'unknown'}, this version reads {_FORMAT};"
                 " use the hullwatch that wrote it"
+            )
+        if not self._stream.schema.equals(_SCHEMA):
+            raise CaptureError(
+                f"{path}: its columns are not those of format {_FORMAT}; record it again"
             )
         self.torn = ""
 
@@ -207,12 +220,14 @@ class CaptureReader:
         while True:
             try:
                 row = self._stream.read_next_batch()
+                row.validate(full=True)
+                read = _batch_of(row), row.column("workloads").flatten().to_pylist()
             except StopIteration:
                 return
-            except (pa.ArrowInvalid, OSError) as error:
-                self.torn = str(error)
+            except _DAMAGE as error:
+                self.torn = str(error) or type(error).__name__
                 return
-            yield _batch_of(row), row.column("workloads").flatten().to_pylist()
+            yield read
 
     def close(self) -> None:
         self._file.close()
@@ -226,8 +241,9 @@ def workloads_of(path: Path | str) -> list[bytes]:
         stream = pa.ipc.open_stream(file, options=only)
         try:
             for row in stream:
+                row.validate(full=True)
                 found += row.column("workloads").flatten().to_pylist()
-        except (pa.ArrowInvalid, OSError):
+        except _DAMAGE:
             pass  # a torn end; CaptureReader says so
     return found
 
