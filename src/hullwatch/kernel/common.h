@@ -59,6 +59,9 @@ struct scratch {
 	u32 pad;
 	struct hw_proc proc;
 	u8 data[2 * ARGV_ROOM + 64];
+	/* Headers that are put before data of many lengths: named here so that BTF has their layout. */
+	struct hw_string string_header[0];
+	struct hw_packet packet_header[0];
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

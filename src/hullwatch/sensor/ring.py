@@ -70,11 +70,15 @@ class Ring:
             }
         )
         rows = self._copy(start, count * stride).view(row)
-        busy = rows["length"] & np.uint32(_BUSY)
-        if busy.any():
-            rows = rows[: int(np.argmax(busy != 0))]
+        special = rows["length"] & np.uint32(_BUSY | _DISCARD)
+        taken = len(rows)
+        if special.any():
+            busy = special & np.uint32(_BUSY)
+            if busy.any():
+                taken = int(np.argmax(busy != 0))
+            rows = rows[:taken][special[:taken] == 0]
         records = np.ascontiguousarray(rows["record"])
-        self._consumer[0] = start + len(rows) * stride
+        self._consumer[0] = start + taken * stride
         return records
 
     def take_variable(self, limit: int = 1 << 22) -> Iterator[memoryview]:

@@ -1,7 +1,7 @@
 """The wire format, read from kernel/wire.h, the only place where it is defined.
 
 Enums become IntEnum/IntFlag classes, fixed-size structs become numpy dtypes of the same layout.
-tests/unit/test_wire.py holds both to the BTF of the compiled object.
+tests/unit/test_sensor_wire.py holds both to the BTF of the compiled object.
 """
 
 from __future__ import annotations
