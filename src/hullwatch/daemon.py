@@ -90,7 +90,7 @@ class Daemon:
             self.sensor = Sensor(
                 record=options.record,
                 rings=RingSizes(**options.rings),
-                tier=Tier(options.tier) if options.tier else None,
+                tier=Tier.parse(options.tier),
             )
         except BaseException:
             self.writer.close("failed")

@@ -126,6 +126,9 @@ class Feedback:
         """What the kernel counted since the last call, in words."""
         for counted in self._verdicts.counted():
             words = self._words.get((counted.scope, counted.obj, counted.action))
-            cgroup, text = words if words is not None else (0, "")
+            # Repeats that the kernel counts by itself have no question behind them; small scopes
+            # are cgroup ids, large ones program images.
+            fallback = counted.scope if counted.scope < 1 << 40 else 0
+            cgroup, text = words if words is not None else (fallback, "")
             name = CLASSES[counted.action & 0xFF].name
             yield CountRow(cgroup, name, text, counted.count)

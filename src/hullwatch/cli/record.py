@@ -42,7 +42,9 @@ def record(
     if file.exists() and not force:
         raise CommandError(f"{file}: exists; give another name, or --force", ExitCode.USAGE)
     try:
-        sensor = Sensor(record=True, tier=Tier(tier) if tier else None)
+        sensor = Sensor(record=True, tier=Tier.parse(tier))
+    except ValueError as error:
+        raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:
         raise CommandError(str(error), ExitCode.SENSOR) from error
     resolver = Resolver()

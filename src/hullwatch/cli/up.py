@@ -75,6 +75,8 @@ def up(
     from hullwatch.sensor.libbpf import BpfError
     from hullwatch.sensor.programs import SensorError
 
+    # Command lines and paths of every workload end up in these files: for the agent's user only.
+    os.umask(0o077)
     ruleset = load_rules(rules)
     options = Options(
         store=store,
@@ -94,6 +96,8 @@ def up(
 
     try:
         daemon = Daemon(options, ruleset, on_findings)
+    except ValueError as error:
+        raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:
         raise CommandError(str(error), ExitCode.SENSOR) from error
     route_signals(daemon)

@@ -22,7 +22,8 @@ from hullwatch.sensor.wire import Class
 
 __all__ = ["Context"]
 
-_HOLD_NS = 1_000_000_000
+# A cgroup that no runtime made is known to be the host's after one second (resolver.py).
+_HOLD_NS = 1_500_000_000
 _MAX_HELD = 20_000
 _NETWORK = np.array(
     [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP],

@@ -72,7 +72,7 @@ BLIND_SPOTS: tuple[BlindSpot, ...] = (
     BlindSpot(
         "the bytes of connections that were open before the agent started",
         "new connections from then on",
-        "start the agent before the workloads (deploy/)",
+        "start the agent before the workloads",
         _BOTH,
     ),
     BlindSpot(

@@ -352,16 +352,13 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(process_exit, struct task_struct *task)
+HOT int process_ended(struct task_struct *task)
 {
 	struct signal_struct *signal = task->signal;
 	struct hw_event e;
 	struct who w;
 	int code;
 
-	if (signal->live.counter > 0)
-		return 0;
 	w.proc = make_key(task->group_leader->start_boottime, task->tgid);
 	w.cgroup = bpf_get_current_cgroup_id();
 	w.tid = task->pid;
@@ -372,6 +369,34 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	e.num = e.ts - task->group_leader->start_boottime;
 	send_vital(&e);
 	return 0;
+}
+
+SEC("tp_btf/sched_process_exit") /* task, group_dead: 6.16 and later */
+int BPF_PROG(process_exit_2, struct task_struct *task, bool group_dead)
+{
+	return group_dead ? process_ended(task) : 0;
+}
+
+/*
+ * Before, the tracepoint does not say which thread is the last, and two that end at once may both
+ * see nobody left: the first to put its process here tells.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, u8);
+} ended SEC(".maps");
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(process_exit_1, struct task_struct *task)
+{
+	u64 key = make_key(task->group_leader->start_boottime, task->tgid);
+	u8 one = 1;
+
+	if (task->signal->live.counter > 0 || bpf_map_update_elem(&ended, &key, &one, BPF_NOEXIST))
+		return 0;
+	return process_ended(task);
 }
 
 /* Run once at start over every task: what was there before. Env and argv of others are not

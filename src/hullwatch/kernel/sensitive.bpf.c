@@ -65,6 +65,12 @@ int BPF_PROG(exit_sensitive, struct pt_regs *regs, long ret)
 	if (op == HW_OP_bpf && !bpf_matters(a0))
 		return 0;
 	current_who(&w);
+	/* A debugger or profiler does these by the thousand: repeats within a second are counted. */
+	if (op == HW_OP_ptrace && repeated(&w, a1, a0, HW_PTRACE))
+		return 0;
+	if ((op == HW_OP_process_vm_readv || op == HW_OP_process_vm_writev) &&
+	    repeated(&w, a0, op, HW_VM_ACCESS))
+		return 0;
 	event_fill(&e, &w, HW_NONE, op);
 	switch (op) {
 	case HW_OP_ptrace:

@@ -196,7 +196,7 @@ class CaptureReader:
             self._stream = pa.ipc.open_stream(self._file)
         except _DAMAGE:
             raise CaptureError(
-                f"{path}: not a capture; make one with `hullwatch record {path}`"
+                f"{path}: not a capture; make one with `hullwatch record FILE`"
             ) from None
         metadata = self._stream.schema.metadata or {}
         self.about = {

@@ -54,6 +54,8 @@ _ONLY_IF: dict[str, Callable[[libbpf.KernelTypes], bool]] = {
     "uring_submit_req": lambda types: types.tracepoint_arguments("io_uring_submit_req") is not None,
     "uring_submit_sqe": lambda types: types.tracepoint_arguments("io_uring_submit_sqe") is not None,
     "uring_complete_3": lambda types: types.tracepoint_arguments("io_uring_complete") == 3,
+    "process_exit_1": lambda types: types.tracepoint_arguments("sched_process_exit") == 1,
+    "process_exit_2": lambda types: types.tracepoint_arguments("sched_process_exit") == 2,
     "uring_complete_7": lambda types: types.tracepoint_arguments("io_uring_complete") == 7,
 }
 

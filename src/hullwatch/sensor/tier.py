@@ -24,6 +24,15 @@ class Tier(StrEnum):
     TRACEPOINT = "tracepoint"
     NONE = "none"
 
+    @classmethod
+    def parse(cls, text: str | None) -> Tier | None:
+        """A tier by name; None for None; ValueError says which there are."""
+        if text is None:
+            return None
+        if text not in (cls.LSM, cls.TRACEPOINT):
+            raise ValueError(f"no tier {text!r}: choose lsm or tracepoint")
+        return cls(text)
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
