@@ -7,6 +7,7 @@ Classes with two objects (rename, link, symlink) are always sent: a rule may be 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +26,16 @@ _ASKED = np.array(
     np.uint16,
 )
 _NUMBER = {"count": Verdict.COUNT, "report": Verdict.REPORT, "byproc": Verdict.BYPROC}
-_MAX_KNOWN = 1 << 17
+_MAX_KNOWN = 1 << 15
 _WRITE_FLAGS = 3  # O_ACCMODE
+
+
+class _Known(NamedTuple):
+    """An answer given, and the container and object it was given about."""
+
+    verdict: int
+    cgroup: int
+    text: str
 
 
 class Feedback:
@@ -35,9 +44,9 @@ class Feedback:
     def __init__(self, engine: Engine, verdicts: Verdicts) -> None:
         self._engine = engine
         self._verdicts = verdicts
-        self._known: dict[tuple[int, int, int], int] = {}
-        # What a counted key stands for in words: dictionary ids do not outlive their epoch.
-        self._words: dict[tuple[int, int, int], tuple[int, str]] = {}
+        # (scope, object, action) -> the answer and, as dictionary ids do not outlive their epoch,
+        # what it stands for in words. Oldest first out.
+        self._known: dict[tuple[int, int, int], _Known] = {}
         self.asked = 0
 
     def void_all(self) -> None:
@@ -68,9 +77,8 @@ class Feedback:
             ^ key["image"] * np.uint64(0x165667B19E3779F9)
         )
         _, first = np.unique(mixed, return_index=True)
-        if len(self._known) > _MAX_KNOWN:
-            self._known.clear()
-            self._words.clear()
+        for _ in range(len(self._known) - _MAX_KNOWN):
+            del self._known[next(iter(self._known))]
         for i in first.tolist():
             row = rows[i]
             self._answer_one(
@@ -90,19 +98,19 @@ class Feedback:
         if tables.workloads.workload(workload).state == "pending":
             return
         cls, write = action & 0xFF, bool(action & ACTION_WRITE)
+        text = tables.dictionary.text(obj)
         known = self._known.get((cgroup, obj, action))
         if known is None:
             self.asked += 1
             word = self._engine.verdict(cls, write, obj, workload, tables)
-            known = self._known[cgroup, obj, action] = _NUMBER[word]
-            self._remember((cgroup, obj, action), cgroup, obj, enriched)
-            if known == Verdict.REPORT:
-                self._verdicts.put(cgroup, obj, action, known)
-        if known == Verdict.REPORT:
+            known = self._known[cgroup, obj, action] = _Known(_NUMBER[word], cgroup, text)
+            if known.verdict == Verdict.REPORT:
+                self._verdicts.put(cgroup, obj, action, known.verdict)
+        if known.verdict == Verdict.REPORT:
             return
         # The kernel may have evicted a counted verdict: that it sent the event says so.
-        self._verdicts.put(cgroup, obj, action, known)
-        if known != Verdict.BYPROC:
+        self._verdicts.put(cgroup, obj, action, known.verdict)
+        if known.verdict != Verdict.BYPROC:
             return
         found = tables.processes.image(image)
         if not found.known:
@@ -112,23 +120,16 @@ class Feedback:
         if answer is None:
             self.asked += 1
             word = self._engine.verdict_for_image(cls, write, obj, image, workload, tables)
-            answer = self._known[scope, obj, action] = _NUMBER[word]
-            self._remember((scope, obj, action), cgroup, obj, enriched)
-        self._verdicts.put(scope, obj, action, answer)
-
-    def _remember(
-        self, key: tuple[int, int, int], cgroup: int, obj: int, enriched: Enriched
-    ) -> None:
-        assert enriched.tables is not None
-        self._words[key] = (cgroup, enriched.tables.dictionary.text(obj))
+            answer = self._known[scope, obj, action] = _Known(_NUMBER[word], cgroup, text)
+        self._verdicts.put(scope, obj, action, answer.verdict)
 
     def counts(self) -> Iterator[CountRow]:
         """What the kernel counted since the last call, in words."""
         for counted in self._verdicts.counted():
-            words = self._words.get((counted.scope, counted.obj, counted.action))
+            known = self._known.get((counted.scope, counted.obj, counted.action))
             # Repeats that the kernel counts by itself have no question behind them; small scopes
             # are cgroup ids, large ones program images.
             fallback = counted.scope if counted.scope < 1 << 40 else 0
-            cgroup, text = words if words is not None else (fallback, "")
+            cgroup, text = (known.cgroup, known.text) if known else (fallback, "")
             name = CLASSES[counted.action & 0xFF].name
             yield CountRow(cgroup, name, text, counted.count)
