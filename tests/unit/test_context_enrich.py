@@ -100,6 +100,36 @@ def test_a_name_asked_for_is_joined_to_the_address_in_the_same_container_only() 
     assert made.names == {1: "api.example"}
 
 
+def test_a_connection_has_the_name_of_its_own_time() -> None:
+    """Two answers for one address, a connection between, the container's end: one batch."""
+    context = Context(RecordedResolver([value(5, "host")]))
+    address = b"\x02\x00\xbb\x01" + bytes([192, 0, 2, 7])
+    strings = (
+        String(1, StrKind.DNS, 0, 9, b"early.com"),
+        String(2, StrKind.DNS, 0, 8, b"late.com"),
+        String(3, StrKind.TEXT, 0, 9, b"192.0.2.7"),
+        String(4, StrKind.ADDR, 0, 8, address),
+    )
+    at = {"proc": 1 << 22, "cgroup": 5}
+    early = {**at, "cls": int(Class.DNS), "obj": 1, "obj2": 3, "flags": 1}
+    connect = {**at, "cls": int(Class.CONNECT), "obj": 4}
+    removed = {"cls": int(Class.CGROUP_RMDIR), "proc": 1 << 22, "cgroup": 1, "num": 5}
+    (made,) = context.enrich(
+        batch(
+            connect,
+            early,
+            connect,
+            {**early, "obj": 2},
+            connect,
+            removed,
+            at=SECOND,
+            strings=strings,
+        )
+    )
+    assert made.names == {2: "early.com", 4: "late.com"}
+    assert not context.names
+
+
 def test_released_slots_come_before_what_may_reuse_them() -> None:
     source = RecordedResolver([value(9, "pending")])
     context = Context(source)

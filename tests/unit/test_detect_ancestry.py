@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hullwatch.context.enriched import ProcessImage
+from hullwatch.detect.accounts import HostAccounts
 from hullwatch.detect.fields import process
+from hullwatch.detect.row import Env
 from support.enriched import image
 
 HOST = (0xEFFFFFFC, 1, 2, 3, 4, 5, 6)
@@ -48,4 +50,4 @@ def test_by_number(index: int, name: str | None):
     field = next(one for one in process.FIELDS if one.name == "hw.proc.aname")
     of = chain(("runc", HOST), ("node", INSIDE), ("sh", INSIDE))
     assert field.image is not None
-    assert field.image(of, None, index) == name
+    assert field.image(of, Env(HostAccounts()), index) == name

@@ -29,7 +29,8 @@ _NETWORK = np.array(
     [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP],
     np.uint16,
 )
-_LEARN = np.array([Class.DNS, Class.TLS, Class.CGROUP_MKDIR, Class.CGROUP_RMDIR], np.uint16)
+_CGROUPS = np.array([Class.CGROUP_MKDIR, Class.CGROUP_RMDIR], np.uint16)
+_NAMING = np.array([Class.DNS, Class.TLS, Class.CGROUP_RMDIR], np.uint16)
 
 
 class Context:
@@ -130,38 +131,45 @@ class Context:
 
     def _learn(self, batch: Batch, image: np.ndarray) -> None:
         events, text = batch.events, self.dictionary.text
-        for row in np.flatnonzero(np.isin(events["cls"], _LEARN)):
+        for row in np.flatnonzero(np.isin(events["cls"], _CGROUPS)):
             event = events[row]
-            cls, cgroup, obj = int(event["cls"]), int(event["cgroup"]), int(event["obj"])
-            if cls == Class.CGROUP_MKDIR:
+            if event["cls"] == Class.CGROUP_MKDIR:
                 actor = self.processes.image(int(image[row]))
                 creator = Creator(pid=actor.pid, exe=actor.exepath, argv=actor.argv, cwd=actor.cwd)
-                self._source.submit(int(event["num"]), text(obj), creator)
-            elif cls == Class.CGROUP_RMDIR:
+                self._source.submit(int(event["num"]), text(int(event["obj"])), creator)
+            else:
                 self.workloads.forget(int(event["num"]))
-                self.names.forget(int(event["num"]))
-            elif cls == Class.TLS and event["obj2"]:
-                address = self.dictionary.address(int(event["obj2"]))
-                self.names.learn(cgroup, str(address.ip), text(obj), int(event["ts"]))
-            elif int(event["flags"]) & 1 and event["obj2"]:
-                ttl = int(event["num2"]) * 1_000_000_000
-                for address_text in text(int(event["obj2"])).split(" "):
-                    self.names.learn(cgroup, address_text, text(obj), int(event["ts"]), ttl)
 
     def _names_of(self, batch: Batch) -> dict[int, str]:
-        events = batch.events
-        if not len(self.names._held):
-            return {}
+        """Row → the name its address was asked for. In order of time, as a later answer may name
+        an address anew, and a short-lived container may be gone by the end of the batch."""
+        events, text, address = batch.events, self.dictionary.text, self.dictionary.address
         found: dict[int, str] = {}
-        rows = np.flatnonzero(np.isin(events["cls"], _NETWORK) & (events["obj"] != 0))
-        for row in rows.tolist():
-            cgroup = int(events["cgroup"][row])
-            if not self.names.knows(cgroup):
-                continue
-            address = self.dictionary.address(int(events["obj"][row])).ip
-            name = self.names.of(cgroup, str(address), int(events["ts"][row])) if address else ""
-            if name:
-                found[row] = name
+        gone: list[int] = []
+        wanted = np.isin(events["cls"], _NAMING)
+        if self.names or wanted.any():
+            wanted |= np.isin(events["cls"], _NETWORK) & (events["obj"] != 0)
+        for row in np.flatnonzero(wanted).tolist():
+            event = events[row]
+            cls, cgroup, obj = int(event["cls"]), int(event["cgroup"]), int(event["obj"])
+            now = int(event["ts"])
+            if cls == Class.CGROUP_RMDIR:
+                gone.append(int(event["num"]))
+            elif cls == Class.TLS:
+                if event["obj2"]:
+                    self.names.learn(cgroup, str(address(int(event["obj2"])).ip), text(obj), now)
+            elif cls == Class.DNS:
+                if int(event["flags"]) & 1 and event["obj2"]:
+                    ttl = int(event["num2"]) * 1_000_000_000
+                    for address_text in text(int(event["obj2"])).split(" "):
+                        self.names.learn(cgroup, address_text, text(obj), now, ttl)
+            elif self.names.knows(cgroup):
+                ip = address(obj).ip
+                name = self.names.of(cgroup, str(ip), now) if ip else ""
+                if name:
+                    found[row] = name
+        for cgroup in gone:
+            self.names.forget(cgroup)
         return found
 
 

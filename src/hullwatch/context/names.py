@@ -21,6 +21,9 @@ class Names:
     def __len__(self) -> int:
         return sum(len(of) for of in self._held.values())
 
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
     def learn(self, cgroup: int, address: str, name: str, now: int, ttl_ns: int = 0) -> None:
         """`name` stood for `address` at `now` (CLOCK_BOOTTIME ns)."""
         of = self._held.setdefault(cgroup, OrderedDict())

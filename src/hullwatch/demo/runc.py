@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hullwatch.demo import bundle as bundles
 from hullwatch.demo.bundle import Bundle
@@ -166,7 +166,7 @@ class Network:
         if self.path.exists():
             _ip("netns", "delete", self.name)
 
-    def __enter__(self) -> Network:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,7 +185,7 @@ class Runc:
         self._containers: list[Container] = []
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Runc:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -214,8 +214,14 @@ class Runc:
         Further options are those of bundle.make: env, annotations, network, mounts, tty,
         privileged, user, cwd, cgroup, container_id.
         """
-        bundle = bundles.make(self.home, image or self.image, argv, name=name, **options)
-        return self._launch(bundle, tty=bool(options.get("tty")))
+        bundle = self.make(argv, name=name, image=image, **options)
+        return self.launch(bundle, tty=bool(options.get("tty")))
+
+    def make(
+        self, argv: Sequence[str], *, name: str, image: Image | None = None, **options: Any
+    ) -> Bundle:
+        """Only the bundle, for launch(): its root folder can be looked after in between."""
+        return bundles.make(self.home, image or self.image, argv, name=name, **options)
 
     def run(
         self,
@@ -280,7 +286,8 @@ class Runc:
             for bundle in made:
                 bundle.remove()
 
-    def _launch(self, bundle: Bundle, *, tty: bool) -> Container:
+    def launch(self, bundle: Bundle, *, tty: bool = False) -> Container:
+        """Start what make() has made; as start()."""
         pid_file = bundle.folder / "pid"
         command = [*self.command, "run", "--bundle", str(bundle.folder)]
         command += ["--pid-file", str(pid_file), bundle.id]

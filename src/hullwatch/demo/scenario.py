@@ -8,6 +8,7 @@ import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from hullwatch.demo import image, runc
 from hullwatch.demo.bundle import Mount
@@ -56,7 +57,7 @@ class Stage:
         self._network: Network | None = None
         self.listener: Listener | None = None
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
