@@ -148,7 +148,7 @@ def test_level_2_counts_events_with_new_strings(governed: Watch, cgroup: Path, t
     child = act_in(governed, cgroup, flood)
     ident = cgroup.stat().st_ino
 
-    def told() -> int | None:
+    def told() -> int:
         governed.pump()
         return sum(
             loss.count

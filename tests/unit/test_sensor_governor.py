@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +91,6 @@ def test_moves_one_level_at_a_time_and_announces_each(load: list[tuple[float, fl
     governor = Governor(budget=0.02, cores=4)
     levels = [0] + [governor.step(used, 1.0, rate) for used, rate in load]
     assert all(0 <= level <= 2 for level in levels)
-    moved = [(a, b) for a, b in zip(levels, levels[1:], strict=False) if a != b]
+    moved = [(a, b) for a, b in itertools.pairwise(levels) if a != b]
     assert moved == [(c.old, c.new) for c in governor.changes()]
     assert all(abs(a - b) == 1 for a, b in moved)

@@ -96,11 +96,17 @@ class Dictionary:
     def text(self, ident: int) -> str:
         found = self._texts.get(ident)
         if found is None:
-            found = self._texts[ident] = decode_text(self.entry(ident))
+            entry = self.entry(ident)
+            if entry is _NONE:
+                return ""
+            found = self._texts[ident] = decode_text(entry)
         return found
 
     def address(self, ident: int) -> Address:
         found = self._addresses.get(ident)
         if found is None:
-            found = self._addresses[ident] = decode_address(self.entry(ident).data)
+            entry = self.entry(ident)
+            found = decode_address(entry.data)
+            if entry is not _NONE:
+                self._addresses[ident] = found
         return found
