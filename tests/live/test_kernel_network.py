@@ -238,6 +238,66 @@ def test_datagrams(watch: Watch, alone):
     assert watch.expect("flow", proc=child.proc, num=21).num2 == 0
 
 
+def test_many_datagrams_in_one_call(watch: Watch, alone):
+    """sendmmsg(2): each message has its own destination."""
+
+    def act() -> list[int]:
+        servers = [socket.socket(V4, DGRAM) for _ in range(12)]
+        messages, kept = b"", []
+        for i, server in enumerate(servers):
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+            end = struct.pack("=H", V4) + struct.pack(">H", port) + socket.inet_aton("127.0.0.1")
+            room = [ctypes.create_string_buffer(end + b"\0" * 8), ctypes.create_string_buffer(100)]
+            vector = (ctypes.c_uint64 * 2)(ctypes.addressof(room[1]), 20 + i)
+            kept += [*room, vector]
+            messages += struct.pack(
+                "=QI4xQQQQi4xI4x",
+                ctypes.addressof(room[0]),
+                16,
+                ctypes.addressof(vector),
+                1,
+                0,
+                0,
+                0,
+                0,
+            )
+        client = socket.socket(V4, DGRAM)
+        packed = ctypes.create_string_buffer(messages)
+        assert call("sendmmsg", client.fileno(), packed, len(servers), 0) == len(servers)
+        return [server.getsockname()[1] for server in servers]
+
+    child = alone(act)
+    sent = child.events("send")
+    assert [e.obj for e in sent] == [f"127.0.0.1:{port}" for port in child.result]
+    assert [e.num for e in sent] == [20 + i for i in range(12)]
+    assert {e.op for e in sent} == {"sendmmsg"}
+
+
+def test_connection_opened_by_its_first_send(watch: Watch, alone):
+    """TCP Fast Open needs no connect(2)."""
+
+    def act() -> list[int]:
+        server = socket.create_server(("127.0.0.1", 0))
+        client = socket.socket()
+        client.sendto(b"x" * 99, socket.MSG_FASTOPEN, server.getsockname())
+        accepted, back = server.accept()
+        while len(accepted.recv(1000, socket.MSG_PEEK)) < 99:
+            pass
+        accepted.recv(1000)
+        for each in (client, accepted):
+            each.close()
+        return [server.getsockname()[1], back[1]]
+
+    child = alone(act)
+    port, client_port = child.result
+    event = child.event("connect")
+    assert (event.obj, event.obj2) == (f"127.0.0.1:{port}", "127.0.0.1")
+    assert (event.op, event.ret, event.port) == ("sendto", 0, client_port)
+    flow = watch.expect("flow", proc=child.proc, obj=f"127.0.0.1:{port}", num=99)
+    assert flow.port == client_port
+
+
 def name_bytes(name: str) -> bytes:
     return b"".join(bytes([len(p)]) + p.encode() for p in name.split(".")) + b"\0"
 

@@ -346,42 +346,20 @@ int BPF_PROG(exit_socket, struct pt_regs *regs, long ret)
 	return 0;
 }
 
-/* Datagrams; a stream's bytes are counted when it closes. */
-SEC("tp_btf/sys_exit")
-int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
+/* One datagram, to `name` of the caller or to where the socket is connected. */
+__noinline int sent(u64 sock, u32 op_marks, s32 bytes, u64 name, u32 name_len)
 {
-	bool compat;
-	u16 marks, op = call_start(regs, &compat, &marks);
-	u64 name = 0;
-	u32 name_len = 0, type = 0;
+	struct sock *sk = (void *)sock;
 	struct hw_event e;
-	struct sock *sk;
 	struct who w;
 
-	if (!op)
-		return 0;
-	sk = sock_of(sock_arg(regs, 0, compat), &type);
-	if (!sk || type == SOCK_STREAM || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
-		return 0;
 	current_who(&w);
-	event_fill(&e, &w, HW_SEND, op);
-	e.ret = ret;
-	e.marks = marks;
-	e.num = ret > 0 ? ret : 0;
-	e.flags = sock_flags(sk, type);
+	event_fill(&e, &w, HW_SEND, op_marks & 0xffff);
+	e.ret = bytes;
+	e.marks = op_marks >> 16;
+	e.num = bytes > 0 ? bytes : 0;
+	e.flags = sock_flags(sk, BPF_CORE_READ(sk, sk_type));
 	e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	if (is_socketcall(regs, compat) && socketcall_number(regs) == 9) {
-		/* send(2): no address, and no argument where it would be */
-	} else if (op == HW_OP_sendto) {
-		name = sock_arg(regs, 4, compat);
-		name_len = sock_arg(regs, 5, compat);
-	} else if (!compat) { /* struct user_msghdr, also the head of struct mmsghdr */
-		u64 head[2] = {};
-
-		bpf_probe_read_user(head, sizeof(head), (void *)sock_arg(regs, 1, compat));
-		name = head[0];
-		name_len = head[1];
-	}
 	if (name)
 		e.obj = user_end(name, name_len, HW_SEND, w.cgroup);
 	else
@@ -391,6 +369,94 @@ int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
 	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_SEND))
 		return 0;
 	report(&e, true);
+	return 0;
+}
+
+/* A stream opened by its first send (TCP Fast Open), without connect. */
+__noinline int sent_fast_open(u64 sock, u32 op_marks, s32 ret)
+{
+	struct sock *sk = (void *)sock;
+	struct hw_event e;
+	struct who w;
+
+	current_who(&w);
+	event_fill(&e, &w, HW_CONNECT, op_marks & 0xffff);
+	e.ret = ret < 0 ? ret : 0;
+	e.marks = op_marks >> 16;
+	e.flags = sock_flags(sk, BPF_CORE_READ(sk, sk_type));
+	e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	own_socket(cookie_of(sk), 0);
+	e.obj = sock_end((u64)sk, REMOTE | WITH_PORT, HW_CONNECT, w.cgroup);
+	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_CONNECT))
+		return 0;
+	e.obj2 = sock_end((u64)sk, 0, HW_CONNECT, w.cgroup);
+	report(&e, true);
+	return 0;
+}
+
+/* Head of struct user_msghdr, or of its 32-bit form: the address and its length. */
+HOT u64 message_name(u64 message, bool compat, u32 *len)
+{
+	u64 head[2] = {};
+
+	bpf_probe_read_user(head, sizeof(head), (void *)message);
+	*len = compat ? head[0] >> 32 : head[1];
+	return compat ? (u32)head[0] : head[0];
+}
+
+struct many { u64 sock, messages; u32 op_marks; bool compat; };
+
+/* struct mmsghdr: a message and how much of it was sent. */
+static long sent_step(u32 i, struct many *m)
+{
+	u64 at = m->messages + (u64)i * (m->compat ? 32 : 64), name;
+	u32 len, bytes = 0;
+
+	name = message_name(at, m->compat, &len);
+	bpf_probe_read_user(&bytes, sizeof(bytes), (void *)at + (m->compat ? 28 : 56));
+	sent(m->sock, m->op_marks, bytes, name, len);
+	return 0;
+}
+
+#define MSG_FASTOPEN 0x20000000
+
+/* Datagrams; a stream's bytes are counted when it closes. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
+{
+	bool compat;
+	u16 marks, op = call_start(regs, &compat, &marks);
+	u32 name_len = 0, type = 0, op_marks = op | (u32)marks << 16;
+	u64 name = 0;
+	struct sock *sk;
+
+	if (!op)
+		return 0;
+	sk = sock_of(sock_arg(regs, 0, compat), &type);
+	if (!sk || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
+		return 0;
+	if (type == SOCK_STREAM) {
+		if (sock_arg(regs, op == HW_OP_sendmsg ? 2 : 3, compat) & MSG_FASTOPEN)
+			sent_fast_open((u64)sk, op_marks, ret);
+		return 0;
+	}
+	if (op == HW_OP_sendmmsg && ret > 0) {
+		struct many m = {
+			.sock = (u64)sk, .messages = sock_arg(regs, 1, compat), .op_marks = op_marks, .compat = compat,
+		};
+
+		bpf_loop(ret > 1024 ? 1024 : ret, sent_step, &m, 0); /* UIO_MAXIOV */
+		return 0;
+	}
+	if (is_socketcall(regs, compat) && socketcall_number(regs) == 9) {
+		/* send(2): no address, and no argument where it would be */
+	} else if (op == HW_OP_sendto) {
+		name = sock_arg(regs, 4, compat);
+		name_len = sock_arg(regs, 5, compat);
+	} else {
+		name = message_name(sock_arg(regs, 1, compat), compat, &name_len);
+	}
+	sent((u64)sk, op_marks, ret, name, name_len);
 	return 0;
 }
 
