@@ -115,6 +115,17 @@ def test_connect_and_accept(watch: Watch, raw_calls: Path):
     assert event.marks & Mark.IO_URING
 
 
+def test_datagram(watch: Watch, raw_calls: Path):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        child = uring(watch, raw_calls, "sendmsg", str(port))
+        assert int(child.result) == 12 and len(server.recv(100)) == 12
+    event = child.event("send")
+    assert event.obj == f"127.0.0.1:{port}"
+    assert event.marks & Mark.IO_URING and event.marks & Mark.ATTEMPT
+
+
 # -- 32-bit calls -----------------------------------------------------------------------------
 
 ia32 = pytest.mark.skipif(platform.machine() != "x86_64", reason="int 0x80 is x86's")

@@ -3,7 +3,7 @@
  *   raw_calls int80 NUMBER ARG...     each ARG a number or a string; prints the result
  *   raw_calls connect32 PORT 0|1      1: through socketcall(2)
  *   raw_calls uring open PATH | rename OLD NEW | unlink PATH | mkdir PATH | rmdir PATH
- *                   | symlink TEXT PATH | link OLD NEW | connect PORT | accept | quiet-open PATH
+ *                   | symlink TEXT PATH | link OLD NEW | connect PORT | sendmsg PORT | accept - | quiet-open PATH
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -163,6 +163,17 @@ static int uring(int argc, char **argv)
 		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 		e.addr = (uintptr_t)&to;
 		e.off = sizeof(to);
+	} else if (!strcmp(what, "sendmsg")) {
+		static char text[] = "twelve bytes";
+		static struct iovec part = {text, 12};
+		static struct msghdr message;
+
+		to.sin_port = htons(atoi(argv[1]));
+		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		message = (struct msghdr){.msg_name = &to, .msg_namelen = sizeof(to), .msg_iov = &part, .msg_iovlen = 1};
+		e.opcode = IORING_OP_SENDMSG;
+		e.fd = socket(AF_INET, SOCK_DGRAM, 0);
+		e.addr = (uintptr_t)&message;
 	} else if (!strcmp(what, "accept")) {
 		socklen_t len = sizeof(to);
 		int client = socket(AF_INET, SOCK_STREAM, 0);

@@ -12,16 +12,48 @@ struct io_open { int dfd; u32 file_slot; struct filename *filename; };
 struct io_rename { int old_dfd, new_dfd; struct filename *oldpath, *newpath; int flags; };
 struct io_unlink { int dfd, flags; struct filename *filename; };
 struct io_mkdir { int dfd; u16 mode; struct filename *filename; };
+struct io_sr_msg { void *umsg; int msg_flags; };
 struct io_link { int old_dfd, new_dfd; struct filename *oldpath, *newpath; int flags; };
 #pragma clang attribute pop
 
 /* include/uapi/linux/io_uring.h, enum io_uring_op: values are ABI. */
-enum { IO_ACCEPT = 13, IO_CONNECT = 16, IO_OPENAT = 18, IO_OPENAT2 = 28, IO_RENAMEAT = 35, IO_UNLINKAT = 36,
+enum { IO_SENDMSG = 9, IO_SENDMSG_ZC = 48, IO_ACCEPT = 13, IO_CONNECT = 16, IO_OPENAT = 18, IO_OPENAT2 = 28, IO_RENAMEAT = 35, IO_UNLINKAT = 36,
        IO_MKDIRAT = 37, IO_SYMLINKAT = 38, IO_LINKAT = 39 };
 
 HOT u32 name_path(int dfd, struct filename *name, u32 cls, u64 cgroup)
 {
 	return joined_path(dfd, (u64)BPF_CORE_READ(name, name), 1, cls, cgroup);
+}
+
+/*
+ * A message with an address: a datagram, or a stream opened by its first send. The socket is not yet
+ * looked up here, so of it only the address family is told.
+ */
+__noinline int submitted_message(u64 req_address)
+{
+	struct io_sr_msg *m = (void *)req_address;
+	u32 len = 0, flags = BPF_CORE_READ(m, msg_flags);
+	struct hw_event e;
+	u64 name, at;
+	u16 family = 0;
+	struct who w;
+
+	at = (u64)BPF_CORE_READ(m, umsg);
+	name = message_name(at, false, &len);
+	if (!name || len < 2 || bpf_probe_read_user(&family, sizeof(family), (void *)name) || !is_inet(family))
+		return 0;
+	current_who(&w);
+	if (flags & MSG_FASTOPEN)
+		event_fill(&e, &w, HW_CONNECT, HW_OP_sendmsg);
+	else
+		event_fill(&e, &w, HW_SEND, HW_OP_sendmsg);
+	e.marks = HW_M_IO_URING | HW_M_ATTEMPT | HW_M_RAW_PATH;
+	e.flags = (u32)family << 16;
+	e.obj = user_end(name, len, e.cls, w.cgroup);
+	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, e.cls))
+		return 0;
+	report(&e, true);
+	return 0;
 }
 
 HOT void submitted(u64 req_address)
@@ -31,6 +63,11 @@ HOT void submitted(u64 req_address)
 	struct hw_event e;
 	struct who w;
 
+	if (opcode == IO_SENDMSG || opcode == IO_SENDMSG_ZC) {
+		if (!is_own())
+			submitted_message(req_address);
+		return;
+	}
 	if (opcode != IO_OPENAT && opcode != IO_OPENAT2 && (opcode < IO_RENAMEAT || opcode > IO_LINKAT))
 		return;
 	if (is_own())
@@ -148,14 +185,14 @@ HOT void completed(u64 req_address, s32 res)
 SEC("tp_btf/io_uring_submit_req") /* 6.4 and later */
 int BPF_PROG(uring_submit_req, struct io_kiocb *req)
 {
-	submitted((u64)ctx[0]);
+	submitted(address_of(ctx, 0));
 	return 0;
 }
 
 SEC("tp_btf/io_uring_submit_sqe") /* until 6.3 */
 int BPF_PROG(uring_submit_sqe, struct io_kiocb *req)
 {
-	submitted((u64)ctx[0]);
+	submitted(address_of(ctx, 0));
 	return 0;
 }
 
