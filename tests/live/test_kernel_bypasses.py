@@ -182,6 +182,13 @@ def test_32_bit_sensitive_calls(watch: Watch, raw_calls: Path):
 
 
 @ia32
+def test_32_bit_exec(watch: Watch, raw_calls: Path):
+    program = os.path.realpath(shutil.which("true") or "/bin/true")
+    child = int80(watch, raw_calls, 11, program)
+    assert [(e.obj, e.op) for e in child.events("exec")][-1] == (program, "execve")
+
+
+@ia32
 def test_32_bit_number_is_not_taken_for_a_native_one(watch: Watch, raw_calls: Path):
     """20 is getpid for 32 bit and writev for 64; 41 is dup and socket."""
     child = int80(watch, raw_calls, 41, 0)

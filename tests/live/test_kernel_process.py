@@ -299,17 +299,22 @@ def test_snapshot_tells_of_processes_that_run_already(tmp_path: Path):
     if reason := missing_bpf():
         pytest.skip(reason)
     process = subprocess.Popen(
-        [BUSYBOX, "sh", "-c", "read line", "x" * 20000],
+        [BUSYBOX, "sh", "-c", "read line; echo $line; read line", "x" * 20000],
         cwd=tmp_path,
         env={"TOKEN_NAME": "its-value", "B": "2"},
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
-    # Popen returns after execve: what is there now is the program's own.
+    # Popen returns within execve: what is there once it has answered is the program's own.
+    assert process.stdin and process.stdout
+    process.stdin.write(b"first\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"first\n"
     later = Watch()
     try:
         found = later.process(process.pid, cls=Class.TASK)
         assert found.exe == os.path.realpath(BUSYBOX)
-        assert found.argv[:4] == (BUSYBOX.encode(), b"sh", b"-c", b"read line")
+        assert found.argv[:4] == (BUSYBOX.encode(), b"sh", b"-c", b"read line; echo $line; read line")
         assert found.marks & ProcMark.ARGV_CUT
         assert len(found.argv_string.data) == ARGV_ROOM < 20000 < found.argv_string.orig_len
         assert set(found.env) == {b"TOKEN_NAME", b"B"}
