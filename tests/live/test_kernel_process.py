@@ -314,7 +314,8 @@ def test_snapshot_tells_of_processes_that_run_already(tmp_path: Path):
     try:
         found = later.process(process.pid, cls=Class.TASK)
         assert found.exe == os.path.realpath(BUSYBOX)
-        assert found.argv[:4] == (BUSYBOX.encode(), b"sh", b"-c", b"read line; echo $line; read line")
+        script = b"read line; echo $line; read line"
+        assert found.argv[:4] == (BUSYBOX.encode(), b"sh", b"-c", script)
         assert found.marks & ProcMark.ARGV_CUT
         assert len(found.argv_string.data) == ARGV_ROOM < 20000 < found.argv_string.orig_len
         assert set(found.env) == {b"TOKEN_NAME", b"B"}

@@ -24,7 +24,7 @@ class Field(NamedTuple):
     offset: int
     size: int
     signed: bool
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants
 
 
 class Types:

@@ -66,11 +66,11 @@ def run(capsys):
     def run_(*argv: str, code: int = 0) -> str:
         capsys.readouterr()
         ended = main(list(argv))
-        run_.both = capsys.readouterr()
-        assert ended == code, run_.both
-        assert "Traceback" not in run_.both.err
-        assert "\x1b" not in run_.both.out + run_.both.err
-        return run_.both.out
+        both = capsys.readouterr()
+        assert ended == code, both
+        assert "Traceback" not in both.err
+        assert "\x1b" not in both.out + both.err
+        return both.out
 
     return run_
 

@@ -1,4 +1,4 @@
-"""The process table: images follow exec and fork, lineage survives, slots come back only when safe."""
+"""The process table: images follow exec and fork, lineage survives, slots come back when safe."""
 
 from __future__ import annotations
 
