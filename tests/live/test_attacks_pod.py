@@ -33,7 +33,7 @@ SIDECAR = (
     "/bin/mkdir -p /root/.aws; echo x > /root/.aws/credentials; /bin/cat /root/.aws/credentials;"
     " exec /bin/sleep 1000"
 )
-CALL = "import subprocess; subprocess.run(['/bin/sh', '-c', '/bin/cat /root/.ssh/id_rsa; :'])"  # exec'd
+CALL = "import subprocess; subprocess.run(['/bin/sh', '-c', '/bin/cat /root/.ssh/id_rsa; :'])"
 
 
 @pytest.fixture(scope="module")

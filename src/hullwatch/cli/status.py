@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,46 +105,113 @@ def _bytes(path: Path) -> int:
 
 
 def _print(found: dict[str, Any]) -> None:
+    for name, value in (*_agent(found), *_kept(found)):
+        print(f"{name:<10}{value}")
+
+
+def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The running agent, line by line: a heading (empty: goes on) and text, escaped."""
     agent = found["agent"]
     if agent is None:
-        print(f"agent     not reachable: {safe(found['why'])}")
-    else:
-        print("agent     running")
-        _tree(agent, "  ")
+        yield "agent", f"not reachable: {safe(found['why'])}"
+        return
+    get = agent.get
+    state = "running" if get("watching", True) else "starting"
+    since = f", for {_duration(time.time() - get('started'))}" if get("started") else ""
+    yield "agent", f"{state}{since}, pid {safe(get('pid'))}, version {safe(get('version'))}"
+    mode = {
+        "detect": "detect mode: keeps what rules may want, counts the rest",
+        "record": "record mode: keeps every event",
+    }.get(str(get("mode")), safe(get("mode")))
+    yield "watching", f"tier {safe(get('tier'))}, kernel {safe(get('kernel'))}; {mode}"
+    if get("tier_reason"):
+        yield "", f"{safe(get('tier_reason'))}; `hullwatch doctor` says what that means"
+    refused = get("rules_refused")
+    more = f", {refused} refused: `hullwatch rules check` says why" if refused else ""
+    yield "rules", f"{safe(get('rules'))} run{more}"
+    processes, workloads = get("processes") or {}, get("workloads") or {}
+    yield (
+        "knows",
+        f"{processes.get('living', 0)} processes, {workloads.get('state_resolved', 0)} containers,"
+        f" {safe(get('strings', 0))} names and paths",
+    )
+    pending = workloads.get("state_pending", 0)
+    if pending or get("held"):
+        yield "", f"{pending} containers not known yet, {get('held', 0)} events wait for that"
+    if get("held_gave_up"):
+        yield "", f"{get('held_gave_up')} events did not wait longer and are stored as pending"
+    yield (
+        "load",
+        f"{get('events', 0)} events read, {get('events_per_second', 0):.0f} a second now;"
+        f" {100 * get('cpu_share', 0):.1f} % of one CPU since the start,"
+        f" {size(get('rss_bytes', 0))} of memory",
+    )
+    fills = {name: fill for name, fill in (get("rings") or {}).items() if fill >= 0.1}
+    if fills:
+        listed = ", ".join(f"{safe(name)} {100 * fill:.0f} %" for name, fill in fills.items())
+        yield "", f"rings filling: {listed}"
+    governor = get("governor") or {}
+    if governor.get("level"):
+        what = {1: "repeats are counted", 2: "repeats and names never seen are counted"}
+        yield (
+            "governor",
+            f"level {governor['level']}: {what.get(governor['level'], 'more is counted')}, to stay"
+            f" within {100 * governor.get('cpu_allowed', 0):.1f} % of one CPU",
+        )
+    stalled = (get("store") or {}).get("stalled")
+    if stalled:
+        stats = agent["store"]
+        yield "STALLED", f"the store cannot be written: {safe(stalled)}"
+        yield (
+            "",
+            f"{stats.get('lost', 0)} events counted as lost,"
+            f" {stats.get('findings_reserved', 0) + stats.get('findings_waiting', 0)} findings kept"
+            " aside until it can",
+        )
+    for stage, count in (get("faults") or {}).items():
+        yield "FAULT", f"{count} in {safe(stage)}: the notices below say what"
+
+
+def _kept(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The store, with or without an agent."""
     kept = found["store"]
-    since = f" since {kept['oldest'][:19]}Z" if kept["oldest"] else ""
-    print(
-        f"store     {safe(kept['path'])}: {kept['events']} events{since},"
-        f" {kept['segments']} segments, {size(kept['bytes'])},"
-        f" {kept['findings']} findings"
+    since = f" since {kept['oldest'][:19].replace('T', ' ')} UTC" if kept["oldest"] else ""
+    yield "store", f"{safe(kept['path'])}, {size(kept['bytes'] + kept['state_bytes'])}"
+    yield (
+        "",
+        f"{kept['events']} events{since} in {_count(kept['segments'], 'segment')};"
+        f" {_count(kept['findings'], 'finding')}",
     )
     if kept["quarantined"]:
-        print(f"          {kept['quarantined']} damaged segments in quarantine/")
+        yield "", f"{_count(kept['quarantined'], 'damaged segment')} in quarantine/"
     if not found["losses"]:
-        print("losses    none")
+        yield "losses", "none"
     for at, loss in enumerate(found["losses"]):
-        print(
-            f"{'losses' if not at else '':<9} {loss['count']} x {safe(loss['class'])}"
-            f" at {safe(loss['stage'])}, last {loss['last'][:19]}Z"
+        yield (
+            "" if at else "losses",
+            f"{loss['count']} x {safe(loss['class'])} at {safe(loss['stage'])},"
+            f" last {short_time_text(loss['last'])} UTC",
         )
     for at, notice in enumerate(found["notices"]):
-        print(
-            f"{'notices' if not at else '':<9} {short_time_text(notice['time'])}"
-            f" {safe(notice['kind'])}: {safe(notice['text'])}"
+        yield (
+            "" if at else "notices",
+            f"{short_time_text(notice['time'])} {safe(notice['kind'])}: {safe(notice['text'])}",
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    """In its two largest units."""
+    left, parts = max(int(seconds), 0), list[str]()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if left >= length or (unit == "s" and not parts):
+            parts.append(f"{left // length} {unit}")
+            left %= length
+    return " ".join(parts[:2])
 
 
 def short_time_text(text: str) -> str:
     return text[:19].replace("T", " ") if text else short_time(None)
-
-
-def _tree(value: dict[str, Any], indent: str) -> None:
-    for key, item in value.items():
-        if isinstance(item, dict):
-            print(f"{indent}{safe(key)}")
-            _tree(item, indent + "  ")
-        elif isinstance(item, list):
-            print(f"{indent}{safe(key):<{max(10 - len(indent), 1)}} {', '.join(map(safe, item))}")
-        else:
-            shown = size(item) if "bytes" in key and isinstance(item, int) else safe(item)
-            print(f"{indent}{safe(key):<20} {shown}")
