@@ -151,6 +151,7 @@ class Daemon:
                 self._step(batch)
                 if not len(batch.events):
                     break
+            self._step(self.sensor.drain(final=True))
             self._every_second(force=True)
         finally:
             self.sensor.close()

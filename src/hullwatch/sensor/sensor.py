@@ -156,8 +156,9 @@ class Sensor:
 
     # -- draining --------------------------------------------------------------------------
 
-    def drain(self) -> Batch:
+    def drain(self, *, final: bool = False) -> Batch:
         """All that is there, at most _DRAIN_LIMIT records a ring; empty arrays if nothing is.
+        Losses come once a second; final: now, as there will be no later batch.
 
         Order matters: positions of the event rings first, then all strings, then the events up
         to those positions. So every id in an event has its string in this batch or an earlier one.
@@ -191,7 +192,7 @@ class Sensor:
             events=events,
             procs=procs,
             strings=strings,
-            losses=self._take_losses(),
+            losses=self._take_losses(final),
             dict_base=self._epoch_start[0],
             wall_offset=time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             drained=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
@@ -245,9 +246,9 @@ class Sensor:
 
     # -- losses ----------------------------------------------------------------------------
 
-    def _take_losses(self) -> tuple[Loss, ...]:
+    def _take_losses(self, final: bool) -> tuple[Loss, ...]:
         now = time.monotonic()
-        if now < self._losses_due:
+        if now < self._losses_due and not final:
             return ()
         self._losses_due = now + _LOSS_INTERVAL
         found: list[Loss] = []
