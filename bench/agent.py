@@ -11,14 +11,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
 from hullwatch.control import ControlError, ask
 from hullwatch.store.query import Reader
 
 __all__ = ["Agent", "Process", "cpu_seconds", "falco_rules"]
 
+ROOT = Path(__file__).resolve().parents[1]
 TICK = os.sysconf("SC_CLK_TCK")
 
 

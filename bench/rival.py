@@ -34,7 +34,8 @@ END { clear(@path); clear(@flags); clear(@to); clear(@argv); }
 _WHO = "nsecs, cgroup, pid, tid, uid, comm"
 _WHO_F = "%lld %lld %d %d %d %s"
 _PRINT = {
-    "OPEN": f'printf("open {_WHO_F} %s %x %d\\n", {_WHO}, str(@path[tid]), @flags[tid], args->ret);',
+    "OPEN": f'printf("open {_WHO_F} %s %x %d\\n", {_WHO}, str(@path[tid]), @flags[tid], '
+    "args->ret);",
     "CONNECT": f'printf("connect {_WHO_F} %r %d\\n", {_WHO}, buf(@to[tid], 16), args->ret);',
     "ACCEPT": f'printf("accept {_WHO_F} %d\\n", {_WHO}, args->ret);',
     "CLOSE": f'printf("flow {_WHO_F} %d %d %d\\n", {_WHO}, args->sport, args->dport, '

@@ -44,7 +44,10 @@ _T = TypeVar("_T")
 _SECOND = 1.0
 _COUNTS_INTERVAL = 3.0
 _IDLE_WAIT = 0.2
-_BUSY_PAUSE = 0.004  # lets a burst gather: fewer, larger batches for less than 5 ms of delay
+_SHORT_PAUSE = 0.002  # after idleness: a finding is shown at once
+_LONG_PAUSE = 0.020  # under load: a turn costs half a millisecond whatever it carries
+_LOAD_NS = 30_000_000
+_CROWDED = 1 / 8  # of a ring in use: no pause
 _HELD_WAIT = 0.01
 
 
@@ -135,13 +138,20 @@ class Daemon:
         if ready is not None:
             ready()
         try:
+            ended = 0
             while not self._stop:
                 held = self.context.holding() > 0
                 if self.sensor.wait(_HELD_WAIT if held else _IDLE_WAIT):
-                    time.sleep(_BUSY_PAUSE)
+                    self._gather(time.monotonic_ns() - ended < _LOAD_NS)
                 self._step(self.sensor.drain())
+                ended = time.monotonic_ns()
         finally:
             self.close()
+
+    def _gather(self, loaded: bool) -> None:
+        """Let a burst gather: fewer, larger batches."""
+        if max(self.sensor.fill().values()) < _CROWDED:
+            time.sleep(_LONG_PAUSE if loaded else _SHORT_PAUSE)
 
     def close(self) -> None:
         """Take what is left in the rings, write everything down, let go of the kernel."""

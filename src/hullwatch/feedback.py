@@ -13,7 +13,7 @@ import numpy as np
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.detect.engine import Engine
-from hullwatch.sensor.events import BY_NAME, CLASSES, Grade
+from hullwatch.sensor.events import BY_NAME, CLASSES, Grade, classes_mask
 from hullwatch.sensor.verdicts import Verdicts, image_scope
 from hullwatch.sensor.wire import ACTION_WRITE, Class, Verdict
 from hullwatch.store.state import CountRow
@@ -21,12 +21,11 @@ from hullwatch.store.state import CountRow
 __all__ = ["Feedback"]
 
 _PAIRS = {BY_NAME[name].cls for name in ("rename", "link", "symlink")}
-_ASKED = np.array(
-    [cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _PAIRS],
-    np.uint16,
+_ASKED = classes_mask(
+    cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _PAIRS
 )
 _NUMBER = {"count": Verdict.COUNT, "report": Verdict.REPORT, "byproc": Verdict.BYPROC}
-_MAX_KNOWN = 1 << 15
+_MAX_KNOWN = 1 << 16
 _WRITE_FLAGS = 3  # O_ACCMODE
 
 
@@ -59,7 +58,7 @@ class Feedback:
         events, tables = enriched.batch.events, enriched.tables
         if tables is None or not len(events):
             return
-        rows = np.flatnonzero(np.isin(events["cls"], _ASKED))
+        rows = np.flatnonzero(_ASKED[events["cls"]])
         if not len(rows):
             return
         events = events[rows]

@@ -18,6 +18,7 @@ from hullwatch.context.workload import Creator, Workload
 from hullwatch.context.workloads import WorkloadTable
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
+from hullwatch.sensor.events import classes_mask
 from hullwatch.sensor.wire import Class
 
 __all__ = ["Context"]
@@ -25,12 +26,12 @@ __all__ = ["Context"]
 # A cgroup that no runtime made is known to be the host's after one second (resolver.py).
 _HOLD_NS = 1_500_000_000
 _MAX_HELD = 20_000
-_NETWORK = np.array(
-    [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP],
-    np.uint16,
+_NETWORK = classes_mask(
+    [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP]
 )
-_CGROUPS = np.array([Class.CGROUP_MKDIR, Class.CGROUP_RMDIR], np.uint16)
-_NAMING = np.array([Class.DNS, Class.TLS, Class.CGROUP_RMDIR], np.uint16)
+_CGROUPS = classes_mask((Class.CGROUP_MKDIR, Class.CGROUP_RMDIR))
+_BIRTH = classes_mask((Class.EXEC, Class.TASK))
+_NAMING = classes_mask((Class.DNS, Class.TLS, Class.CGROUP_RMDIR))
 
 
 class Context:
@@ -66,7 +67,7 @@ class Context:
         cgroups, inverse = np.unique(events["cgroup"], return_inverse=True)
         slots = np.array([self.workloads.slot(int(c)) for c in cgroups], np.int32)
         workload = slots[inverse] if len(events) else np.empty(0, np.int32)
-        for row in np.flatnonzero(np.isin(events["cls"], (Class.EXEC, Class.TASK))):
+        for row in np.flatnonzero(_BIRTH[events["cls"]]):
             self.processes.image(int(image[row])).workload = int(workload[row])
         made = Enriched(
             batch=batch,
@@ -131,7 +132,7 @@ class Context:
 
     def _learn(self, batch: Batch, image: np.ndarray) -> None:
         events, text = batch.events, self.dictionary.text
-        for row in np.flatnonzero(np.isin(events["cls"], _CGROUPS)):
+        for row in np.flatnonzero(_CGROUPS[events["cls"]]):
             event = events[row]
             if event["cls"] == Class.CGROUP_MKDIR:
                 actor = self.processes.image(int(image[row]))
@@ -146,9 +147,9 @@ class Context:
         events, text, address = batch.events, self.dictionary.text, self.dictionary.address
         found: dict[int, str] = {}
         gone: list[int] = []
-        wanted = np.isin(events["cls"], _NAMING)
+        wanted = _NAMING[events["cls"]]
         if self.names or wanted.any():
-            wanted |= np.isin(events["cls"], _NETWORK) & (events["obj"] != 0)
+            wanted |= _NETWORK[events["cls"]] & (events["obj"] != 0)
         for row in np.flatnonzero(wanted).tolist():
             event = events[row]
             cls, cgroup, obj = int(event["cls"]), int(event["cgroup"]), int(event["obj"])

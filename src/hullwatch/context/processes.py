@@ -15,6 +15,7 @@ import numpy as np
 from hullwatch.context.enriched import ProcessImage
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
+from hullwatch.sensor.events import classes_mask
 from hullwatch.sensor.wire import Class
 
 __all__ = ["ProcessTable"]
@@ -26,9 +27,7 @@ _MAX_ARGV = 8192
 _MAX_DEPTH = 256
 _PID_MASK = (1 << 22) - 1
 _NAMESPACES = ("ns_pid", "ns_mnt", "ns_net", "ns_user", "ns_uts", "ns_ipc", "ns_cgroup")
-_CHANGES = np.array(
-    [Class.EXEC, Class.TASK, Class.FORK, Class.EXIT, Class.SETID, Class.CAPSET], np.uint16
-)
+_CHANGES = classes_mask((Class.EXEC, Class.TASK, Class.FORK, Class.EXIT, Class.SETID, Class.CAPSET))
 
 
 def _texts(data: bytes) -> tuple[str, ...]:
@@ -86,7 +85,7 @@ class ProcessTable:
         """Take the batch's changes in, in order; returns every event's image slot: int32[n]."""
         events = batch.events
         keys, first, inverse = np.unique(events["proc"], return_index=True, return_inverse=True)
-        changing = np.flatnonzero(np.isin(events["cls"], _CHANGES))
+        changing = np.flatnonzero(_CHANGES[events["cls"]])
         slots = np.empty(len(keys), np.int32)
         known = self._current
         for i, key in enumerate(keys.tolist()):

@@ -130,6 +130,7 @@ class SlotTable:
                 self.values[place] = make(slot)
             found = self.values[at]
         if gone is not None and gone.any():
-            for slot in np.unique(slots[gone]).tolist():
-                found[slots == slot] = make(slot)
+            distinct, back = np.unique(slots[gone], return_inverse=True)
+            made = np.fromiter(map(make, distinct.tolist()), np.int32, distinct.size)
+            found[gone] = made[back]
         return found

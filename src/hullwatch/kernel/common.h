@@ -27,7 +27,7 @@ struct {
 struct seen { u32 id; u32 epoch; };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 131072); /* an epoch of strings and some (sensor.py) */
 	__type(key, u64);
 	__type(value, struct seen);
 } seen SEC(".maps");

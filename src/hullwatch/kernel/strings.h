@@ -203,7 +203,7 @@ struct path_known {
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 65536);
 	__type(key, struct path_key);
 	__type(value, struct path_known);
 } paths SEC(".maps");

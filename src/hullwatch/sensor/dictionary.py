@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from typing import Any, NamedTuple
+from array import array
+from typing import NamedTuple
 
 from hullwatch.sensor.batch import String
 from hullwatch.sensor.wire import StrKind
@@ -63,35 +64,86 @@ def decode_text(entry: String) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-class Dictionary:
-    """Dense id -> String. `text` and `address` are decoded once and kept."""
+_CHUNK_BITS = 14
+_CHUNK = 1 << _CHUNK_BITS  # ids
+_KEPT = 8192  # decoded values remembered, so that each stage need not decode anew
+
+
+class _Chunk:
+    """The records of 16384 ids, at about their data's size: an object each would be 5 times that.
+
+    where: for each id kind (6 bits), marks (10), length (20) and offset (28) of its data; 0: none.
+    odd: records that do not fit this, or that were cut (orig_len).
+    """
+
+    __slots__ = ("data", "odd", "where")
 
     def __init__(self) -> None:
-        self._entries: dict[int, String] = {}
+        self.where = array("Q", bytes(8 * _CHUNK))
+        self.data = bytearray()
+        self.odd: dict[int, String] = {}
+
+
+class Dictionary:
+    """Dense id -> String. `text` and `address` are decoded when asked for."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, _Chunk] = {}
+        self._count = 0
         self._texts: dict[int, str] = {}
         self._addresses: dict[int, Address] = {}
         self.base = 1
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return self._count
 
     def add(self, strings: tuple[String, ...]) -> None:
         for entry in strings:
-            self._entries[entry.id] = entry
+            ident, kind, marks, orig_len, data = entry
+            chunk = self._chunks.get(ident >> _CHUNK_BITS)
+            if chunk is None:
+                chunk = self._chunks[ident >> _CHUNK_BITS] = _Chunk()
+            at, start, size = ident & (_CHUNK - 1), len(chunk.data), len(data)
+            self._count += not chunk.where[at]
+            if size == orig_len and size < 1 << 20 and start < 1 << 28 and 0 < kind < 64:
+                chunk.where[at] = kind << 58 | (marks & 0x3FF) << 48 | size << 28 | start
+                chunk.data += data
+            else:
+                chunk.where[at] = 1 << 58
+                chunk.odd[at] = entry
 
     def forget_below(self, base: int) -> None:
         """Drop ids below base; a no-op when base has not moved."""
         if base <= self.base:
             return
         self.base = base
-        tables: tuple[dict[int, Any], ...] = (self._entries, self._texts, self._addresses)
-        for held in tables:
-            for key in [key for key in held if key < base]:
-                del held[key]
+        self._texts.clear()
+        self._addresses.clear()
+        for number in [n for n in self._chunks if n <= base >> _CHUNK_BITS]:
+            chunk = self._chunks[number]
+            end = min(max(base - (number << _CHUNK_BITS), 0), _CHUNK)
+            self._count -= end - chunk.where[:end].count(0)
+            if end == _CHUNK:
+                del self._chunks[number]
+                continue
+            chunk.where[:end] = array("Q", bytes(8 * end))
+            for at in [at for at in chunk.odd if at < end]:
+                del chunk.odd[at]
 
     def entry(self, ident: int) -> String:
         """The record, or an empty one (kind 0) for id 0 or an id that is gone."""
-        return self._entries.get(ident, _NONE)
+        chunk = self._chunks.get(ident >> _CHUNK_BITS)
+        if chunk is None:
+            return _NONE
+        at = ident & (_CHUNK - 1)
+        where = chunk.where[at]
+        if not where:
+            return _NONE
+        if chunk.odd and (odd := chunk.odd.get(at)) is not None:
+            return odd
+        start, size = where & 0xFFFFFFF, where >> 28 & 0xFFFFF
+        data = bytes(chunk.data[start : start + size])
+        return String(ident, where >> 58, where >> 48 & 0x3FF, size, data)
 
     def text(self, ident: int) -> str:
         found = self._texts.get(ident)
@@ -99,6 +151,8 @@ class Dictionary:
             entry = self.entry(ident)
             if entry is _NONE:
                 return ""
+            if len(self._texts) >= _KEPT:
+                self._texts.clear()
             found = self._texts[ident] = decode_text(entry)
         return found
 
@@ -108,5 +162,7 @@ class Dictionary:
             entry = self.entry(ident)
             found = decode_address(entry.data)
             if entry is not _NONE:
+                if len(self._addresses) >= _KEPT:
+                    self._addresses.clear()
                 self._addresses[ident] = found
         return found

@@ -6,6 +6,7 @@ numbers and objects mean, and to which OCSF class it maps (OCSF 1.9 class_uid).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from hullwatch.sensor.wire import Class
 
-__all__ = ["BY_NAME", "CLASSES", "EventClass", "Grade", "class_names"]
+__all__ = ["BY_NAME", "CLASSES", "EventClass", "Grade", "class_names", "classes_mask"]
 
 
 class Grade(StrEnum):
@@ -137,6 +138,13 @@ CLASSES: dict[int, EventClass] = {
 }
 
 BY_NAME: dict[str, EventClass] = {row.name: row for row in CLASSES.values()}
+
+
+def classes_mask(classes: Iterable[int]) -> np.ndarray:
+    """bool[65536]: mask[events["cls"]] tells the rows of these classes, much faster than isin."""
+    mask = np.zeros(1 << 16, bool)
+    mask[[int(cls) for cls in classes]] = True
+    return mask
 
 
 def class_names() -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hullwatch.context.enriched import Enriched, ProcessImage, Tables
-from hullwatch.sensor.events import CLASSES, Grade
+from hullwatch.sensor.events import CLASSES, Grade, classes_mask
 from hullwatch.sensor.wire import Class, Mark
 from hullwatch.store.schema import CLASS_NAMES, GRADES, KIND_NAMES, OP_NAMES, SCHEMA
 
@@ -25,8 +25,8 @@ CMDLINE_CUT = 1024
 
 _DENSE_LIMIT = 1 << 23
 _PID_MASK = np.uint64((1 << 22) - 1)
-_IDENTITY = (int(Class.SETID), int(Class.CAPSET))
-_BIRTH = (int(Class.EXEC), int(Class.TASK))
+_IDENTITY = classes_mask((Class.SETID, Class.CAPSET))
+_BIRTH = classes_mask((Class.EXEC, Class.TASK))
 _GRADE_OF = np.array(
     [
         0 if number in CLASSES and CLASSES[number].grade is Grade.VITAL else 1
@@ -209,7 +209,7 @@ class Window:
         if tables is None:
             raise ValueError("an Enriched with rows needs its tables")
         classes = events["cls"]
-        changed = np.isin(classes, _IDENTITY)
+        changed = _IDENTITY[classes]
         if changed.any():  # ids of these images have moved: read them anew
             self._images.forget(np.unique(enriched.image[changed]).tolist())
         images = self._images.of(
@@ -218,7 +218,7 @@ class Window:
         workloads = self._workloads.of(enriched.workload, lambda slot: self._workload(tables, slot))
         objects = self._ids.of(events["obj"], lambda number: self._object(tables, number))
         objects2 = self._ids.of(events["obj2"], lambda number: self._object(tables, number))
-        births = np.isin(classes, _BIRTH)
+        births = _BIRTH[classes]
         batch, names = enriched.batch, enriched.names
         self._parts.append(
             _Part(
