@@ -66,7 +66,7 @@ def record(
         while True:
             ending = bool(stopped) or bool(seconds and time.monotonic() - began >= seconds)
             sensor.wait(0.1)
-            batch = sensor.drain()
+            batch = sensor.drain(final=ending)
             context.enrich(batch)
             losses += sum(loss.count for loss in batch.losses)
             writer.write(batch, context.workload_news)
