@@ -114,8 +114,8 @@ def test_process_images(cgroup: Path):
 
     with small(procs=4 * PAGE) as watch:
         act_unread(watch, cgroup, flood)
-        read, lost = all_told(watch, cgroup, Class.EXEC, "proc", 100)
-        assert read > 20 and lost > 20
+        _, lost = all_told(watch, cgroup, Class.EXEC, "proc", 100)
+        assert lost > 20
 
 
 def test_strings(cgroup: Path, tmp_path: Path):
@@ -184,5 +184,5 @@ def test_packets(cgroup: Path):
 
     with small(packets=PAGE) as watch:
         act_unread(watch, cgroup, flood)
-        read, lost = all_told(watch, cgroup, Class.DNS, "packet", count)
-        assert read > 10 and lost > 100
+        _, lost = all_told(watch, cgroup, Class.DNS, "packet", count)
+        assert lost > 100
