@@ -92,7 +92,9 @@ def _facts(finding: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("on the host", ""))
     else:
         name = safe(finding.get("container_name") or "")
-        ident = safe(finding.get("container_id") or "not known yet")
+        ident = safe(finding.get("container_id") or "")
+        if ident in ("", "<NA>"):
+            ident = f"not known, cgroup {safe(finding.get('cgroup') or '?')}"
         image = f", image {safe(finding['image'])}" if finding.get("image") else ""
         facts.append(("container", f"{name} {ident}{image}".lstrip()))
     if finding.get("pod"):

@@ -117,7 +117,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         return
     get = agent.get
     state = "running" if get("watching", True) else "starting"
-    since = f", for {_duration(time.time() - get('started'))}" if get("started") else ""
+    since = f" for {_duration(time.time() - get('started'))}" if get("started") else ""
     yield "agent", f"{state}{since}, pid {safe(get('pid'))}, version {safe(get('version'))}"
     mode = {
         "detect": "detect mode: keeps what rules may want, counts the rest",
@@ -132,12 +132,16 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     processes, workloads = get("processes") or {}, get("workloads") or {}
     yield (
         "knows",
-        f"{processes.get('living', 0)} processes, {workloads.get('state_resolved', 0)} containers,"
-        f" {safe(get('strings', 0))} names and paths",
+        f"{_count(processes.get('living', 0), 'process', 'es')},"
+        f" {_count(workloads.get('state_resolved', 0), 'container')},"
+        f" {_count(get('strings', 0), 'path')} and other names",
     )
     pending = workloads.get("state_pending", 0)
     if pending or get("held"):
-        yield "", f"{pending} containers not known yet, {get('held', 0)} events wait for that"
+        yield (
+            "",
+            f"{_count(pending, 'container')} not known yet, {get('held', 0)} events wait for that",
+        )
     if get("held_gave_up"):
         yield "", f"{get('held_gave_up')} events did not wait longer and are stored as pending"
     yield (
@@ -199,8 +203,8 @@ def _kept(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, what: str, more: str = "s") -> str:
+    return f"{number} {what}{'' if number == 1 else more}"
 
 
 def _duration(seconds: float) -> str:
