@@ -61,18 +61,26 @@ def store(tmp_path, monkeypatch):
     w.close()
 
 
+class Run:
+    """Calls the command line in this process; `both` has what it wrote last."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.both = capsys.readouterr()
+
+    def __call__(self, *argv: str, code: int = 0) -> str:
+        self._capsys.readouterr()
+        ended = main(list(argv))
+        self.both = self._capsys.readouterr()
+        assert ended == code, self.both
+        assert "Traceback" not in self.both.err
+        assert "\x1b" not in self.both.out + self.both.err
+        return self.both.out
+
+
 @pytest.fixture
 def run(capsys):
-    def run_(*argv: str, code: int = 0) -> str:
-        capsys.readouterr()
-        ended = main(list(argv))
-        both = capsys.readouterr()
-        assert ended == code, both
-        assert "Traceback" not in both.err
-        assert "\x1b" not in both.out + both.err
-        return both.out
-
-    return run_
+    return Run(capsys)
 
 
 def lines(out: str) -> list[dict]:
