@@ -18,7 +18,7 @@ _PROTO = 13
 
 
 class Field(NamedTuple):
-    """offset and size in bytes; signed is about integers; many 1 for what is no array."""
+    """offset and size in bytes; signed is about integers; count 1 for what is no array."""
 
     name: str
     offset: int

@@ -43,7 +43,7 @@ def test_dtype_is_the_compiled_struct(types: Types, name: str):
     for field in fields:
         kind, offset = dtype.fields[field.name][:2]
         assert offset == field.offset, field
-        assert kind.itemsize == field.size * field.many, field
+        assert kind.itemsize == field.size * field.count, field
         if kind.kind in "iu":
             assert (kind.kind == "i") == field.signed, field
 
@@ -54,7 +54,7 @@ def test_there_is_no_hidden_padding(types: Types, name: str):
     at = 0
     for field in fields:
         assert field.offset == at, f"a hole before {name}.{field.name}"
-        at += field.size * field.many
+        at += field.size * field.count
     assert at == size, f"padding at the end of {name}"
 
 
