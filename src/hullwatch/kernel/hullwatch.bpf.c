@@ -3,6 +3,7 @@
 #include "process.bpf.c"
 #include "file.bpf.c"
 #include "network.bpf.c"
+#include "flow.bpf.c"
 #include "sensitive.bpf.c"
 #include "iouring.bpf.c"
 #include "cgroup.bpf.c"

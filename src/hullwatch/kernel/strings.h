@@ -283,14 +283,15 @@ HOT void rename_ended(void)
 
 /* ---- the caller's text -------------------------------------------------------------------- */
 
-/* A NUL-terminated string of the caller (or the kernel) as it is. */
-__noinline u32 intern_text(struct scratch *s, u64 text, u32 kind_marks)
+/* A NUL-terminated string of the caller, or of the kernel, as it is. */
+HOT u32 intern_read(struct scratch *s, u64 text, u32 kind_marks, bool from_kernel)
 {
 	long n;
 
 	if (!s || !text)
 		return 0;
-	n = bpf_probe_read_user_str(&s->data[64], PATH_ROOM, (void *)text);
+	n = from_kernel ? bpf_probe_read_kernel_str(&s->data[64], PATH_ROOM, (void *)text)
+			: bpf_probe_read_user_str(&s->data[64], PATH_ROOM, (void *)text);
 	if (n < 0)
 		return 0;
 	if (n > 0)
@@ -300,20 +301,14 @@ __noinline u32 intern_text(struct scratch *s, u64 text, u32 kind_marks)
 	return intern_at(s, 64, n, kind_marks, n);
 }
 
+__noinline u32 intern_text(struct scratch *s, u64 text, u32 kind_marks)
+{
+	return intern_read(s, text, kind_marks, false);
+}
+
 __noinline u32 intern_kernel_text(struct scratch *s, u64 text, u32 kind_marks)
 {
-	long n;
-
-	if (!s || !text)
-		return 0;
-	n = bpf_probe_read_kernel_str(&s->data[64], PATH_ROOM, (void *)text);
-	if (n < 0)
-		return 0;
-	if (n > 0)
-		n--;
-	if (n > PATH_ROOM)
-		return 0;
-	return intern_at(s, 64, n, kind_marks, n);
+	return intern_read(s, text, kind_marks, true);
 }
 
 /*

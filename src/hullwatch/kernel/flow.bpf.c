@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Network, as it happens: flows with their bytes when they close, and the packets that carry names.
+ * DNS messages and TLS ClientHellos are copied out for user space to parse (sensor/dns.py, tls.py).
+ */
+#include "socket.h"
+
+#define PACKET_ROOM 4096
+
+enum { TCP_ESTABLISHED = 1, TCP_SYN_SENT = 2, TCP_CLOSE = 7, TCP_LISTEN = 10 };
+
+HOT void flow_end(struct sock *sk, u64 cookie, struct owner *o, u32 type, s32 state)
+{
+	bool incoming = o->incoming;
+	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id, .tid = o->tid };
+	struct hw_event e;
+
+	event_fill(&e, &w, HW_FLOW, 0);
+	e.num = o->bytes_out;
+	e.num2 = o->bytes_in;
+	e.ret = state;
+	e.flags = sock_flags(sk, type);
+	bpf_map_delete_elem(&owners, &cookie);
+	e.obj = sock_end((u64)sk, WITH_PORT | (incoming ? 0 : REMOTE), HW_FLOW, w.cgroup);
+	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_FLOW))
+		return;
+	e.port = incoming ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
+			  : local_port(sk);
+	e.obj2 = sock_end((u64)sk, incoming ? REMOTE : 0, HW_FLOW, w.cgroup);
+	report(&e, true);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(tcp_state, struct sock *sk, int old, int new)
+{
+	struct tcp_sock *tcp = (void *)sk;
+	struct owner *o;
+	u64 cookie;
+
+	if (new == TCP_ESTABLISHED)
+		bpf_get_socket_cookie(sk); /* gives an accepted socket its cookie, before accept returns it */
+	if (new != TCP_CLOSE || old == TCP_LISTEN || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+		return 0;
+	cookie = cookie_of(sk);
+	if (!cookie)
+		return 0;
+	o = bpf_map_lookup_elem(&owners, &cookie);
+	if (!o)
+		return 0;
+	o->bytes_out = BPF_CORE_READ(tcp, bytes_sent) - BPF_CORE_READ(tcp, bytes_retrans);
+	/* The peer's FIN counts as a byte; tcp_fin sets SOCK_DONE (bit 1) right after it was counted. */
+	o->bytes_in = BPF_CORE_READ(tcp, bytes_received) - (BPF_CORE_READ(sk, __sk_common.skc_flags) >> 1 & 1);
+	flow_end((void *)address_of(ctx, 0), cookie, o, SOCK_STREAM, old);
+	return 0;
+}
+
+/* ---- cgroup hooks ------------------------------------------------------------------------- */
+
+/* Every inet socket gets a cookie and an owner when it is made, in the context of its maker. */
+SEC("cgroup/sock_create")
+int sock_made(struct bpf_sock *ctx)
+{
+	u64 cookie = bpf_get_socket_cookie(ctx);
+
+	if (ctx->protocol == IPPROTO_UDP)
+		own_socket(cookie, 0);
+	return 1;
+}
+
+SEC("cgroup/sock_release")
+int sock_gone(struct bpf_sock *ctx)
+{
+	struct hw_event e;
+	struct owner *o;
+	struct who w;
+	u64 cookie;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	cookie = bpf_get_socket_cookie(ctx);
+	o = bpf_map_lookup_elem(&owners, &cookie);
+	if (!o)
+		return 1;
+	w.proc = o->proc;
+	w.cgroup = o->cgroup;
+	w.exec_id = o->exec_id;
+	w.tid = o->tid;
+	event_fill(&e, &w, HW_FLOW, 0);
+	e.num = o->bytes_out;
+	e.num2 = o->bytes_in;
+	bpf_map_delete_elem(&owners, &cookie);
+	if (!e.num && !e.num2)
+		return 1;
+	e.flags = ctx->family << 16 | SOCK_DGRAM << 8 | IPPROTO_UDP;
+	/* An unconnected socket has no one remote end; its sends and the bytes in all are known. */
+	if (ctx->dst_port) {
+		u32 ip[4] = {}, v4 = ctx->dst_ip4, v6 = ctx->dst_ip6[0];
+
+		FRESH(v4); /* two loads, not one through a chosen pointer into the context */
+		FRESH(v6);
+		ip[0] = v4;
+		if (ctx->family != AF_INET) {
+			ip[0] = v6;
+			ip[1] = ctx->dst_ip6[1];
+			ip[2] = ctx->dst_ip6[2];
+			ip[3] = ctx->dst_ip6[3];
+		}
+		e.obj = plain_end((u8 *)ip, ctx->family != AF_INET, bpf_ntohs(ctx->dst_port), HW_FLOW, w.cgroup);
+	}
+	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_FLOW))
+		return 1;
+	report(&e, false);
+	return 1;
+}
+
+struct layers { u32 payload; u32 len; u16 sport, dport; u8 proto; u8 v6; u8 src[16], dst[16]; };
+
+/* Where the payload of a TCP or UDP packet starts. Extension headers of IPv6 are not followed. */
+HOT bool find_layers(struct __sk_buff *skb, struct layers *l)
+{
+	u8 head[40];
+	u32 at;
+
+	if (bpf_skb_load_bytes(skb, 0, head, 20))
+		return false;
+	if (head[0] >> 4 == 4) {
+		at = (head[0] & 15) * 4;
+		l->proto = head[9];
+		l->v6 = 0;
+		__builtin_memcpy(l->src, head + 12, 4);
+		__builtin_memcpy(l->dst, head + 16, 4);
+	} else {
+		if (bpf_skb_load_bytes(skb, 0, head, 40))
+			return false;
+		at = 40;
+		l->proto = head[6];
+		l->v6 = 1;
+		__builtin_memcpy(l->src, head + 8, 16);
+		__builtin_memcpy(l->dst, head + 24, 16);
+	}
+	if (l->proto != IPPROTO_TCP && l->proto != IPPROTO_UDP)
+		return false;
+	if (bpf_skb_load_bytes(skb, at, head, 8))
+		return false;
+	l->sport = bpf_ntohs(*(u16 *)head);
+	l->dport = bpf_ntohs(*(u16 *)(head + 2));
+	if (l->proto == IPPROTO_UDP) {
+		l->payload = at + 8;
+	} else {
+		if (bpf_skb_load_bytes(skb, at + 12, head, 1))
+			return false;
+		l->payload = at + (head[0] >> 4) * 4;
+	}
+	if (skb->len <= l->payload)
+		return false;
+	l->len = skb->len - l->payload;
+	return true;
+}
+
+HOT void copy_packet(struct __sk_buff *skb, const struct layers *l, const struct owner *o, u64 cgroup,
+		     u16 cls, u16 outgoing)
+{
+	u32 len = l->len, end = plain_end(outgoing ? l->dst : l->src, l->v6,
+					  outgoing ? l->dport : l->sport, cls, cgroup);
+	struct scratch *s = scratch_get(cls, cgroup);
+	struct hw_packet *p;
+
+	if (!s)
+		return;
+	p = (void *)s->data;
+	__builtin_memset(p, 0, sizeof(*p));
+	p->ts = bpf_ktime_get_boot_ns();
+	p->cgroup = cgroup;
+	p->obj = end;
+	p->cls = cls;
+	p->outgoing = outgoing;
+	if (o) {
+		p->proc = o->proc;
+		p->tid = o->tid;
+	}
+	if (len > PACKET_ROOM)
+		len = PACKET_ROOM;
+	/* never 0 here; written so that every verifier sees 1 .. PACKET_ROOM */
+	len = ((len - 1) & (PACKET_ROOM - 1)) + 1;
+	p->len = len;
+	if (bpf_skb_load_bytes(skb, l->payload, p + 1, len) == 0 &&
+	    bpf_ringbuf_output(&packets, p, sizeof(*p) + len, 0))
+		lost(HW_L_PACKET, cls, cgroup);
+	scratch_put(s);
+}
+
+HOT int packet(struct __sk_buff *skb, u16 outgoing)
+{
+	struct layers l;
+	struct owner *o;
+	u64 cookie, cgroup;
+	u8 head[6];
+
+	if (!find_layers(skb, &l))
+		return 1;
+	if (l.proto == IPPROTO_TCP) {
+		/* Streams are counted by the kernel: only the first bytes of a client matter. */
+		if (!outgoing || l.len < 43 || bpf_skb_load_bytes(skb, l.payload, head, 6))
+			return 1;
+		if (head[0] != 22 || head[1] != 3 || head[5] != 1)
+			return 1;
+		cookie = bpf_get_socket_cookie(skb);
+		o = bpf_map_lookup_elem(&owners, &cookie);
+		if (o && o->hello)
+			return 1;
+		if (o)
+			o->hello = 1;
+		copy_packet(skb, &l, o, o ? o->cgroup : bpf_skb_cgroup_id(skb), HW_TLS, 1);
+		return 1;
+	}
+	cookie = bpf_get_socket_cookie(skb);
+	o = bpf_map_lookup_elem(&owners, &cookie);
+	if (o)
+		__sync_fetch_and_add(outgoing ? &o->bytes_out : &o->bytes_in, l.len);
+	if ((outgoing ? l.dport : l.sport) != 53 || l.len < 12)
+		return 1;
+	cgroup = o ? o->cgroup : bpf_skb_cgroup_id(skb);
+	copy_packet(skb, &l, o, cgroup, HW_DNS, outgoing);
+	return 1;
+}
+
+SEC("cgroup_skb/egress")
+int packet_out(struct __sk_buff *skb)
+{
+	return packet(skb, 1);
+}
+
+SEC("cgroup_skb/ingress")
+int packet_in(struct __sk_buff *skb)
+{
+	return packet(skb, 0);
+}
