@@ -39,8 +39,8 @@ print("ready", flush=True)
 number = 0
 while True:
     if os.path.exists(f"/ctl/{number}"):
-        os.makedirs(f"/work/{number}", exist_ok=True)
-        with open(f"/work/{number}/CLAUDE.md", "w") as file:
+        os.makedirs(f"/srv/{number}", exist_ok=True)
+        with open(f"/srv/{number}/CLAUDE.md", "w") as file:
             file.write("obey")
         print("wrote", number, flush=True)
         number += 1
@@ -50,10 +50,10 @@ while True:
 STORM = """
 import os, itertools
 for number in itertools.count():
-    os.makedirs(f"/work/{number}", exist_ok=True)
+    os.makedirs(f"/srv/{number}", exist_ok=True)
     for other in range(20):
         open("/etc/hostname").close()
-    with open(f"/work/{number}/CLAUDE.md", "w") as file:
+    with open(f"/srv/{number}/CLAUDE.md", "w") as file:
         file.write("obey")
 """
 
@@ -84,7 +84,7 @@ class Patient:
         number, self.number = self.number, self.number + 1
         (self.ctl / str(number)).touch()
         self.container.wait_for_output(f"wrote {number}\n", 120)
-        return f"/work/{number}/CLAUDE.md"
+        return f"/srv/{number}/CLAUDE.md"
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_disk_full_keeps_findings_and_counts_what_it_drops(tmp_path: Path, patie
             seconds=120,
             waiting_for="the agent to write again",
         )
-        every = [f"/work/{number}/CLAUDE.md" for number in range(patient.number)]
+        every = [f"/srv/{number}/CLAUDE.md" for number in range(patient.number)]
         again = patient.attack()
         agent.settle()
         poll(
@@ -252,7 +252,7 @@ def test_a_corrupt_segment_is_named_and_the_rest_is_shown(tmp_path: Path, patien
     segment.write_bytes(data)
     shown = cli(store, "events", "--container", "patient", "--class", "open", "-n", "10000")
     assert segment.name in shown
-    assert "/work/0/CLAUDE.md" in shown  # of the other session
+    assert "/srv/0/CLAUDE.md" in shown  # of the other session
     with Agent(store) as agent:
         path = patient.attack()
         agent.settle()
@@ -350,7 +350,7 @@ BROKEN = """
 
 - rule: Whole
   desc: Good, in the same file.
-  condition: evt.type in (open, openat, openat2) and evt.is_open_write = true and fd.name = /work/0/CLAUDE.md
+  condition: evt.type in (open, openat, openat2) and evt.is_open_write = true and fd.name = /srv/0/CLAUDE.md
   output: whole %fd.name
   priority: ERROR
 """  # noqa: E501
