@@ -205,10 +205,11 @@ class Daemon:
     def _handle(self, part: Enriched) -> None:
         nothing: list[Finding] = []
         findings = self._guard("detect", lambda: self.engine.process(part), nothing)
+        # Events first: what a finding flushes then holds its own evidence.
+        self._guard("store", lambda: self.writer.write(part), None)
         if findings:
             self._guard("store", lambda: self.writer.add_findings(findings), None)
             self._guard("publish", lambda: self._publish(findings), None)
-        self._guard("store", lambda: self.writer.write(part), None)
         if not self.sensor.recording:
             self._guard("feedback", lambda: self.feedback.answer(part), None)
 
