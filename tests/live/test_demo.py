@@ -1,4 +1,4 @@
-"""`hullwatch demo` does what it says, on this kernel too, and leaves nothing behind."""
+"""`hullwatch demo` does what it says, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from support.needs import missing
 from support.scratch import poll
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
+# Not a scenario: emulated, it takes minutes, and its attack is one of test_attacks_pack.py.
+pytestmark = pytest.mark.timeout(600)
 DEMO = [sys.executable, "-m", "hullwatch", "demo"]
 
 

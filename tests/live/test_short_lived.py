@@ -12,7 +12,7 @@ from support.needs import in_vm
 from support.runc import Runc
 from support.watch import missing_bpf
 
-COUNT = 40 if in_vm() else 200  # emulated, runc takes seconds for one
+COUNT = 20 if in_vm() else 200  # emulated, runc takes seconds for one
 PROGRAMS = ["/bin/sh", "/bin/true", "/bin/sleep"]
 SCRIPT = "/bin/true brief-{i}; exec /bin/sleep 0.05"
 

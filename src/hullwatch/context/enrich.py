@@ -23,8 +23,10 @@ from hullwatch.sensor.wire import Class
 
 __all__ = ["Context"]
 
-# A cgroup that no runtime made is known to be the host's after one second (resolver.py).
-_HOLD_NS = 1_500_000_000
+# The resolver says "unknown" after five seconds (Timing.deadline), and most often knows within
+# milliseconds. Longer than it takes even on a starved machine: a rule about containers does not
+# fire on what is let through as pending.
+_HOLD_NS = 15_000_000_000
 _MAX_HELD = 20_000
 _NETWORK = classes_mask(
     [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP]

@@ -291,6 +291,12 @@ FIELDS: tuple[Field, ...] = (
     of_row("proc.ppid.ts", N, _at(_parent_started), "start of the parent, unix ns"),
     _within("hw.proc.aname", _name, "name"),
     _within("hw.proc.acmdline", _cmdline, "name and arguments"),
+    of_image(
+        "hw.proc.in_host_pid_ns",
+        B,
+        lambda p: p.namespaces[0] == _HOST_PID_NAMESPACE if any(p.namespaces) else None,
+        "its program was started in the host's pid namespace, as a container runtime's is",
+    ),
     of_image("hw.proc.script", S, lambda p: p.script or None, "script that the interpreter runs"),
     of_image(
         "thread.cap_effective",
