@@ -141,3 +141,22 @@ def test_released_slots_come_before_what_may_reuse_them() -> None:
     parts = context.enrich(replace(batch(opened, at=SECOND + 1), drained=SECOND + 1))
     assert len(parts) == 2
     assert parts[0].released_workloads and not parts[1].released_workloads
+
+
+def test_what_waits_keeps_its_process() -> None:
+    source = RecordedResolver([value(9, "pending"), value(5, "host")])
+    context = Context(source)
+    actor = {"proc": 1 << 22 | 77, "cgroup": 9}
+    context.enrich(
+        batch({"cls": int(Class.OPEN), **actor}, {"cls": int(Class.EXIT), **actor}, at=1)
+    )
+    for second in range(1, 14):  # past the grace that a process has after its end
+        others = [{"cls": int(Class.OPEN), "proc": n << 22 | 9, "cgroup": 5} for n in range(2, 9)]
+        context.enrich(batch(*others, at=second * SECOND))
+    source.add([value(9, "resolved")])
+    ready, *_ = context.enrich(batch(at=14 * SECOND))
+    pids = [context.processes.image(int(slot)).pid for slot in ready.image]
+    assert pids == [77, 77] and context.holding() == 0
+    context.enrich(batch(at=40 * SECOND))
+    later = context.enrich(batch(at=60 * SECOND))
+    assert context.processes.image(int(ready.image[0])).pid != 77, later

@@ -28,6 +28,7 @@ __all__ = ["Context"]
 # fire on what is let through as pending.
 _HOLD_NS = 15_000_000_000
 _MAX_HELD = 20_000
+_MAX_STRINGS_HELD = 200_000
 _NETWORK = classes_mask(
     [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP]
 )
@@ -82,7 +83,9 @@ class Context:
         )
         ready = self._ready(batch, released, changed)
         made = self._set_aside(made, slots, inverse)
-        self.dictionary.forget_below(batch.dict_base)
+        # What waits still needs its strings, unless that costs too much.
+        if not self._held or len(self.dictionary) > _MAX_STRINGS_HELD:
+            self.dictionary.forget_below(batch.dict_base)
         if ready:
             # Releases are to be read once, before anything else.
             made = replace(made, released_images=(), released_workloads=())
@@ -93,18 +96,24 @@ class Context:
     def _set_aside(self, made: Enriched, slots: np.ndarray, inverse: np.ndarray) -> Enriched:
         if not self._hold or not len(made.batch.events):
             return made
-        pending = np.array(
-            [self.workloads.workload(int(slot)).state == "pending" for slot in slots], bool
-        )
-        if not pending.any():
+        waits = self._waits(slots)[inverse]
+        if not waits.any():
             return made
-        waits = pending[inverse]
         if self._held_rows + int(waits.sum()) > _MAX_HELD:
             self.gave_up_waiting += int(waits.sum())
             return made
-        self._held.append((made.batch.drained + _HOLD_NS, _rows(made, waits)))
-        self._held_rows += int(waits.sum())
+        held = _rows(made, waits)
+        self.processes.pin(held.image)
+        self._held.append((made.batch.drained + _HOLD_NS, held))
+        self._held_rows += len(held.image)
         return _rows(made, ~waits, keep_rest=True)
+
+    def _waits(self, workload: np.ndarray) -> np.ndarray:
+        """Which of these slots' workloads are pending: bool[n], each slot asked once."""
+        slots, inverse = np.unique(workload, return_inverse=True)
+        pending = [self.workloads.workload(int(slot)).state == "pending" for slot in slots]
+        waits: np.ndarray = np.array(pending, bool)[inverse]
+        return waits
 
     def _ready(
         self, batch: Batch, released: tuple[int, ...], changed: tuple[int, ...]
@@ -114,15 +123,17 @@ class Context:
         ready: list[Enriched] = []
         still: list[tuple[int, Enriched]] = []
         for until, held in self._held:
-            waits = np.array(
-                [self.workloads.workload(int(s)).state == "pending" for s in held.workload], bool
-            )
+            waits = self._waits(held.workload)
             if batch.drained >= until:
                 self.gave_up_waiting += int(waits.sum())
                 waits[:] = False
-            if not waits.all():
-                ready.append(_rows(held, ~waits))
-                self._held_rows -= int((~waits).sum())
+            if waits.all():
+                still.append((until, held))
+                continue
+            going = _rows(held, ~waits)
+            self.processes.unpin(going.image)
+            self._held_rows -= len(going.image)
+            ready.append(going)
             if waits.any():
                 still.append((until, _rows(held, waits)))
         self._held = still

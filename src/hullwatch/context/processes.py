@@ -79,6 +79,16 @@ class ProcessTable:
             "evicted_early": self.evicted_early,
         }
 
+    def pin(self, slots: np.ndarray) -> None:
+        """Keep these images although they may end: events that wait refer to them, one a row."""
+        for slot, rows in zip(*np.unique(slots, return_counts=True), strict=True):
+            self.image(int(slot)).children += int(rows)
+
+    def unpin(self, slots: np.ndarray) -> None:
+        """Of the same rows, all together or in parts."""
+        for slot, rows in zip(*np.unique(slots, return_counts=True), strict=True):
+            self.image(int(slot)).children -= int(rows)
+
     # -- a batch ---------------------------------------------------------------------------
 
     def apply(self, batch: Batch, dictionary: Dictionary) -> np.ndarray:
