@@ -72,9 +72,10 @@ class Process:
         try:
             self.child.wait(60)
         except subprocess.TimeoutExpired:
-            self.child.kill()
+            self.child.send_signal(signal.SIGABRT)  # Python then says where it is
             self.child.wait()
-            raise SystemExit(f"{self.child.args!r} did not stop") from None
+            said = self.log.read_text(errors="replace")[-3000:]
+            raise SystemExit(f"{self.child.args!r} did not stop:\n{said}") from None
 
 
 class Agent(Process):
@@ -87,7 +88,7 @@ class Agent(Process):
             command.append("--record")
         if rules is not None:
             command += ["--rules", str(rules)]
-        env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONFAULTHANDLER": "1"}
         super().__init__(command, folder / "agent.log", env)
         until = time.monotonic() + 60
         while not self.status().get("events"):

@@ -104,9 +104,7 @@ def main() -> None:
                     record(captures[name], name, chosen.scale, folder)
         if not chosen.json:
             print(f"{sum(rule.enabled for rule in rules.rules)} rules")
-            print(
-                f"{'capture':10} {'events':>9} {'events/s':>10}   ns each: read, context, detect"
-            )
+            print(f"{'capture':10} {'events':>9} {'events/s':>10}   ns each: read, context, detect")
         if chosen.profile:
             import cProfile
             import pstats

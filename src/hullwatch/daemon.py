@@ -7,6 +7,7 @@ A fault in one stage is counted, written down and shown, and the others go on.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -14,7 +15,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +37,7 @@ from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tier import Tier
 from hullwatch.store.retention import Limits
-from hullwatch.store.state import Session
+from hullwatch.store.state import CountRow, Session
 from hullwatch.store.writer import Settings, Writer
 
 __all__ = ["Daemon", "Options", "route_signals"]
@@ -43,10 +45,13 @@ __all__ = ["Daemon", "Options", "route_signals"]
 _T = TypeVar("_T")
 _SECOND = 1.0
 _COUNTS_INTERVAL = 3.0
+_COUNTS_A_TURN = 500  # there may be many, and a finding should not wait for them
 _IDLE_WAIT = 0.2
+# Mapped rings are resident memory. What no rule is about does not come this way in detect mode.
+_RINGS = {"bulk": 4 << 20, "procs": 2 << 20, "packets": 512 << 10}
 _SHORT_PAUSE = 0.002  # after idleness: a finding is shown at once
 _LONG_PAUSE = 0.020  # under load: a turn costs half a millisecond whatever it carries
-_LOAD_NS = 30_000_000
+_REST = 5.0  # pauses for each time of work
 _CROWDED = 1 / 8  # of a ring in use: no pause
 _HELD_WAIT = 0.01
 
@@ -87,12 +92,13 @@ class Daemon:
         self._losses: dict[str, int] = {}
         self._due = time.monotonic() + _SECOND
         self._counts_due = self._due
+        self._counting: Iterator[CountRow] = iter(())
         limits = Limits(max_bytes=options.max_bytes, max_age=int(options.max_age))
         self.writer = Writer(options.store, Session(version=__version__), Settings(limits=limits))
         try:
             self.sensor = Sensor(
                 record=options.record,
-                rings=RingSizes(**options.rings),
+                rings=RingSizes(**(({} if options.record else _RINGS) | options.rings)),
                 tier=Tier.parse(options.tier),
             )
         except BaseException:
@@ -128,6 +134,7 @@ class Daemon:
     def run(self, ready: Callable[[], None] | None = None) -> None:
         """Watch until stop(). SIGINT and SIGTERM are the caller's to route to stop()."""
         _be_preferred()
+        _be_frugal()
         self.resolver.scan()
         self.sensor.start()
         self._step(self.sensor.drain())
@@ -138,20 +145,21 @@ class Daemon:
         if ready is not None:
             ready()
         try:
-            ended = 0
+            cost = 0.0  # CPU time of a turn, lately
             while not self._stop:
                 held = self.context.holding() > 0
                 if self.sensor.wait(_HELD_WAIT if held else _IDLE_WAIT):
-                    self._gather(time.monotonic_ns() - ended < _LOAD_NS)
+                    self._gather(_REST * cost)
+                begun = time.thread_time()
                 self._step(self.sensor.drain())
-                ended = time.monotonic_ns()
+                cost += 0.2 * (time.thread_time() - begun - cost)
         finally:
             self.close()
 
-    def _gather(self, loaded: bool) -> None:
-        """Let a burst gather: fewer, larger batches."""
+    def _gather(self, pause: float) -> None:
+        """Let a burst gather: fewer, larger batches. A crowded ring does not wait."""
         if max(self.sensor.fill().values()) < _CROWDED:
-            time.sleep(_LONG_PAUSE if loaded else _SHORT_PAUSE)
+            time.sleep(min(max(pause, _SHORT_PAUSE), _LONG_PAUSE))
 
     def close(self) -> None:
         """Take what is left in the rings, write everything down, let go of the kernel."""
@@ -201,6 +209,8 @@ class Daemon:
         self._guard("store", self.writer.tick, None)
         if time.monotonic() >= self._due:
             self._every_second()
+        some = islice(self._counting, _COUNTS_A_TURN)
+        self._guard("counts", lambda: self.writer.add_counts(some), None)
 
     def _handle(self, part: Enriched) -> None:
         nothing: list[Finding] = []
@@ -235,7 +245,9 @@ class Daemon:
         self._guard("governor", self._govern, None)
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
-            self._guard("counts", lambda: self.writer.add_counts(self.feedback.counts()), None)
+            self._counting = chain(self._counting, self.feedback.counts())
+        if force:
+            self._guard("counts", lambda: self.writer.add_counts(self._counting), None)
 
     def _govern(self) -> None:
         """Hold the agent to its budget; every change of level is said, and stored."""
@@ -304,6 +316,16 @@ def _be_preferred() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, -10)
     except OSError:
         return  # without CAP_SYS_NICE it runs as it is
+
+
+def _be_frugal() -> None:
+    """Give memory back: by default glibc keeps what a burst took, in a heap for each thread."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in ((-8, 1), (-3, 128 << 10), (-1, 128 << 10)):
+            libc.mallopt(option, value)  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)  # what loading took: BTF, rules
 
 
 def _cpu() -> float:

@@ -7,12 +7,12 @@ Classes with two objects (rename, link, symlink) are always sent: a rule may be 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.detect.engine import Engine
+from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.events import BY_NAME, CLASSES, Grade, classes_mask
 from hullwatch.sensor.verdicts import Verdicts, image_scope
 from hullwatch.sensor.wire import ACTION_WRITE, Class, Verdict
@@ -29,23 +29,17 @@ _MAX_KNOWN = 1 << 16
 _WRITE_FLAGS = 3  # O_ACCMODE
 
 
-class _Known(NamedTuple):
-    """An answer given, and the container and object it was given about."""
-
-    verdict: int
-    cgroup: int
-    text: str
-
-
 class Feedback:
     """Reads enriched batches after the rules have seen them, and writes verdicts."""
 
     def __init__(self, engine: Engine, verdicts: Verdicts) -> None:
         self._engine = engine
         self._verdicts = verdicts
-        # (scope, object, action) -> the answer and, as dictionary ids do not outlive their epoch,
-        # what it stands for in words. Oldest first out.
-        self._known: dict[tuple[int, int, int], _Known] = {}
+        # (scope, object, action) as one number -> the answer and the container it is about: there
+        # may be many, so small and shared objects. Oldest first out.
+        self._known: dict[int, tuple[int, int]] = {}
+        self._answers: dict[tuple[int, int], tuple[int, int]] = {}
+        self._dictionary: Dictionary | None = None
         self.asked = 0
 
     def void_all(self) -> None:
@@ -61,6 +55,7 @@ class Feedback:
         rows = np.flatnonzero(_ASKED[events["cls"]])
         if not len(rows):
             return
+        self._dictionary = tables.dictionary
         events = events[rows]
         action = events["cls"].astype(np.uint64)
         writes = (events["cls"] == int(Class.OPEN)) & ((events["flags"] & _WRITE_FLAGS) != 0)
@@ -97,38 +92,53 @@ class Feedback:
         if tables.workloads.workload(workload).state == "pending":
             return
         cls, write = action & 0xFF, bool(action & ACTION_WRITE)
-        text = tables.dictionary.text(obj)
-        known = self._known.get((cgroup, obj, action))
+        key = _key(cgroup, obj, action)
+        known = self._known.get(key)
         if known is None:
             self.asked += 1
             word = self._engine.verdict(cls, write, obj, workload, tables)
-            known = self._known[cgroup, obj, action] = _Known(_NUMBER[word], cgroup, text)
-            if known.verdict == Verdict.REPORT:
-                self._verdicts.put(cgroup, obj, action, known.verdict)
-        if known.verdict == Verdict.REPORT:
+            known = self._keep(key, _NUMBER[word], cgroup)
+            if known[0] == Verdict.REPORT:
+                self._verdicts.put(cgroup, obj, action, known[0])
+        if known[0] == Verdict.REPORT:
             return
         # The kernel may have evicted a counted verdict: that it sent the event says so.
-        self._verdicts.put(cgroup, obj, action, known.verdict)
-        if known.verdict != Verdict.BYPROC:
+        self._verdicts.put(cgroup, obj, action, known[0])
+        if known[0] != Verdict.BYPROC:
             return
         found = tables.processes.image(image)
         if not found.known:
             return
         scope = image_scope(found.key, found.exec_id)
-        answer = self._known.get((scope, obj, action))
+        key = _key(scope, obj, action)
+        answer = self._known.get(key)
         if answer is None:
             self.asked += 1
             word = self._engine.verdict_for_image(cls, write, obj, image, workload, tables)
-            answer = self._known[scope, obj, action] = _Known(_NUMBER[word], cgroup, text)
-        self._verdicts.put(scope, obj, action, answer.verdict)
+            answer = self._keep(key, _NUMBER[word], cgroup)
+        self._verdicts.put(scope, obj, action, answer[0])
+
+    def _keep(self, key: int, verdict: int, cgroup: int) -> tuple[int, int]:
+        answer = (verdict, cgroup)
+        if len(self._answers) >= _MAX_KNOWN:
+            self._answers.clear()
+        answer = self._known[key] = self._answers.setdefault(answer, answer)
+        return answer
 
     def counts(self) -> Iterator[CountRow]:
-        """What the kernel counted since the last call, in words."""
+        """What the kernel counted since the last call, in words.
+
+        Call it more often than the dictionary can begin two epochs, or the words are gone.
+        """
         for counted in self._verdicts.counted():
-            known = self._known.get((counted.scope, counted.obj, counted.action))
+            known = self._known.get(_key(counted.scope, counted.obj, counted.action))
             # Repeats that the kernel counts by itself have no question behind them; small scopes
             # are cgroup ids, large ones program images.
             fallback = counted.scope if counted.scope < 1 << 40 else 0
-            cgroup, text = (known.cgroup, known.text) if known else (fallback, "")
-            name = CLASSES[counted.action & 0xFF].name
-            yield CountRow(cgroup, name, text, counted.count)
+            cgroup = known[1] if known else fallback
+            text = self._dictionary.text(counted.obj) if self._dictionary else ""
+            yield CountRow(cgroup, CLASSES[counted.action & 0xFF].name, text, counted.count)
+
+
+def _key(scope: int, obj: int, action: int) -> int:
+    return scope << 41 | obj << 9 | action

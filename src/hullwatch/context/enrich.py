@@ -60,7 +60,7 @@ class Context:
     def enrich(self, batch: Batch) -> list[Enriched]:
         """The batch with slots, and what had been held and is ready now. Order in time is kept
         within each; held rows come first."""
-        released = self.processes.release(batch.drained)
+        released = self.processes.release(batch.drained, held=bool(self._held))
         self.dictionary.add(batch.strings)
         image = self.processes.apply(batch, self.dictionary)
         events = batch.events

@@ -7,7 +7,8 @@ has ended, no living image descends from it, and a grace period for late events 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict, deque, namedtuple
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,21 @@ from hullwatch.context.enriched import ProcessImage
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.events import classes_mask
-from hullwatch.sensor.wire import Class
+from hullwatch.sensor.wire import PROC, Class
 
 __all__ = ["ProcessTable"]
 
-_GRACE_NS = 10_000_000_000
-_MAX_ENDED = 16384
+_GRACE_NS = 4_000_000_000  # longer than events are held (enrich.py)
+_MAX_ENDED = 8192
 _MAX_FORKED = 65536
 _MAX_ARGV = 8192
 _MAX_DEPTH = 256
 _PID_MASK = (1 << 22) - 1
+# A row of PROC as Python values: 45 of them one by one would cost more than all the rest.
+_named: Any = namedtuple  # its fields are known at run time only
+_Row = _named("_Row", PROC.names)
 _NAMESPACES = ("ns_pid", "ns_mnt", "ns_net", "ns_user", "ns_uts", "ns_ipc", "ns_cgroup")
+_namespaces = attrgetter(*_NAMESPACES)
 _CHANGES = classes_mask((Class.EXEC, Class.TASK, Class.FORK, Class.EXIT, Class.SETID, Class.CAPSET))
 
 
@@ -51,6 +56,7 @@ class ProcessTable:
         self._released: list[int] = []
         self._argv: OrderedDict[int, tuple[str, ...]] = OrderedDict()
         self._names: dict[int, tuple[str, ...]] = {}
+        self._namespaces: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._max_ended = max_ended
         self.unknown_made = 0
         self.evicted_early = 0
@@ -114,6 +120,14 @@ class ProcessTable:
                 slots[i] = made.slot
             else:
                 slots[i] = switches[i][0][1]
+        whole: list[int] = []
+        for i, changes in switches.items():
+            # The usual case, one change before the first row: one number for all rows.
+            if len(changes) == 1 and changes[0][0] <= first[i]:
+                slots[i] = changes[0][1]
+                whole.append(i)
+        for i in whole:
+            del switches[i]
         result = slots[inverse]
         if switches:
             order = np.argsort(inverse, kind="stable")
@@ -134,10 +148,7 @@ class ProcessTable:
         switches: dict[int, list[tuple[int, int]]],
     ) -> None:
         events = batch.events[rows]
-        procs = {
-            (int(ts), int(key)): i
-            for i, (ts, key) in enumerate(zip(batch.procs["ts"], batch.procs["proc"], strict=True))
-        }
+        procs = {(row.ts, row.proc): row for row in map(_Row._make, batch.procs.tolist())}
         exec_, task, fork, exit_ = Class.EXEC, Class.TASK, Class.FORK, Class.EXIT
         columns = (events[name].tolist() for name in ("ts", "proc", "cgroup", "num", "num2", "cls"))
         groups = inverse[rows].tolist()
@@ -153,17 +164,17 @@ class ProcessTable:
                     oldest.children -= 1
                     self.evicted_early += 1
             elif cls in (exec_, task):
-                at = procs.get((ts, key))
-                if at is None:
+                proc = procs.get((ts, key))
+                if proc is None:
                     continue
                 group = groups[i]
                 if cls == exec_ and key not in self._current and first[group] < rows[i]:
                     # It acted between fork and exec, in this very batch: as what it was then.
                     before = self._materialise(key, cgroup, ts)
                     switches.setdefault(group, []).append((0, before.slot))
-                image = self._run(batch.procs[at], dictionary)
+                image = self._run(proc, dictionary)
                 if image.parent is None and cls == task:
-                    orphans.append((image, int(batch.procs["parent"][at])))
+                    orphans.append((image, proc.parent))
                 switches.setdefault(group, []).append((int(rows[i]), image.slot))
             elif cls == exit_:
                 found = self._current.get(key) or self._materialise(key, cgroup, ts)
@@ -229,57 +240,64 @@ class ProcessTable:
                 self._argv.popitem(last=False)
         return found
 
+    def _namespaces_of(self, proc: Any) -> tuple[int, ...]:
+        """One tuple for all that share it: nearly every process has its parent's."""
+        found = _namespaces(proc)
+        if len(self._namespaces) >= _MAX_FORKED:
+            self._namespaces.clear()
+        return self._namespaces.setdefault(found, found)
+
     def _run(self, proc: Any, dictionary: Dictionary) -> ProcessImage:
         """A new image from a row of PROC."""
-        key = int(proc["proc"])
-        parent, _ = self._parent_of(key, int(proc["parent"]))
-        env = int(proc["env"])
+        key = proc.proc
+        parent, _ = self._parent_of(key, proc.parent)
+        env = proc.env
         names = self._argv_of(env, dictionary) if env else ()
         text = dictionary.text
         image = ProcessImage(
             slot=-1,
             key=key,
-            exec_id=int(proc["exec_id"]),
+            exec_id=proc.exec_id,
             parent=parent,
             workload=0,
-            cgroup=int(proc["cgroup"]),
-            name=bytes(proc["comm"]).decode("utf-8", "backslashreplace"),
-            exepath=text(int(proc["exe"])),
-            argv=self._argv_of(int(proc["argv"]), dictionary) if proc["argv"] else (),
-            cwd=text(int(proc["cwd"])),
+            cgroup=proc.cgroup,
+            name=proc.comm.decode("utf-8", "backslashreplace"),
+            exepath=text(proc.exe),
+            argv=self._argv_of(proc.argv, dictionary) if proc.argv else (),
+            cwd=text(proc.cwd),
             env_names=names,
-            script=text(int(proc["script"])) if proc["script"] else "",
-            pid=int(proc["pid"]),
-            vpid=int(proc["vpid"]),
-            pgid=int(proc["pgid"]),
-            vpgid=int(proc["vpgid"]),
-            sid=int(proc["sid"]),
-            uid=int(proc["uid"]),
-            gid=int(proc["gid"]),
-            euid=int(proc["euid"]),
-            egid=int(proc["egid"]),
-            loginuid=int(proc["loginuid"]),
-            tty=int(proc["tty"]),
-            cap_effective=int(proc["cap_effective"]),
-            cap_permitted=int(proc["cap_permitted"]),
-            cap_inheritable=int(proc["cap_inheritable"]),
-            namespaces=tuple(int(proc[name]) for name in _NAMESPACES),
-            marks=int(proc["marks"]),
-            exe_ino=int(proc["exe_ino"]),
-            exe_ctime=int(proc["exe_ctime"]),
-            exe_mtime=int(proc["exe_mtime"]),
-            started=int(proc["start"]),
-            exec_ts=int(proc["ts"]) if proc["cls"] == Class.EXEC else int(proc["start"]),
-            exe_id=int(proc["exe"]),
-            argv_id=int(proc["argv"]),
+            script=text(proc.script) if proc.script else "",
+            pid=proc.pid,
+            vpid=proc.vpid,
+            pgid=proc.pgid,
+            vpgid=proc.vpgid,
+            sid=proc.sid,
+            uid=proc.uid,
+            gid=proc.gid,
+            euid=proc.euid,
+            egid=proc.egid,
+            loginuid=proc.loginuid,
+            tty=proc.tty,
+            cap_effective=proc.cap_effective,
+            cap_permitted=proc.cap_permitted,
+            cap_inheritable=proc.cap_inheritable,
+            namespaces=self._namespaces_of(proc),
+            marks=proc.marks,
+            exe_ino=proc.exe_ino,
+            exe_ctime=proc.exe_ctime,
+            exe_mtime=proc.exe_mtime,
+            started=proc.start,
+            exec_ts=proc.ts if proc.cls == Class.EXEC else proc.start,
+            exe_id=proc.exe,
+            argv_id=proc.argv,
             depth=min(parent.depth + 1, _MAX_DEPTH) if parent else 0,
             known=True,
-            tid=int(proc["tid"]),
-            exe_mode=int(proc["exe_mode"]),
-            vsid=int(proc["vsid"]),
+            tid=proc.tid,
+            exe_mode=proc.exe_mode,
+            vsid=proc.vsid,
         )
         self._place(image)
-        self._replace(key, image, int(proc["ts"]))
+        self._replace(key, image, proc.ts)
         return image
 
     def _materialise(self, key: int, cgroup: int, now: int) -> ProcessImage:
@@ -319,15 +337,17 @@ class ProcessTable:
 
     # -- letting go ------------------------------------------------------------------------
 
-    def release(self, now: int) -> tuple[int, ...]:
+    def release(self, now: int, held: bool = False) -> tuple[int, ...]:
         """Free the slots of images that nobody needs any more; returns them.
 
+        held: rows wait that refer to slots, so the table may grow to four times its bound.
         To be called before a batch is applied: the next stage forgets what it kept about these
         slots before it reads that batch.
         """
+        bound = self._max_ended * (4 if held else 1)
         for _ in range(len(self._ended)):
             since, image = self._ended[0]
-            crowded = len(self._ended) > self._max_ended
+            crowded = len(self._ended) > bound
             if now - since < _GRACE_NS and not crowded:
                 break
             self._ended.popleft()

@@ -45,6 +45,15 @@ def _reader(column: Column) -> tuple[Column, Getter, Any]:
     return column, lambda obj, env, _: source.read(Where.OBJ, obj, env), None
 
 
+def _image_reader(column: Column) -> tuple[Column, Getter, Any]:
+    """The same for a process."""
+    source = column.source
+    field_, arg = source.bounds[0].field, source.bounds[0].arg
+    if source.apply is None and len(source.bounds) == 1 and field_.image is not None:
+        return column, field_.image, arg
+    return column, lambda image, env, _: source.read(Where.IMAGE, image, env), None
+
+
 class Parts:
     """The columns of a program by part."""
 
@@ -73,6 +82,7 @@ class Parts:
         self._of_text = [_reader(one) for one in self.objects if not _only_addresses(one)]
         self._of_address = [_reader(one) for one in self.objects]
         self.images = list(found[Where.IMAGE].values())
+        self._of_image = [_image_reader(one) for one in self.images]
         self.workloads = list(found[Where.WORKLOAD].values())
         self.names = list(found[Where.NAME].values())
         self.all = sum(predicate.bit for predicate in program.predicates.values())
@@ -95,7 +105,15 @@ class Parts:
         return holds, depends
 
     def image(self, image: ProcessImage | None) -> int:
-        return self._sum(self.images, Where.IMAGE, image) if image is not None else 0
+        if image is None:
+            return 0
+        holds = 0
+        env = self.env
+        for column, get, arg in self._of_image:
+            value = get(image, env, arg)
+            if value is not None:
+                holds |= column.bits(value)
+        return holds
 
     def workload(self, workload: Workload) -> int:
         return self._sum(self.workloads, Where.WORKLOAD, workload)

@@ -35,7 +35,7 @@ assert _STRING.size == DICT_HEADER.itemsize and _PACKET.size == PACKET_HEADER.it
 _LOSS = struct.Struct("<QII")
 assert _LOSS.size == LOSS_KEY.itemsize
 
-_DRAIN_LIMIT = 16384  # events of one ring in one batch: bounds memory
+_DRAIN_LIMIT = 8192  # events of one ring in one batch: bounds memory
 _EPOCH_STRINGS = 100_000  # new strings before the dictionary starts a new epoch
 _LOSS_INTERVAL = 1.0  # s
 

@@ -283,7 +283,19 @@ class State:
             (held,) = link.execute(
                 "SELECT count(*) FROM counts WHERE bucket = ?", (bucket,)
             ).fetchone()
-            for row in counts:
+            rows = list(counts)
+            if held + len(rows) <= COUNT_ROWS:
+                link.executemany(
+                    "INSERT INTO counts VALUES (?,?,?,?,?,?,?,?)"
+                    " ON CONFLICT (bucket, boot, cgroup, class, object)"
+                    " DO UPDATE SET count = count + excluded.count, last = excluded.last",
+                    (
+                        (bucket, self.boot, signed(row.cgroup), *row[1:], moment, moment)
+                        for row in rows
+                    ),
+                )
+                return
+            for row in rows:
                 object_ = row.object
                 for _ in range(2):
                     key = (bucket, self.boot, signed(row.cgroup), row.cls, object_)

@@ -43,7 +43,7 @@ class Settings(NamedTuple):
     """flush_*: when the window is written. seal_*: when a tail is closed. Bytes, ns."""
 
     flush_ns: int = SECOND
-    flush_rows: int = 16_384
+    flush_rows: int = 8_192
     flush_bytes: int = 8 << 20
     seal_rows: int = 500_000
     seal_bytes: int = 64 << 20
@@ -51,6 +51,7 @@ class Settings(NamedTuple):
     reserve_bytes: int = 4 << 20
     headroom: int = 16 << 20
     """Free bytes wanted before writing is tried again after a full disk."""
+    counts_rows: int = 1_000
     retry_ns: int = 2 * SECOND
     beat_ns: int = 10 * SECOND
     tidy_ns: int = 600 * SECOND
@@ -207,6 +208,8 @@ class Writer:
             if moment - self._flushed >= settings.flush_ns:
                 self.flush()
                 self._look()
+            elif len(self._backlog.counts) >= settings.counts_rows:
+                self._put_backlog()  # many small transactions: no finding waits for a large one
             if self._tail and moment - self._tail_since >= settings.seal_ns:
                 self._seal()
             if moment - self._beaten >= settings.beat_ns:
