@@ -164,6 +164,8 @@ class Daemon:
     def close(self) -> None:
         """Take what is left in the rings, write everything down, let go of the kernel."""
         try:
+            # First no more events: on a busy host the rings would never be empty.
+            self.sensor.detach()
             for _ in range(100):
                 batch = self.sensor.drain()
                 self._step(batch)

@@ -65,15 +65,16 @@ def record(
         sensor.start()
         while True:
             ending = bool(stopped) or bool(seconds and time.monotonic() - began >= seconds)
-            sensor.wait(0.1)
+            if ending:
+                sensor.detach()
+            else:
+                sensor.wait(0.1)
             batch = sensor.drain(final=ending)
             context.enrich(batch)
             losses += sum(loss.count for loss in batch.losses)
             writer.write(batch, context.workload_news)
             if ending and not len(batch.events):
                 break
-            if ending and time.monotonic() - began > (seconds or 0) + 5:
-                break  # a busy host never falls silent
     finally:
         sensor.close()
         resolver.close()

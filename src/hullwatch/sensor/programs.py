@@ -189,8 +189,12 @@ class Programs:
         for name, value in values.items():
             self.settings[name] = np.uint32(value)
 
-    def close(self) -> None:
+    def detach(self) -> None:
+        """End the events; what the rings hold can still be read."""
         for link in reversed(self._links):
             link.close()
         self._links.clear()
+
+    def close(self) -> None:
+        self.detach()
         self.object.close()

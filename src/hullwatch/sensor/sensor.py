@@ -105,6 +105,10 @@ class Sensor:
         self._programs.attach()
         self._programs.snapshot()
 
+    def detach(self) -> None:
+        """No more events after this; drain() still gives what is in the rings."""
+        self._programs.detach()
+
     def close(self) -> None:
         self._poll.close()
         self._programs.close()
