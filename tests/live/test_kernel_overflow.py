@@ -125,7 +125,7 @@ def test_strings(cgroup: Path, tmp_path: Path):
         for name in names:
             os.close(os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT))
 
-    with small(strings=4 * PAGE) as watch:
+    with small(strings=8 * PAGE) as watch:
         act_unread(watch, cgroup, flood)
         read, lost = all_told(watch, cgroup, Class.OPEN, "bulk", len(names))
         assert (read, lost) == (len(names), 0), "the events themselves had room"

@@ -50,7 +50,7 @@ __noinline int opened(u64 file_address, u32 op_marks, s32 ret, u32 flags, u64 te
 	inode = BPF_CORE_READ(file, f_inode);
 	e.obj = obj;
 	if (text && obj != SHED)
-		e.obj2 = user_text(text, HW_S_RAW, HW_OPEN, w.cgroup);
+		e.obj2 = user_text(text, HW_S_RAW | BULK_STRING, HW_OPEN, w.cgroup);
 	e.ret = ret;
 	e.flags = flags;
 	e.num = BPF_CORE_READ(inode, i_ino);
@@ -74,7 +74,7 @@ __noinline int open_failed(u32 op_marks, int dfd, u64 text, u32 flags, s32 ret)
 		if (e.obj && e.obj != SHED &&
 		    !wanted(&w, e.obj, HW_OPEN | (flags & O_ACCMODE ? HW_ACTION_WRITE : 0)))
 			return 0;
-		e.obj2 = user_text(text, HW_S_RAW, HW_OPEN, w.cgroup);
+		e.obj2 = user_text(text, HW_S_RAW | BULK_STRING, HW_OPEN, w.cgroup);
 	}
 	report(&e, text != 0);
 	return 0;

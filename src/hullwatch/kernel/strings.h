@@ -63,6 +63,15 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 		return old->id;
 	if (settings.governed >= 2 && kind_marks & BULK_STRING)
 		return SHED;
+	/*
+	 * Half of the ring is for vital events' strings: whoever opens many new files must not take
+	 * a container's path, or a program's, from those who wait for it.
+	 */
+	if (kind_marks & BULK_STRING && bpf_ringbuf_query(&strings, BPF_RB_AVAIL_DATA) >
+						bpf_ringbuf_query(&strings, BPF_RB_RING_SIZE) / 2) {
+		lost(HW_L_STRING, HW_NONE, 0);
+		return 0;
+	}
 	new.id = __sync_fetch_and_add(&settings.next_id, 2);
 	new.epoch = settings.epoch;
 	at = start - sizeof(*h);
