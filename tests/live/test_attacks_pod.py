@@ -14,6 +14,7 @@ from support.agent import Agent
 from support.containerd import Containerd, Pod, Spec
 from support.images import Image
 from support.needs import missing
+from support.scratch import poll
 from support.watch import missing_bpf
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(900)]
@@ -34,6 +35,15 @@ SIDECAR = (
     " exec /bin/sleep 1000"
 )
 CALL = "import subprocess; subprocess.run(['/bin/sh', '-c', '/bin/cat /root/.ssh/id_rsa; :'])"
+
+
+def known(agent: Agent) -> set[str]:
+    """Containers of the pod whose programs are stored, and of which all is known."""
+    rows = agent.query(
+        "SELECT DISTINCT container FROM events WHERE pod = 'agent-0' AND class = 'exec'"
+        " AND image_digest IS NOT NULL AND role != 'sandbox'"
+    )
+    return {row["container"] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +74,12 @@ def attacked(
             assert pod["app"].exec(key).status == 0
             assert pod["app"].exec(["python3", "-c", CALL]).status == 0
             agent.settle()
+            # What only the socket knows comes later, and is written once a second.
+            poll(
+                lambda: known(agent) == set(pod.containers),
+                seconds=120,
+                waiting_for="the pod's containers in the store",
+            )
             yield agent, pod
         finally:
             containerd.remove(pod)

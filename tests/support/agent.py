@@ -56,11 +56,15 @@ class Agent(Watcher):
         for _ in range(2):
             before = self._fences()
             subprocess.run(["/bin/true", "hullwatch-fence"], check=True)
-            poll(
-                lambda before=before: self._fences() > before,  # type: ignore[misc]
-                seconds=_LONG,
-                waiting_for=f"a mark in the stream; the agent: {self.words()}",
-            )
+            try:
+                poll(
+                    lambda before=before: self._fences() > before,  # type: ignore[misc]
+                    seconds=_LONG,
+                    waiting_for="a mark in the stream",
+                )
+            except TimeoutError as error:
+                state = f"followed: {self._reader.is_alive()}, status: {self.status()}"
+                raise TimeoutError(f"{error}; {state}; {self.words()}") from None
         poll(
             lambda: not (self.status() or {}).get("held"),
             seconds=_LONG,

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from hullwatch.context.disk import Roots
+from hullwatch.context.facts import Facts
 from hullwatch.context.recorded import RecordedResolver
 from hullwatch.context.resolver import Resolver, Timing
 from hullwatch.context.roles import ended_before, with_role
@@ -150,6 +151,29 @@ def test_gone_before_it_was_known(resolver: Resolver) -> None:
     resolver.submit(7, f"/docker/{ID}", None)
     resolver.forget(7)
     assert settled(resolver, 7, "unknown").reason
+
+
+@pytest.mark.parametrize(("uid", "state"), [(UID, "resolved"), ("another", "unknown")])
+def test_gone_before_it_was_known_its_runtime_is_asked_by_the_paths_id(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch, uid: str, state: str
+) -> None:
+    asked: list[str | None] = []
+
+    def ask(facts: Facts, address: str | None) -> tuple[Facts | None, str]:
+        asked.append(facts.container_id)
+        said = Facts(source="socket", container_id=ID, name="fetch", pod="agent-0", pod_uid=uid)
+        return said, ""
+
+    monkeypatch.setattr(resolver._sockets, "ask", ask)
+    resolver.submit(7, f"/kubepods/besteffort/pod{UID}/{ID}", None)
+    resolver.forget(7)
+    value = settled(resolver, 7, state)
+    assert asked[0] == ID
+    if state == "resolved":
+        assert (value.name, value.pod, value.container_id) == ("fetch", "agent-0", ID)
+        assert value.runtime == "containerd"
+    else:
+        assert "its pod is another" in (value.reason or "")
 
 
 def test_values_are_bounded(tmp_path: Path) -> None:

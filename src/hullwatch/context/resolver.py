@@ -66,6 +66,7 @@ class _Job:
         "answer",
         "began",
         "born",
+        "by_path",
         "cgroup",
         "creator",
         "existing",
@@ -87,6 +88,7 @@ class _Job:
         self.facts: Facts | None = None
         self.answer = Answer()
         self.address: str | None = None
+        self.by_path = False
 
     def next_delay(self) -> float:
         delay = _BACKOFF[self.tries] if self.tries < len(_BACKOFF) else _STEADY
@@ -361,7 +363,31 @@ class Resolver:
         else:
             self._give_up(job, answer.reason)
 
+    def _only_path(self, job: _Job) -> Facts | None:
+        """What the path alone says of a pod's container whose files are gone before they were
+        read, as those of one that lives for a moment are; its runtime still knows it."""
+        identity = identify(job.path)
+        if job.by_path or identity is None or job.cgroup not in self._gone:
+            return None
+        known = identity.trusted
+        if known.pod_uid is None or known.runtime not in (None, *_ASKED):
+            return None
+        return Facts(
+            source="the cgroup's path",
+            container_id=known.container_id,
+            runtime=known.runtime or "containerd",
+            pod_uid=known.pod_uid,
+            qos=known.qos,
+            cgroup_path=job.path,
+        )
+
     def _give_up(self, job: _Job, reason: str) -> None:
+        facts = self._only_path(job)
+        if facts is not None:
+            job.facts, job.by_path = facts, True
+            job.address = next(reversed(self._addresses.values()), None)
+            self._asks.put(job)
+            return
         with self._lock:
             if job.slow == 0:
                 self._counts["gave_up"] += 1
@@ -433,6 +459,9 @@ class Resolver:
         if job.address is None:
             self._find_address(job, facts)
         found, problem = self._sockets.ask(facts, job.address)
+        if job.by_path and (found is None or found.pod_uid != facts.pod_uid):
+            self._give_up(job, f"its files are gone; {problem or 'its pod is another'}")
+            return
         if found is not None:
             said = merge(facts, found)
             labelled = said.sandbox_id is None or said.pod_labels is not None
