@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -446,10 +447,19 @@ def test_nothing_was_lost_and_no_stage_had_a_fault(attacked: Attacked):
 
 def test_the_store_knows_the_containers(attacked: Attacked):
     for name, container in attacked.containers.items():
-        rows = attacked.agent.query(
-            "SELECT DISTINCT container, image, container_state FROM events WHERE container_id = $1",
-            container.id,
-        )
-        assert rows == [
+        expected = [
             {"container": name, "image": container.image.reference, "container_state": "resolved"}
         ]
+
+        def rows(ident: str = container.id) -> list[dict[str, Any]]:
+            return attacked.agent.query(
+                "SELECT DISTINCT container, image, container_state FROM events"
+                " WHERE container_id = $1",
+                ident,
+            )
+
+        # Metadata is written within a second and joined when it is asked for.
+        deadline = time.monotonic() + 20
+        while rows() != expected and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert rows() == expected
