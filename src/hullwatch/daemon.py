@@ -52,6 +52,7 @@ _RINGS = {"bulk": 4 << 20, "procs": 2 << 20, "packets": 512 << 10}
 _SHORT_PAUSE = 0.002  # after idleness: a finding is shown at once
 _LONG_PAUSE = 0.020  # under load: a turn costs half a millisecond whatever it carries
 _REST = 5.0  # pauses for each time of work
+_IDLE_GAP = 0.025
 _CROWDED = 1 / 8  # of a ring in use: no pause
 _HELD_WAIT = 0.01
 
@@ -145,14 +146,16 @@ class Daemon:
         if ready is not None:
             ready()
         try:
-            cost = 0.0  # CPU time of a turn, lately
+            cost = ended = 0.0  # CPU time of a turn, lately; when the last one ended
             while not self._stop:
                 held = self.context.holding() > 0
                 if self.sensor.wait(_HELD_WAIT if held else _IDLE_WAIT):
-                    self._gather(_REST * cost)
+                    idle = time.monotonic() - ended > _IDLE_GAP
+                    self._gather(0.0 if idle else _REST * cost)
                 begun = time.thread_time()
                 self._step(self.sensor.drain())
                 cost += 0.2 * (time.thread_time() - begun - cost)
+                ended = time.monotonic()
         finally:
             self.close()
 

@@ -36,6 +36,7 @@ _LOSS = struct.Struct("<QII")
 assert _LOSS.size == LOSS_KEY.itemsize
 
 _DRAIN_LIMIT = 8192  # events of one ring in one batch: bounds memory
+_FLOOD_LIMIT = 1024
 _EPOCH_STRINGS = 100_000  # new strings before the dictionary starts a new epoch
 _LOSS_INTERVAL = 1.0  # s
 
@@ -73,6 +74,7 @@ class Sensor:
         self._epoch_strings = epoch_strings
         self._epoch_start = [1, 1]  # first id of the previous and of this epoch
         self._in_epoch = 0
+        self._fresh = 0  # strings that came with no event yet, as far as can be told
         self._made: dict[tuple[int, bytes], int] = {}
         self._next_made = 1
         self._pending: list[String] = []
@@ -176,11 +178,16 @@ class Sensor:
                 break
             time.sleep(0)
             self._take_strings()
+        # New strings cost 50 times what known ones do: fewer at a time, so that vital events do not
+        # wait behind a flood of them.
+        self._fresh += len(self._pending)
+        limit = _DRAIN_LIMIT if self._fresh < _FLOOD_LIMIT else _FLOOD_LIMIT
         parts = [
             self._rings["vital"].take_fixed(EVENT, upto["vital"], _DRAIN_LIMIT),
-            self._rings["bulk"].take_fixed(EVENT, upto["bulk"], _DRAIN_LIMIT),
+            self._rings["bulk"].take_fixed(EVENT, upto["bulk"], limit),
         ]
         self.bulk_events += len(parts[1])
+        self._fresh = max(self._fresh - len(parts[1]), 0)
         procs = self._rings["procs"].take_fixed(PROC, upto["procs"], _DRAIN_LIMIT)
         if len(procs):
             procs = self._complete(procs)

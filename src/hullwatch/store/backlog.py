@@ -61,7 +61,7 @@ class Backlog:
 
     def put(self, state: State) -> None:
         """All of it in one transaction; kept as it was when that fails (sqlite3.Error)."""
-        with state.transaction() as link:
+        with state.transaction(durable=bool(self.seals)) as link:
             state.put_workloads(self.workloads.values())
             state.add_losses(LossRow(*key, count) for key, count in self.losses.items())
             state.add_counts(CountRow(*key, count) for key, count in self.counts.items())

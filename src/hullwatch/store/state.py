@@ -97,12 +97,17 @@ class State:
         self.boot = 0
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """BEGIN IMMEDIATE ... COMMIT; joins one that is already open."""
+    def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """BEGIN IMMEDIATE ... COMMIT; joins one that is already open.
+
+        durable: on disk when it returns. Without, a kill loses nothing either, but a loss of power
+        may lose it, up to the next durable one; and nobody waits for the disk.
+        """
         link = self.link
         if link.in_transaction:
             yield link
             return
+        link.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         link.execute("BEGIN IMMEDIATE")
         try:
             yield link
