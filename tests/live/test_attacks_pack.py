@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from support.bundles import Mount
 from support.images import Image
 from support.needs import missing
 from support.runc import Container, Network, Runc
+from support.scratch import poll
 from support.watch import missing_bpf
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(900)]
@@ -446,20 +447,17 @@ def test_nothing_was_lost_and_no_stage_had_a_fault(attacked: Attacked):
 
 
 def test_the_store_knows_the_containers(attacked: Attacked):
-    for name, container in attacked.containers.items():
-        expected = [
-            {"container": name, "image": container.image.reference, "container_state": "resolved"}
-        ]
+    def asked(container: Container) -> list[dict[str, Any]]:
+        return attacked.agent.query(
+            "SELECT DISTINCT container, image, container_state FROM events WHERE container_id = $1",
+            container.id,
+        )
 
-        def rows(ident: str = container.id) -> list[dict[str, Any]]:
-            return attacked.agent.query(
-                "SELECT DISTINCT container, image, container_state FROM events"
-                " WHERE container_id = $1",
-                ident,
-            )
+    def stored(name: str) -> bool:
+        image = attacked.containers[name].image.reference
+        row = {"container": name, "image": image, "container_state": "resolved"}
+        return asked(attacked.containers[name]) == [row]
 
-        # Metadata is written within a second and joined when it is asked for.
-        deadline = time.monotonic() + 20
-        while rows() != expected and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert rows() == expected
+    for name in attacked.containers:
+        # Written once a second, the events maybe a moment before.
+        poll(partial(stored, name), seconds=60, waiting_for=f"container {name} in the store")

@@ -47,9 +47,13 @@ def test_it_finds_its_own_attack_and_cleans_up(tmp_path: Path):
     summary = lines[-1]["summary"]
     assert (summary["missing"], summary["losses"]) == ([], {})
     assert summary["loot_has_token"]
-    found = [line["finding"] for line in lines if "finding" in line]
-    assert {one["rule"] for one in found} == set(EXPECTED)
-    assert {one["container_full_id"] for one in found} == {summary["agent"]}
+    # It watches all of the host: what else happens there is not the demo's.
+    found = [
+        line["finding"]["rule"]
+        for line in lines
+        if "finding" in line and line["finding"]["container_full_id"] == summary["agent"]
+    ]
+    assert set(found) == set(EXPECTED)
     assert left_behind(demo.pid) == []
 
 

@@ -232,6 +232,11 @@ def test_disk_full_keeps_findings_and_counts_what_it_drops(tmp_path: Path, patie
             waiting_for="all findings in the store",
         )
         assert first == every[0]
+        poll(
+            lambda: "resumed" in notices(agent),
+            seconds=60,
+            waiting_for="a notice that it can be written again",
+        )
         said = notices(agent)
         assert "No space left" in said["stalled"]
         lost = int(re.findall(r"(\d+) events were lost", said["resumed"])[0])
