@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hullwatch.sensor.programs import RingSizes
-from hullwatch.sensor.wire import Class, Mark, ProcMark
+from hullwatch.sensor.wire import Class, Mark, ProcMark, Verdict
 from support.scratch import poll
 from support.watch import Watch, missing_bpf, own_cgroup
 
@@ -24,11 +24,11 @@ BUSYBOX = shutil.which("busybox") or "busybox"
 
 
 @contextmanager
-def small(**sizes: int) -> Iterator[Watch]:
-    """A sensor in record mode with rings of these sizes."""
+def small(record: bool = True, **sizes: int) -> Iterator[Watch]:
+    """A sensor with rings of these sizes."""
     if reason := missing_bpf():
         pytest.skip(reason)
-    watch = Watch(rings=RingSizes(**sizes), keep_batches=True)
+    watch = Watch(record=record, rings=RingSizes(**sizes), keep_batches=True)
     try:
         yield watch
     finally:
@@ -41,9 +41,18 @@ def cgroup() -> Iterator[Path]:
         yield folder
 
 
-def act_unread(watch: Watch, cgroup: Path, function: Callable[[], object]) -> None:
+@pytest.fixture
+def other() -> Iterator[Path]:
+    with own_cgroup(f"hwtest-overflow-other-{os.getpid()}") as folder:
+        yield folder
+
+
+def act_unread(
+    watch: Watch, cgroup: Path, function: Callable[[], object], *, keep: bool = False
+) -> None:
     """Run the function in a child in the cgroup; nothing is read until it has ended."""
-    watch.clear()
+    if not keep:
+        watch.clear()
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -91,6 +100,74 @@ def test_bulk_events(cgroup: Path):
         watch.clear()
         act_unread(watch, cgroup, lambda: [os.open("/etc/passwd", os.O_RDONLY) for _ in range(20)])
         all_told(watch, cgroup, Class.OPEN, "bulk", 20)
+
+
+def test_a_storm_hides_nobody_else(cgroup: Path, other: Path, tmp_path: Path):
+    """What one cgroup floods the rings with, another one does not pay for: names and all."""
+    folder = tmp_path.resolve()
+    new = os.O_WRONLY | os.O_CREAT
+
+    def flood() -> None:
+        for i in range(3000):
+            os.close(os.open(folder / f"{'n' * 180}-{i}", new))
+
+    with small(bulk=64 * PAGE, strings=256 * PAGE) as watch:
+        act_unread(watch, cgroup, flood)
+        act_unread(
+            watch,
+            other,
+            lambda: [os.open(folder / f"quiet-{i}", new) for i in range(20)],
+            keep=True,
+        )
+        _, lost = all_told(watch, cgroup, Class.OPEN, "bulk", 3000)
+        assert lost > 1000
+        all_told(watch, other, Class.OPEN, "bulk", 20)
+        seen = watch.find("open", cgroup=other.stat().st_ino)
+        assert [e.obj for e in seen] == [str(folder / f"quiet-{i}") for i in range(20)]
+
+
+def test_repeats_are_counted_before_they_are_lost(cgroup: Path):
+    """Detect mode, and nobody has answered yet: of what is the same, one event and a count."""
+
+    def flood() -> None:
+        for i in range(5000):
+            os.close(os.open("/etc/passwd", os.O_RDONLY | (os.O_NOCTTY if i % 2 else 0)))
+
+    with small(record=False, bulk=4 * PAGE) as watch:
+        act_unread(watch, cgroup, flood)
+        ident, counted = cgroup.stat().st_ino, 0
+
+        def told() -> bool:
+            nonlocal counted
+            watch.pump()
+            counted += sum(c.count for c in watch.sensor.verdicts.counted() if c.scope == ident)
+            return len(watch.find("open", cgroup=ident)) + counted == 5000
+
+        poll(told, seconds=30, waiting_for="5000 opens, read or counted")
+        assert counted > 4000
+        assert not [x for x in watch.losses if x.cgroup == ident]
+        # Another way of opening it is another event.
+        assert {e.flags & os.O_NOCTTY for e in watch.find("open", cgroup=ident)} == {0, os.O_NOCTTY}
+
+
+def test_what_a_rule_is_about_is_not_crowded_out(cgroup: Path, tmp_path: Path):
+    token = tmp_path.resolve() / "token"
+    token.write_text("x")
+    names = [tmp_path / f"{'n' * 180}-{i}" for i in range(3000)]
+
+    def flood() -> None:
+        for name in names:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT))
+        os.open(token, os.O_RDONLY)
+
+    with small(record=False, bulk=16 * PAGE) as watch:
+        act_unread(watch, cgroup, lambda: os.open(token, os.O_RDONLY))
+        all_told(watch, cgroup, Class.OPEN, "bulk", 1)
+        ident, obj = cgroup.stat().st_ino, watch.find("open", obj=str(token))[0].string.id
+        watch.sensor.verdicts.put(ident, obj, int(Class.OPEN), Verdict.REPORT)
+        act_unread(watch, cgroup, flood)
+        all_told(watch, cgroup, Class.OPEN, "bulk", len(names) + 1)
+        assert watch.find("open", cgroup=ident, obj=str(token)), "by the ring of vital events"
 
 
 def test_vital_events(cgroup: Path):

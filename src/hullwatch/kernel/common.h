@@ -147,7 +147,8 @@ HOT u64 image_scope(u64 proc, u64 exec_id)
 	return proc ^ (exec_id + 1) * 0x9e3779b97f4a7c15ULL;
 }
 
-struct who { u64 proc, cgroup, exec_id; u32 tid; };
+/* same: what else must agree for two events to be one and the same (repeated, below). */
+struct who { u64 proc, cgroup, exec_id; u32 tid; u32 same; };
 
 HOT void current_who(struct who *w)
 {
@@ -157,6 +158,7 @@ HOT void current_who(struct who *w)
 	w->cgroup = bpf_get_current_cgroup_id();
 	w->exec_id = BPF_CORE_READ(task, self_exec_id);
 	w->tid = (u32)bpf_get_current_pid_tgid();
+	w->same = 0;
 }
 
 HOT bool is_own(void)
@@ -164,16 +166,7 @@ HOT bool is_own(void)
 	return fixed.own_tgid && bpf_get_current_pid_tgid() >> 32 == fixed.own_tgid;
 }
 
-/* Vital events wake the reader; bulk ones once for every 64 KiB that wait, not one by one. */
 #define BULK_WAKE (64 << 10)
-
-HOT u64 bulk_wake(void)
-{
-	u64 waiting = bpf_ringbuf_query(&bulk, BPF_RB_AVAIL_DATA);
-
-	return waiting >= BULK_WAKE && waiting % BULK_WAKE < 4 * (sizeof(struct hw_event) + 8) ? BPF_RB_FORCE_WAKEUP
-											     : BPF_RB_NO_WAKEUP;
-}
 
 HOT void event_fill(struct hw_event *e, const struct who *w, u16 cls, u16 op)
 {
@@ -193,10 +186,69 @@ HOT void send_vital(struct hw_event *e)
 		lost(HW_L_VITAL, e->cls, e->cgroup);
 }
 
+HOT u64 ring_used(void *ring)
+{
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+}
+
+HOT u64 ring_size(void *ring)
+{
+	return bpf_ringbuf_query(ring, BPF_RB_RING_SIZE);
+}
+
+/*
+ * A ring that is half full takes from each cgroup only so much a second (1/SHARES of the ring), so
+ * that whoever makes a storm, on the host or in a container, hides nobody but itself.
+ */
+#define SHARES 32
+
+struct share { u64 second; u32 bulk, strings; };
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64); /* cgroup */
+	__type(value, struct share);
+} shares SEC(".maps");
+
+__noinline int within_share(u64 cgroup, u32 bytes, u32 of_strings)
+{
+	u64 second = bpf_ktime_get_boot_ns() >> 30, room;
+	struct share *share = bpf_map_lookup_elem(&shares, &cgroup), new = { .second = second };
+	u32 used;
+
+	if (!share) {
+		bpf_map_update_elem(&shares, &cgroup, &new, BPF_NOEXIST);
+		share = bpf_map_lookup_elem(&shares, &cgroup);
+		if (!share)
+			return false;
+	}
+	if (share->second != second) {
+		share->second = second;
+		share->bulk = share->strings = 0;
+	}
+	room = (of_strings ? ring_size(&strings) : ring_size(&bulk)) / SHARES;
+	used = __sync_fetch_and_add(of_strings ? &share->strings : &share->bulk, bytes);
+	return used + bytes <= room;
+}
+
 HOT void send_bulk(struct hw_event *e)
 {
-	if (bpf_ringbuf_output(&bulk, e, sizeof(*e), bulk_wake()))
+	u64 used = ring_used(&bulk), step = sizeof(*e) + 8;
+	/* Bulk events wake the reader once for every 64 KiB that wait, not one by one. */
+	bool wake = used >= BULK_WAKE && used % BULK_WAKE < 4 * step;
+
+	if ((used > ring_size(&bulk) / 2 && !within_share(e->cgroup, step, false)) ||
+	    bpf_ringbuf_output(&bulk, e, sizeof(*e), wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
 		lost(HW_L_BULK, e->cls, e->cgroup);
+}
+
+/* What a rule may be about comes first, unless it is so much that it would crowd out processes. */
+HOT void send_first(struct hw_event *e)
+{
+	if (ring_used(&vital) < ring_size(&vital) / 2)
+		send_vital(e);
+	else
+		send_bulk(e);
 }
 
 HOT int verdict_of(u64 scope, u32 obj, u32 action)
@@ -213,44 +265,55 @@ HOT int verdict_of(u64 scope, u32 obj, u32 action)
 
 #define REPEAT_NS 1000000000ULL
 
+/* When a program image last had an event sent. Only times: what is evicted is sent again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct hw_verdict_key);
+	__type(value, u64);
+} repeats SEC(".maps");
+
 /*
- * Level 1 of the governor: what one program image did to one object is sent once a second, and
- * counted under the container in between. Per image, for a rule may ask who did it.
+ * What one program image does again within a second, to the same object, in the same way, with the
+ * same result: counted, for the container. Per image, for a rule may ask who did it.
  */
 static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 action)
 {
 	struct hw_verdict_key key = { .obj = obj, .action = action };
-	struct hw_verdict_value new = {}, *v;
-	u64 now = bpf_ktime_get_boot_ns(), last;
+	struct hw_verdict_value *v;
+	u64 now = bpf_ktime_get_boot_ns(), *last;
 
-	key.scope = image_scope(w->proc, w->exec_id) ^ obj2 * 0xd6e8feb86659fd93ULL;
-	v = bpf_map_lookup_elem(&verdicts, &key);
-	if (!v) {
-		new.last = now;
-		bpf_map_update_elem(&verdicts, &key, &new, BPF_NOEXIST);
+	key.scope = image_scope(w->proc, w->exec_id) ^ ((u64)w->same << 32 | obj2) * 0xd6e8feb86659fd93ULL;
+	last = bpf_map_lookup_elem(&repeats, &key);
+	if (!last) {
+		bpf_map_update_elem(&repeats, &key, &now, BPF_ANY);
 		return false;
 	}
-	last = v->last;
 	/* Another CPU may just have sent one and be ahead of us. */
-	if (last + REPEAT_NS < now) {
-		v->last = now;
+	if (*last + REPEAT_NS < now) {
+		*last = now;
 		return false;
 	}
+	/* By object only where the entry stands: user space replaces the others, count and all. */
 	key.scope = w->cgroup;
 	v = bpf_map_lookup_elem(&verdicts, &key);
-	if (v) {
+	if (v && v->verdict && v->generation == settings.generation)
 		__sync_fetch_and_add(&v->count, 1);
-	} else {
-		new.count = 1;
-		if (bpf_map_update_elem(&verdicts, &key, &new, BPF_NOEXIST)) {
-			v = bpf_map_lookup_elem(&verdicts, &key);
-			if (!v)
-				return false; /* cannot be counted, so it is sent */
-			__sync_fetch_and_add(&v->count, 1);
-		}
-	}
+	else
+		lost(HW_L_REPEATED, action & 0xff, w->cgroup);
 	return true;
 }
+
+/* Repeats are counted where the governor says so, and where they would soon be lost. */
+HOT bool spare_repeats(void)
+{
+	return settings.governed || (!settings.record_mode && ring_used(&bulk) > ring_size(&bulk) / 4);
+}
+
+/* Answers of `wanted`; 0: not to be sent. Together with HAS_OBJECT: what `report` is told. */
+#define HAS_OBJECT 1
+#define AS_BULK 2
+#define AS_VITAL 4
 
 /*
  * Is this event to be sent? The answer for (container, action, object) was written by user space
@@ -261,21 +324,39 @@ __noinline int wanted(const struct who *w, u32 obj, u32 action)
 	int v = HW_V_NONE;
 
 	if (!w)
-		return true;
+		return AS_BULK;
 	if (!settings.record_mode) {
 		v = verdict_of(w->cgroup, obj, action);
 		if (v == HW_V_BYPROC)
 			v = verdict_of(image_scope(w->proc, w->exec_id), obj, action);
 		if (v == HW_V_COUNT)
-			return false;
+			return 0;
 	}
-	return !settings.governed || !repeated(w, obj, 0, action);
+	if (spare_repeats() && repeated(w, obj, 0, action))
+		return 0;
+	return v == HW_V_REPORT ? AS_VITAL : AS_BULK;
 }
 
 /* Of two names either may be the one a rule is about, so such events are never answered with COUNT. */
 __noinline int wanted_pair(const struct who *w, u32 obj, u32 obj2, u32 action)
 {
-	return !w || !settings.governed || !repeated(w, obj, obj2, action);
+	return w && spare_repeats() && repeated(w, obj, obj2, action) ? 0 : AS_BULK;
+}
+
+#define SHED (~0u) /* instead of an id: a new string that the governor refused (strings.h) */
+
+/* The same for an event that is filled in already: its flags, failure and numbers belong to it. */
+HOT int asked(struct who *w, const struct hw_event *e, u32 action)
+{
+	u64 same = (u64)e->flags << 32 | (u32)(e->ret < 0 ? e->ret : 0);
+
+	if (!e->obj || e->obj == SHED)
+		return AS_BULK;
+	if (e->cls != HW_FLOW && e->cls != HW_SEND) /* theirs are bytes */
+		same ^= e->num * 0x9e3779b97f4a7c15ULL ^ e->num2 * 0xc2b2ae3d27d4eb4fULL;
+	same *= 0xff51afd7ed558ccdULL;
+	w->same = same >> 32;
+	return wanted(w, e->obj, action);
 }
 
 #endif

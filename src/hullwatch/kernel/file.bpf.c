@@ -39,12 +39,16 @@ __noinline int opened(u64 file_address, u32 op_marks, s32 ret, u32 flags, u64 te
 	u32 f_mode = BPF_CORE_READ(file, f_mode);
 	struct inode *inode;
 	struct hw_event e;
+	int how = AS_BULK;
 	struct who w;
 	u32 obj;
 
 	current_who(&w);
+	w.same = flags;
 	obj = path_of_file(file, BULK_STRING, HW_OPEN, w.cgroup);
-	if (obj && obj != SHED && !wanted(&w, obj, HW_OPEN | (f_mode & FMODE_WRITE ? HW_ACTION_WRITE : 0)))
+	if (obj && obj != SHED)
+		how = wanted(&w, obj, HW_OPEN | (f_mode & FMODE_WRITE ? HW_ACTION_WRITE : 0));
+	if (!how)
 		return 0;
 	event_fill(&e, &w, HW_OPEN, op_marks & 0xffff);
 	inode = BPF_CORE_READ(file, f_inode);
@@ -55,13 +59,14 @@ __noinline int opened(u64 file_address, u32 op_marks, s32 ret, u32 flags, u64 te
 	e.flags = flags;
 	e.num = BPF_CORE_READ(inode, i_ino);
 	e.marks = op_marks >> 16 | file_marks(inode, dentry, f_mode, &e.num2);
-	report(&e, true);
+	report(&e, HAS_OBJECT | how);
 	return 0;
 }
 
 __noinline int open_failed(u32 op_marks, int dfd, u64 text, u32 flags, s32 ret)
 {
 	struct hw_event e;
+	int how = AS_BULK;
 	struct who w;
 
 	current_who(&w);
@@ -71,12 +76,12 @@ __noinline int open_failed(u32 op_marks, int dfd, u64 text, u32 flags, s32 ret)
 	e.marks = op_marks >> 16 | HW_M_RAW_PATH;
 	if (text) {
 		e.obj = joined_path(dfd, text, 0, HW_OPEN, w.cgroup);
-		if (e.obj && e.obj != SHED &&
-		    !wanted(&w, e.obj, HW_OPEN | (flags & O_ACCMODE ? HW_ACTION_WRITE : 0)))
+		how = asked(&w, &e, HW_OPEN | (flags & O_ACCMODE ? HW_ACTION_WRITE : 0));
+		if (!how)
 			return 0;
 		e.obj2 = user_text(text, HW_S_RAW | BULK_STRING, HW_OPEN, w.cgroup);
 	}
-	report(&e, text != 0);
+	report(&e, (text ? HAS_OBJECT : 0) | how);
 	return 0;
 }
 
@@ -174,9 +179,10 @@ int BPF_PROG(exit_path2, struct pt_regs *regs, long ret)
 	else
 		e.obj = joined_path(dfd1, text1, 0, cls, w.cgroup);
 	e.obj2 = joined_path(dfd2, text2, 0, cls, w.cgroup);
+	w.same = e.flags ^ (ret < 0 ? ret : 0);
 	if (e.obj && e.obj2 && e.obj != SHED && e.obj2 != SHED && !wanted_pair(&w, e.obj, e.obj2, cls))
 		return 0;
-	report(&e, true);
+	report(&e, HAS_OBJECT | AS_BULK);
 	return 0;
 }
 
@@ -186,7 +192,7 @@ int BPF_PROG(exit_path1, struct pt_regs *regs, long ret)
 {
 	bool compat;
 	u16 cls, marks, op = call_start(regs, &compat, &marks);
-	int dfd = AT_FDCWD, at = 0;
+	int dfd = AT_FDCWD, at = 0, how;
 	struct hw_event e;
 	struct who w;
 
@@ -249,9 +255,9 @@ int BPF_PROG(exit_path1, struct pt_regs *regs, long ret)
 		e.obj = joined_path(dfd, at ? call_arg(regs, 1, compat) : call_arg(regs, 0, compat), 0,
 				    cls, w.cgroup);
 	}
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, cls == HW_OPEN ? HW_OPEN | HW_ACTION_WRITE : cls))
-		return 0;
-	report(&e, true);
+	how = asked(&w, &e, cls == HW_OPEN ? HW_OPEN | HW_ACTION_WRITE : cls);
+	if (how)
+		report(&e, HAS_OBJECT | how);
 	return 0;
 }
 
@@ -265,6 +271,7 @@ int BPF_PROG(exit_mmap, struct pt_regs *regs, long ret)
 	struct hw_event e;
 	u16 marks, op;
 	struct who w;
+	int how;
 
 	if (!(prot & PROT_EXEC)) /* nearly all of them end here */
 		return 0;
@@ -286,9 +293,9 @@ int BPF_PROG(exit_mmap, struct pt_regs *regs, long ret)
 		e.num2 = BPF_CORE_READ(inode, i_sb, s_dev);
 		e.obj = path_of_file(file, BULK_STRING, HW_MMAP, w.cgroup);
 	}
-	if (e.obj != SHED && (e.obj || !file) && !wanted(&w, e.obj, e.cls))
-		return 0;
-	report(&e, file != NULL);
+	how = file ? asked(&w, &e, HW_MMAP) : wanted(&w, 0, HW_MPROTECT);
+	if (how)
+		report(&e, (file ? HAS_OBJECT : 0) | how);
 	return 0;
 }
 
@@ -356,6 +363,7 @@ __noinline int changed(u32 cls, u64 path_mnt, u64 dentry, u32 flags, u64 ids)
 	struct hw_event e;
 	struct who w;
 	u16 marks, op;
+	int how;
 
 	if (is_own())
 		return 0;
@@ -367,9 +375,9 @@ __noinline int changed(u32 cls, u64 path_mnt, u64 dentry, u32 flags, u64 ids)
 	e.num = (u32)ids;
 	e.num2 = ids >> 32;
 	e.obj = path_id(path_mnt, dentry, BULK_STRING, cls, w.cgroup);
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, cls == HW_OPEN ? HW_OPEN | HW_ACTION_WRITE : cls))
-		return 0;
-	report(&e, true);
+	how = asked(&w, &e, cls == HW_OPEN ? HW_OPEN | HW_ACTION_WRITE : cls);
+	if (how)
+		report(&e, HAS_OBJECT | how);
 	return 0;
 }
 
@@ -386,7 +394,7 @@ __noinline int changed_pair(u32 cls, u32 obj, u32 obj2)
 	e.obj2 = obj2;
 	if (obj && obj2 && obj != SHED && obj2 != SHED && !wanted_pair(&w, obj, obj2, cls))
 		return 0;
-	report(&e, true);
+	report(&e, HAS_OBJECT | AS_BULK);
 	return 0;
 }
 

@@ -14,6 +14,7 @@ HOT void flow_end(struct sock *sk, u64 cookie, struct owner *o, u32 type, s32 st
 	bool incoming = o->incoming;
 	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id, .tid = o->tid };
 	struct hw_event e;
+	int how;
 
 	event_fill(&e, &w, HW_FLOW, 0);
 	e.num = o->bytes_out;
@@ -22,12 +23,13 @@ HOT void flow_end(struct sock *sk, u64 cookie, struct owner *o, u32 type, s32 st
 	e.flags = sock_flags(sk, type);
 	bpf_map_delete_elem(&owners, &cookie);
 	e.obj = sock_end((u64)sk, WITH_PORT | (incoming ? 0 : REMOTE), HW_FLOW, w.cgroup);
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_FLOW))
+	how = asked(&w, &e, HW_FLOW);
+	if (!how)
 		return;
 	e.port = incoming ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
 			  : local_port(sk);
 	e.obj2 = sock_end((u64)sk, incoming ? REMOTE : 0, HW_FLOW, w.cgroup);
-	report(&e, true);
+	report(&e, HAS_OBJECT | how);
 }
 
 SEC("tp_btf/inet_sock_set_state")
@@ -72,8 +74,9 @@ int sock_gone(struct bpf_sock *ctx)
 {
 	struct hw_event e;
 	struct owner *o;
-	struct who w;
+	struct who w = {};
 	u64 cookie;
+	int how;
 
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
@@ -107,9 +110,9 @@ int sock_gone(struct bpf_sock *ctx)
 		}
 		e.obj = plain_end((u8 *)ip, ctx->family != AF_INET, bpf_ntohs(ctx->dst_port), HW_FLOW, w.cgroup);
 	}
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_FLOW))
-		return 1;
-	report(&e, false);
+	how = asked(&w, &e, HW_FLOW);
+	if (how)
+		report(&e, how);
 	return 1;
 }
 

@@ -37,6 +37,7 @@ __noinline int submitted_message(u64 req_address)
 	u64 name, at;
 	u16 family = 0;
 	struct who w;
+	int how;
 
 	at = (u64)BPF_CORE_READ(m, umsg);
 	name = message_name(at, false, &len);
@@ -50,9 +51,9 @@ __noinline int submitted_message(u64 req_address)
 	e.marks = HW_M_IO_URING | HW_M_ATTEMPT | HW_M_RAW_PATH;
 	e.flags = (u32)family << 16;
 	e.obj = user_end(name, len, e.cls, w.cgroup);
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, e.cls))
-		return 0;
-	report(&e, true);
+	how = asked(&w, &e, e.cls);
+	if (how)
+		report(&e, HAS_OBJECT | how);
 	return 0;
 }
 
@@ -124,7 +125,7 @@ HOT void submitted(u64 req_address)
 		}
 		e.obj2 = name_path(BPF_CORE_READ(l, new_dfd), BPF_CORE_READ(l, newpath), e.cls, w.cgroup);
 	}
-	report(&e, true);
+	report(&e, HAS_OBJECT | AS_BULK);
 }
 
 __noinline int completed_socket(u64 file_address, u32 accept, s32 res)
@@ -134,6 +135,7 @@ __noinline int completed_socket(u64 file_address, u32 accept, s32 res)
 	struct sock *sk = BPF_CORE_READ(socket, sk);
 	struct hw_event e;
 	struct who w;
+	int how;
 
 	if (!sk || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
 		return 0;
@@ -146,10 +148,11 @@ __noinline int completed_socket(u64 file_address, u32 accept, s32 res)
 	e.port = accept ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
 			: BPF_CORE_READ(sk, __sk_common.skc_num);
 	e.obj = sock_end((u64)sk, WITH_PORT | (accept ? 0 : REMOTE), e.cls, w.cgroup);
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, e.cls))
+	how = asked(&w, &e, e.cls);
+	if (!how)
 		return 0;
 	e.obj2 = sock_end((u64)sk, accept ? REMOTE : 0, e.cls, w.cgroup);
-	report(&e, true);
+	report(&e, HAS_OBJECT | how);
 	return 0;
 }
 

@@ -14,6 +14,7 @@ int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 	struct who w;
 	bool known;
 	u16 cls;
+	int how;
 
 	if (!op)
 		return 0;
@@ -42,11 +43,12 @@ int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 		own_socket(cookie_of(sk), 0);
 		e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	}
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, cls))
+	how = asked(&w, &e, cls);
+	if (!how)
 		return 0;
 	if (cls == HW_CONNECT && is_inet(family) && e.obj != SHED)
 		e.obj2 = sock_end((u64)sk, 0, cls, w.cgroup);
-	report(&e, known);
+	report(&e, (known ? HAS_OBJECT : 0) | how);
 	return 0;
 }
 
@@ -61,6 +63,7 @@ int BPF_PROG(exit_sock, struct pt_regs *regs, long ret)
 	struct who w;
 	u32 type = 0;
 	u16 cls;
+	int how;
 
 	if (!op)
 		return 0;
@@ -82,11 +85,12 @@ int BPF_PROG(exit_sock, struct pt_regs *regs, long ret)
 		own_socket(cookie_of(sk), 1);
 		e.port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	}
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, cls))
+	how = asked(&w, &e, cls);
+	if (!how)
 		return 0;
 	if (cls == HW_ACCEPT && is_inet(e.flags >> 16) && e.obj != SHED)
 		e.obj2 = sock_end((u64)sk, REMOTE, cls, w.cgroup);
-	report(&e, true);
+	report(&e, HAS_OBJECT | how);
 	return 0;
 }
 
@@ -114,7 +118,7 @@ int BPF_PROG(exit_socket, struct pt_regs *regs, long ret)
 	e.marks = marks;
 	e.num = protocol;
 	e.flags = family << 16 | type << 8 | (protocol & 0xff);
-	report(&e, false);
+	report(&e, AS_BULK);
 	return 0;
 }
 
@@ -124,6 +128,7 @@ __noinline int sent(u64 sock, u32 op_marks, s32 bytes, u64 name, u32 name_len)
 	struct sock *sk = (void *)sock;
 	struct hw_event e;
 	struct who w;
+	int how;
 
 	current_who(&w);
 	event_fill(&e, &w, HW_SEND, op_marks & 0xffff);
@@ -138,9 +143,10 @@ __noinline int sent(u64 sock, u32 op_marks, s32 bytes, u64 name, u32 name_len)
 		e.obj = sock_end((u64)sk, REMOTE | WITH_PORT, HW_SEND, w.cgroup);
 	if (!e.obj)
 		e.marks |= HW_M_UNREADABLE;
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_SEND))
+	how = asked(&w, &e, HW_SEND);
+	if (!how)
 		return 0;
-	report(&e, true);
+	report(&e, HAS_OBJECT | how);
 	return 0;
 }
 
@@ -150,6 +156,7 @@ __noinline int sent_fast_open(u64 sock, u32 op_marks, s32 ret)
 	struct sock *sk = (void *)sock;
 	struct hw_event e;
 	struct who w;
+	int how;
 
 	current_who(&w);
 	event_fill(&e, &w, HW_CONNECT, op_marks & 0xffff);
@@ -159,10 +166,11 @@ __noinline int sent_fast_open(u64 sock, u32 op_marks, s32 ret)
 	e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	own_socket(cookie_of(sk), 0);
 	e.obj = sock_end((u64)sk, REMOTE | WITH_PORT, HW_CONNECT, w.cgroup);
-	if (e.obj && e.obj != SHED && !wanted(&w, e.obj, HW_CONNECT))
+	how = asked(&w, &e, HW_CONNECT);
+	if (!how)
 		return 0;
 	e.obj2 = sock_end((u64)sk, 0, HW_CONNECT, w.cgroup);
-	report(&e, true);
+	report(&e, HAS_OBJECT | how);
 	return 0;
 }
 

@@ -34,7 +34,6 @@ HOT u64 hash_of(struct scratch *s, u32 start, u32 len, u32 kind)
 }
 
 #define BULK_STRING (1u << 31) /* of a bulk event: may be shed by the governor */
-#define SHED (~0u)	       /* what intern_at returns then */
 
 /*
  * The header goes right before the data, so that one ringbuf_output sends both: start >= 24.
@@ -64,12 +63,13 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 	if (settings.governed >= 2 && kind_marks & BULK_STRING)
 		return SHED;
 	/*
-	 * Half of the ring is for vital events' strings: whoever opens many new files must not take
-	 * a container's path, or a program's, from those who wait for it.
+	 * Whoever opens many new files must not take a container's path, or a program's, from those
+	 * who wait for it: half of the ring for anyone, a quarter in shares, the last for vital events.
 	 */
-	if (kind_marks & BULK_STRING && bpf_ringbuf_query(&strings, BPF_RB_AVAIL_DATA) >
-						bpf_ringbuf_query(&strings, BPF_RB_RING_SIZE) / 2) {
-		lost(HW_L_STRING, HW_NONE, 0);
+	if (kind_marks & BULK_STRING && ring_used(&strings) > ring_size(&strings) / 2 &&
+	    (ring_used(&strings) > ring_size(&strings) / 4 * 3 ||
+	     !within_share(bpf_get_current_cgroup_id(), sizeof(*h) + len, true))) {
+		lost(HW_L_STRING, HW_NONE, bpf_get_current_cgroup_id());
 		return 0;
 	}
 	new.id = __sync_fetch_and_add(&settings.next_id, 2);
@@ -88,7 +88,7 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 	h->kind = kind_marks & 0xffff;
 	h->marks = kind_marks >> 16 & 0x7fff;
 	if (bpf_ringbuf_output(&strings, h, size, BPF_RB_NO_WAKEUP)) {
-		lost(HW_L_STRING, HW_NONE, 0);
+		lost(HW_L_STRING, HW_NONE, bpf_get_current_cgroup_id());
 		return 0;
 	}
 	bpf_map_update_elem(&seen, &key, &new, BPF_ANY);

@@ -175,10 +175,11 @@ HOT u32 path_of_file(struct file *file, u32 bulk_string, u32 cls, u64 cgroup)
 }
 
 /*
- * Send a bulk event if anyone wants it. An id of SHED means that the governor refused a new string;
- * an id of 0 where there should be one means that the string was lost: then it is always sent.
+ * Send a bulk event. how: what `wanted` said, and HAS_OBJECT. An id of SHED means that the governor
+ * refused a new string; an id of 0 where there should be one, that the string was lost: then it is
+ * always sent.
  */
-__noinline int report(struct hw_event *e, u32 has_object)
+__noinline int report(struct hw_event *e, u32 how)
 {
 	if (!e)
 		return 0;
@@ -186,9 +187,12 @@ __noinline int report(struct hw_event *e, u32 has_object)
 		lost(HW_L_GOVERNED, e->cls, e->cgroup);
 		return 0;
 	}
-	if (has_object && !e->obj)
+	if (how & HAS_OBJECT && !e->obj)
 		e->marks |= e->ret == -EFAULT ? HW_M_UNREADABLE : HW_M_STR_LOST;
-	send_bulk(e);
+	if (how & AS_VITAL)
+		send_first(e);
+	else
+		send_bulk(e);
 	return 0;
 }
 

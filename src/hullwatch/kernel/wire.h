@@ -225,8 +225,7 @@ struct hw_verdict_key {
 struct hw_verdict_value {
 	__u32 verdict;
 	__u32 generation;
-	__u64 count; /* events counted instead of sent, for the verdict or for the governor */
-	__u64 last;  /* governed: when one was last sent, CLOCK_BOOTTIME ns */
+	__u64 count; /* events counted instead of sent, for the verdict or as repeats */
 };
 
 #define HW_ACTION_WRITE 0x100
@@ -245,6 +244,7 @@ enum hw_stage {
 	HW_L_PACKET = 5,
 	HW_L_SCRATCH = 6,
 	HW_L_GOVERNED = 7, /* not lost but counted: new strings of bulk events at the governor's level 2 */
+	HW_L_REPEATED = 8, /* not lost but counted: like an event that was sent less than a second before */
 };
 
 /* Fixed before load (.rodata.fixed): the verifier drops the code that is not needed. */

@@ -13,7 +13,7 @@ from hullwatch.sensor.batch import Batch, Loss, String, in_order
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
 from hullwatch.sensor.tier import Facts, Tier
-from hullwatch.sensor.verdicts import Verdicts
+from hullwatch.sensor.verdicts import Counted, Verdicts
 from hullwatch.sensor.wire import (
     DICT_HEADER,
     EVENT,
@@ -39,6 +39,7 @@ _DRAIN_LIMIT = 8192  # events of one ring in one batch: bounds memory
 _FLOOD_LIMIT = 1024
 _EPOCH_STRINGS = 100_000  # new strings before the dictionary starts a new epoch
 _LOSS_INTERVAL = 1.0  # s
+_REPEATED = Stage.REPEATED.name.lower()
 
 
 class Sensor:
@@ -273,9 +274,12 @@ class Sensor:
                 totals[stage.name.lower(), 0, 0] = int.from_bytes(value, "little")
         for where, total in totals.items():
             more = total - self._losses.get(where, 0)
-            if more > 0:
-                found.append(Loss(*where, more))
             self._losses[where] = total
+            stage, cls, cgroup = where
+            if more > 0 and stage == _REPEATED and cls:
+                self.verdicts.carry(Counted(cgroup, 0, cls, more))
+            elif more > 0:
+                found.append(Loss(*where, more))
         return tuple(found)
 
 

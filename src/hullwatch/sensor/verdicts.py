@@ -20,7 +20,7 @@ from hullwatch.sensor.wire import VERDICT_KEY, VERDICT_VALUE
 __all__ = ["Counted", "Verdicts", "image_scope"]
 
 _KEY = struct.Struct("<QII")
-_VALUE = struct.Struct("<IIQQ")
+_VALUE = struct.Struct("<IIQ")
 _MASK = (1 << 64) - 1
 assert _KEY.size == VERDICT_KEY.itemsize and _VALUE.size == VERDICT_VALUE.itemsize
 
@@ -33,7 +33,8 @@ def image_scope(proc: int, exec_id: int) -> int:
 class Counted(NamedTuple):
     """`count` more events of `action` on object `obj` in `scope` were counted, not sent.
 
-    Either no rule can match them, or the governor turned repeats within a second into a count.
+    Either no rule can match them, or they were like one sent less than a second before. Of the
+    latter the object is known (not 0) only where the kernel had an answer about it.
     """
 
     scope: int
@@ -58,15 +59,15 @@ class Verdicts:
     def put(self, scope: int, obj: int, action: int, verdict: int) -> None:
         """Give an answer. One that stands already keeps its count."""
         key = _KEY.pack(scope, obj, action)
-        value = _VALUE.pack(verdict, self._generation, 0, 0)
+        value = _VALUE.pack(verdict, self._generation, 0)
         try:
             if not self._map.add(key, value):
                 old = self._map.lookup(key)
                 if old is not None:
-                    stands, generation, count, last = _VALUE.unpack(old)
+                    stands, generation, count = _VALUE.unpack(old)
                     if (stands, generation) == (verdict, self._generation):
                         return
-                    value = _VALUE.pack(verdict, self._generation, count, last)
+                    value = _VALUE.pack(verdict, self._generation, count)
                 self._map.update(key, value)
             self.written += 1
         except BpfError:
@@ -78,6 +79,10 @@ class Verdicts:
         self._carried += list(self.counted())
         self._generation += 1
         self._programs.set(generation=self._generation)
+
+    def carry(self, counted: Counted) -> None:
+        """What was counted elsewhere, for the next `counted`."""
+        self._carried.append(counted)
 
     def counted(self) -> Iterator[Counted]:
         """Growth of each count since the last call. Reads the whole map: ms when it is full."""
