@@ -12,7 +12,6 @@ import gc
 import os
 import resource
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +20,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import pyarrow as pa
 
 from hullwatch import __version__
+from hullwatch.alarm import LossAlarm
 from hullwatch.context.enrich import Context
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.resolver import Resolver
@@ -49,6 +50,7 @@ _COUNTS_A_TURN = 500  # there may be many, and a finding should not wait for the
 _IDLE_WAIT = 0.2
 # Mapped rings are resident memory. What no rule is about does not come this way in detect mode.
 _RINGS = {"bulk": 4 << 20, "procs": 2 << 20, "packets": 512 << 10}
+_RECORD_ROWS = 65_536  # written at once: a string is encoded once for all of them
 _SHORT_PAUSE = 0.002  # after idleness: a finding is shown at once
 _LONG_PAUSE = 0.020  # under load: a turn costs half a millisecond whatever it carries
 _REST = 5.0  # pauses for each time of work
@@ -78,11 +80,14 @@ class Daemon:
         options: Options,
         rules: RuleSet,
         on_findings: Callable[[list[Finding]], None] | None = None,
+        on_notice: Callable[[str, str], None] | None = None,
     ) -> None:
+        _be_frugal()
         self.options = options
         self.rules = rules
         self.faults: dict[str, int] = {}
         self._on_findings = on_findings
+        self._on_notice = on_notice
         self._stop = False
         self._watching = False
         self._started = time.time()
@@ -95,7 +100,10 @@ class Daemon:
         self._counts_due = self._due
         self._counting: Iterator[CountRow] = iter(())
         limits = Limits(max_bytes=options.max_bytes, max_age=int(options.max_age))
-        self.writer = Writer(options.store, Session(version=__version__), Settings(limits=limits))
+        settings = Settings(limits=limits)
+        if options.record:
+            settings = settings._replace(flush_rows=_RECORD_ROWS)
+        self.writer = Writer(options.store, Session(version=__version__), settings)
         try:
             self.sensor = Sensor(
                 record=options.record,
@@ -116,6 +124,7 @@ class Daemon:
         )
         self.resolver = Resolver()
         self.context = Context(self.resolver)
+        self._alarm = LossAlarm(self._whose)
         self.engine = Engine(rules)
         self.feedback = Feedback(self.engine, self.sensor.verdicts)
         cores = os.cpu_count() or 1
@@ -135,13 +144,13 @@ class Daemon:
     def run(self, ready: Callable[[], None] | None = None) -> None:
         """Watch until stop(). SIGINT and SIGTERM are the caller's to route to stop()."""
         _be_preferred()
-        _be_frugal()
         self.resolver.scan()
         self.sensor.start()
         self._step(self.sensor.drain())
         # The start-up objects never die: keep the collector from walking them again and again.
         gc.collect()
         gc.freeze()
+        _give_back()  # what loading took: BTF, rules
         self._watching = True
         if ready is not None:
             ready()
@@ -195,8 +204,7 @@ class Daemon:
                 text = (
                     f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
                 )
-                self.writer.notice(f"fault in {stage}", text)
-                sys.stderr.write(f"hullwatch: fault in {stage}: {text}\n")
+                self._say(f"fault in {stage}", text)
             return otherwise
 
     def _step(self, batch: Batch) -> None:
@@ -240,6 +248,22 @@ class Daemon:
         for loss in losses:
             self._losses[loss.stage] = self._losses.get(loss.stage, 0) + loss.count
         self.writer.add_losses(losses)
+        self._alarm.add(losses)
+
+    def _say(self, kind: str, text: str) -> None:
+        """Something an operator should know: kept for `status`, and said at once."""
+        self.writer.notice(kind, text)
+        if self._on_notice is not None:
+            self._on_notice(kind, text)
+
+    def _whose(self, cgroup: int) -> str:
+        """A cgroup in words."""
+        if not cgroup:
+            return "an unknown cgroup"
+        workload = self.resolver.lookup(cgroup)
+        if workload.container_id:
+            return f"container {workload.name or workload.container_id[:12]}"
+        return "the host" if workload.state == "host" else f"cgroup {cgroup}"
 
     def _every_second(self, force: bool = False) -> None:
         now = time.monotonic()
@@ -248,6 +272,9 @@ class Daemon:
         self._rate_events = self._events
         self._due = now + _SECOND
         self._guard("governor", self._govern, None)
+        lost = self._guard("alarm", lambda: self._alarm.due(now, force=force), None)
+        if lost is not None:
+            self._say("lost", lost)
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
             self._counting = chain(self._counting, self.feedback.counts())
@@ -263,7 +290,7 @@ class Daemon:
         level = self.governor.step(cpu - cpu_before, passed, (bulk - bulk_before) / passed)
         for change in self.governor.changes():
             self.sensor.set_governed(level)
-            self.writer.notice("governor", f"level {change.old} to {change.new}: {change.reason}")
+            self._say("governor", f"level {change.old} to {change.new}: {change.reason}")
 
     # -- what people see -------------------------------------------------------------------
 
@@ -324,13 +351,19 @@ def _be_preferred() -> None:
 
 
 def _be_frugal() -> None:
-    """Give memory back: by default glibc keeps what a burst took, in a heap for each thread."""
+    """Before anything is allocated: have memory given back. By default glibc keeps what a burst took,
+    in a heap for each thread, and Arrow does the same in a pool of its own."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option, value in ((-8, 1), (-3, 128 << 10), (-1, 128 << 10)):
             libc.mallopt(option, value)  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
+def _give_back() -> None:
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # what loading took: BTF, rules
+        libc.malloc_trim(0)
 
 
 def _cpu() -> float:

@@ -25,7 +25,7 @@ _ASKED = classes_mask(
     cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _PAIRS
 )
 _NUMBER = {"count": Verdict.COUNT, "report": Verdict.REPORT, "byproc": Verdict.BYPROC}
-_MAX_KNOWN = 1 << 16
+_MAX_KNOWN = 1 << 15
 _WRITE_FLAGS = 3  # O_ACCMODE
 
 

@@ -108,10 +108,10 @@ def test_a_storm_hides_nobody_else(cgroup: Path, other: Path, tmp_path: Path):
     new = os.O_WRONLY | os.O_CREAT
 
     def flood() -> None:
-        for i in range(3000):
+        for i in range(1200):
             os.close(os.open(folder / f"{'n' * 180}-{i}", new))
 
-    with small(bulk=64 * PAGE, strings=256 * PAGE) as watch:
+    with small(bulk=32 * PAGE, strings=64 * PAGE) as watch:
         act_unread(watch, cgroup, flood)
         act_unread(
             watch,
@@ -119,8 +119,8 @@ def test_a_storm_hides_nobody_else(cgroup: Path, other: Path, tmp_path: Path):
             lambda: [os.open(folder / f"quiet-{i}", new) for i in range(20)],
             keep=True,
         )
-        _, lost = all_told(watch, cgroup, Class.OPEN, "bulk", 3000)
-        assert lost > 1000
+        _, lost = all_told(watch, cgroup, Class.OPEN, "bulk", 1200)
+        assert lost > 100
         all_told(watch, other, Class.OPEN, "bulk", 20)
         seen = watch.find("open", cgroup=other.stat().st_ino)
         assert [e.obj for e in seen] == [str(folder / f"quiet-{i}") for i in range(20)]

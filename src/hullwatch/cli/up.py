@@ -95,7 +95,7 @@ def up(
             show(finding)
 
     try:
-        daemon = Daemon(options, ruleset, on_findings)
+        daemon = Daemon(options, ruleset, on_findings, lambda kind, text: say(f"{kind}: {text}"))
     except ValueError as error:
         raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:

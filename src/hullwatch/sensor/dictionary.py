@@ -64,6 +64,8 @@ def decode_text(entry: String) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
+# Kinds whose text is their data.
+_PLAIN = frozenset(StrKind) - {StrKind.ADDR, StrKind.ARGV, StrKind.ENV}
 _CHUNK_BITS = 14
 _CHUNK = 1 << _CHUNK_BITS  # ids
 _KEPT = 8192  # decoded values remembered, so that each stage need not decode anew
@@ -144,6 +146,19 @@ class Dictionary:
         start, size = where & 0xFFFFFFF, where >> 28 & 0xFFFFF
         data = bytes(chunk.data[start : start + size])
         return String(ident, where >> 58, where >> 48 & 0x3FF, size, data)
+
+    def told(self, ident: int) -> tuple[int, str]:
+        """(kind, text) of a record, not remembered; kind 0 for an id that is gone."""
+        chunk = self._chunks.get(ident >> _CHUNK_BITS)
+        where = chunk.where[ident & (_CHUNK - 1)] if chunk is not None else 0
+        if chunk is None or not where:
+            return 0, ""
+        kind = where >> 58
+        if kind not in _PLAIN or (chunk.odd and ident & (_CHUNK - 1) in chunk.odd):
+            entry = self.entry(ident)
+            return entry.kind, decode_text(entry)
+        start, size = where & 0xFFFFFFF, where >> 28 & 0xFFFFF
+        return kind, chunk.data[start : start + size].decode("utf-8", "backslashreplace")
 
     def text(self, ident: int) -> str:
         found = self._texts.get(ident)

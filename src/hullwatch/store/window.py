@@ -49,7 +49,7 @@ Ints = np.ndarray[Any, Any]
 class _Codes:
     """Distinct integers to dense codes; `make(number)` is asked once per distinct number.
 
-    A table indexed by number - base where numbers lie close, a dict where they do not.
+    A table indexed by number - base + 1 where numbers lie close, a dict where they do not.
     """
 
     def __init__(self) -> None:
@@ -68,13 +68,15 @@ class _Codes:
     def forget(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self._sparse.pop(number, None)
-            if 0 <= number - self._base < len(self._table):
-                self._table[number - self._base] = -1
+            at = number - self._base + 1 if number else 0
+            if 0 <= at < len(self._table):
+                self._table[at] = -1
 
     def of(self, numbers: Ints, make: Callable[[int], int]) -> Ints:
         if not len(numbers):
             return np.empty(0, np.int32)
-        at = numbers.astype(np.int64) - self._base
+        at = numbers.astype(np.int64) - (self._base - 1)
+        at[numbers == 0] = 0  # of ids it is "none", and has a place of its own below the base
         low, high = int(at.min()), int(at.max())
         if low < 0 or high >= _DENSE_LIMIT:
             return self._of_sparse(numbers, make)
@@ -86,7 +88,8 @@ class _Codes:
         missing = codes < 0
         if missing.any():
             new = np.unique(at[missing])
-            self._table[new] = [make(number + self._base) for number in new.tolist()]
+            above = self._base - 1
+            self._table[new] = [make(number + above if number else 0) for number in new.tolist()]
             self._used.append(new)
             codes = self._table[at]
         return codes
@@ -268,12 +271,11 @@ class Window:
         return len(self._container_of) - 1
 
     def _object(self, tables: Tables, number: int) -> int:
-        entry = tables.dictionary.entry(number) if number else None
-        if entry is None or not entry.kind:
+        kind, text = tables.dictionary.told(number)
+        if not kind:
             self._object_of.append((-1, -1 if number == 0 else -2))
         else:
-            text = self._objects.code(tables.dictionary.text(number))
-            self._object_of.append((text, min(entry.kind, len(KIND_NAMES) - 1)))
+            self._object_of.append((self._objects.code(text), min(kind, len(KIND_NAMES) - 1)))
         return len(self._object_of) - 1
 
     def held(self) -> list[Ints]:
