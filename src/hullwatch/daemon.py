@@ -351,8 +351,8 @@ def _be_preferred() -> None:
 
 
 def _be_frugal() -> None:
-    """Before anything is allocated: have memory given back. By default glibc keeps what a burst took,
-    in a heap for each thread, and Arrow does the same in a pool of its own."""
+    """Before anything is allocated: have memory given back. By default glibc keeps what a burst
+    took, in a heap for each thread, and Arrow does the same in a pool of its own."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option, value in ((-8, 1), (-3, 128 << 10), (-1, 128 << 10)):

@@ -232,6 +232,38 @@ def test_init_container_is_inferred_from_the_order(tmp_path: Path, resolver: Res
     assert (resolver.lookup(1).role, resolver.lookup(1).role_source) == ("init", "inferred")
 
 
+def test_init_container_is_inferred_although_its_metadata_comes_last(
+    tmp_path: Path, resolver: Resolver
+) -> None:
+    one, two = "1" * 64, "2" * 64
+    resolver.submit(1, f"/kubepods/pod{UID}/{one}", None)
+    resolver.forget(1)
+    resolver.submit(2, f"/kubepods/pod{UID}/{two}", None)
+    task(tmp_path, two, "app")
+    assert settled(resolver, 2).role == "main"
+    task(tmp_path, one, "fetch")
+    assert settled(resolver, 1).role in ("main", "init")  # published, then compared
+    deadline = time.monotonic() + 2
+    while resolver.lookup(1).role != "init" and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert (resolver.lookup(1).role, resolver.lookup(2).role) == ("init", "main")
+
+
+def test_one_that_ended_after_the_other_began_is_no_init_container(
+    tmp_path: Path, resolver: Resolver
+) -> None:
+    one, two = "1" * 64, "2" * 64
+    task(tmp_path, one, "helper")
+    resolver.submit(1, f"/kubepods/pod{UID}/{one}", None)
+    settled(resolver, 1)
+    resolver.submit(2, f"/kubepods/pod{UID}/{two}", None)
+    resolver.forget(1)
+    task(tmp_path, two, "app")
+    settled(resolver, 2)
+    time.sleep(0.05)
+    assert resolver.lookup(1).role == "main"
+
+
 BLANK = Workload(cgroup=1, cgroup_path="/x", state="resolved", pod="p", name="app")
 
 

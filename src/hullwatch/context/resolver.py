@@ -7,6 +7,7 @@ when the container is known, and again when more is learnt.
 """
 
 import contextlib
+import itertools
 import posixpath
 import threading
 import time
@@ -29,6 +30,7 @@ __all__ = ["Resolver", "WorkloadSource"]
 
 _BACKOFF = (0.005, 0.010, 0.020, 0.050, 0.100, 0.200, 0.400)
 _STEADY = 0.5
+_NEVER = 1 << 62
 _HELD = 0.25
 # Runtimes with a socket that knows more than their files do.
 _ASKED = frozenset({"containerd", "cri-o", "kata"})
@@ -120,6 +122,9 @@ class Resolver:
         self._paths: dict[str, int] = {}  # of live cgroups
         self._changed: dict[int, Workload] = {}
         self._gone: OrderedDict[int, float] = OrderedDict()  # cgroup → when it may be dropped
+        self._order = itertools.count(1)  # of cgroups made and removed, as they were announced
+        self._made: dict[int, int] = {}
+        self._removed: dict[int, int] = {}
         self._sandboxes: OrderedDict[str, list[int]] = OrderedDict()
         self._inside: dict[int, dict[int, str | None]] = {}  # container → cgroups in it → nested id
         self._counts: Counter[str] = Counter()
@@ -179,6 +184,7 @@ class Resolver:
                 return
             if self._paths.get(value.cgroup_path) == cgroup:
                 del self._paths[value.cgroup_path]
+            self._removed.setdefault(cgroup, next(self._order))
             self._gone[cgroup] = time.monotonic() + self._timing.grace
             self._gone.move_to_end(cgroup)
             self._drop_expired()
@@ -215,6 +221,8 @@ class Resolver:
         )
         with self._lock:
             self._counts["submitted"] += 1
+            if not job.existing:
+                self._made[job.cgroup] = next(self._order)
             self._gone.pop(job.cgroup, None)  # ids are not used again, but a scan may come late
             self._store(value)
         if not self._disk.put(job):
@@ -247,6 +255,8 @@ class Resolver:
     def _drop(self, cgroup: int) -> None:
         self._gone.pop(cgroup, None)
         self._changed.pop(cgroup, None)
+        self._made.pop(cgroup, None)
+        self._removed.pop(cgroup, None)
         self._inside.pop(cgroup, None)
         value = self._values.pop(cgroup, None)
         if value is not None and self._paths.get(value.cgroup_path) == cgroup:
@@ -429,12 +439,14 @@ class Resolver:
                 return
             self._counts[count] += 1
             self._store(value)
-            earlier = self._ended_siblings(value) if siblings else []
-        for sibling in earlier:
-            code = self._sockets_exit_code(sibling)
-            self._publish(ended_before(sibling, value, code))
+            ended = self._ended_siblings(value) if siblings else []
+        for earlier, later in ended:
+            code = self._sockets_exit_code(earlier)
+            self._publish(ended_before(earlier, later, code))
 
-    def _ended_siblings(self, value: Workload) -> list[Workload]:
+    def _ended_siblings(self, value: Workload) -> list[tuple[Workload, Workload]]:
+        """(one that had been removed, one that was made after that) in the value's sandbox, with
+        the value as either: whose metadata comes first is chance."""
         if not value.sandbox_id:
             return []
         members = self._sandboxes.setdefault(value.sandbox_id, [])
@@ -443,7 +455,12 @@ class Resolver:
             self._sandboxes.popitem(last=False)
         known = [self._values[c] for c in members if c != value.cgroup and c in self._values]
         members[:] = [*[w.cgroup for w in known][-63:], value.cgroup]
-        return [w for w in known if w.cgroup in self._gone]
+        pairs = [pair for other in known for pair in ((other, value), (value, other))]
+        return [
+            (earlier, later)
+            for earlier, later in pairs
+            if self._removed.get(earlier.cgroup, _NEVER) < self._made.get(later.cgroup, 0)
+        ]
 
     def _sockets_exit_code(self, value: Workload) -> int | None:
         if threading.current_thread() is not self._threads[1] or not value.container_id:

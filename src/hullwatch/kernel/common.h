@@ -197,47 +197,48 @@ HOT u64 ring_size(void *ring)
 }
 
 /*
- * A ring that is half full takes from each cgroup only so much a second (1/SHARES of the ring), so
- * that whoever makes a storm, on the host or in a container, hides nobody but itself.
+ * A ring that is half full takes only so much a second (1/SHARES of its size) of one kind of thing
+ * from one cgroup, so that whoever makes a storm, on the host or in a container, hides nobody else,
+ * and of itself nothing of another kind.
  */
 #define SHARES 32
 
-struct share { u64 second; u32 bulk, strings; };
+struct share_key { u64 cgroup; u32 what, of_strings; };
+struct share { u64 second, used; };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, u64); /* cgroup */
+	__uint(max_entries, 8192);
+	__type(key, struct share_key);
 	__type(value, struct share);
 } shares SEC(".maps");
 
-__noinline int within_share(u64 cgroup, u32 bytes, u32 of_strings)
+/* what: the event's class, or the string's kind. */
+__noinline int within_share(u64 cgroup, u32 what, u32 of_strings, u32 bytes, u64 room)
 {
-	u64 second = bpf_ktime_get_boot_ns() >> 30, room;
-	struct share *share = bpf_map_lookup_elem(&shares, &cgroup), new = { .second = second };
-	u32 used;
+	struct share_key key = { .cgroup = cgroup, .what = what, .of_strings = of_strings };
+	u64 second = bpf_ktime_get_boot_ns() >> 30;
+	struct share *share = bpf_map_lookup_elem(&shares, &key), new = { .second = second };
 
 	if (!share) {
-		bpf_map_update_elem(&shares, &cgroup, &new, BPF_NOEXIST);
-		share = bpf_map_lookup_elem(&shares, &cgroup);
+		bpf_map_update_elem(&shares, &key, &new, BPF_NOEXIST);
+		share = bpf_map_lookup_elem(&shares, &key);
 		if (!share)
 			return false;
 	}
 	if (share->second != second) {
 		share->second = second;
-		share->bulk = share->strings = 0;
+		share->used = 0;
 	}
-	room = (of_strings ? ring_size(&strings) : ring_size(&bulk)) / SHARES;
-	used = __sync_fetch_and_add(of_strings ? &share->strings : &share->bulk, bytes);
-	return used + bytes <= room;
+	return __sync_fetch_and_add(&share->used, bytes) + bytes <= room;
 }
 
 HOT void send_bulk(struct hw_event *e)
 {
-	u64 used = ring_used(&bulk), step = sizeof(*e) + 8;
+	u64 used = ring_used(&bulk), size = ring_size(&bulk), step = sizeof(*e) + 8;
 	/* Bulk events wake the reader once for every 64 KiB that wait, not one by one. */
 	bool wake = used >= BULK_WAKE && used % BULK_WAKE < 4 * step;
 
-	if ((used > ring_size(&bulk) / 2 && !within_share(e->cgroup, step, false)) ||
+	if ((used > size / 2 && !within_share(e->cgroup, e->cls, false, step, size / SHARES)) ||
 	    bpf_ringbuf_output(&bulk, e, sizeof(*e), wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
 		lost(HW_L_BULK, e->cls, e->cgroup);
 }

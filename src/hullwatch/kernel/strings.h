@@ -43,7 +43,7 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 {
 	struct seen *old, new;
 	struct hw_string *h;
-	u64 key, end, at, size;
+	u64 key, end, at, size, room;
 
 	if (!s)
 		return 0;
@@ -66,9 +66,11 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 	 * Whoever opens many new files must not take a container's path, or a program's, from those
 	 * who wait for it: half of the ring for anyone, a quarter in shares, the last for vital events.
 	 */
-	if (kind_marks & BULK_STRING && ring_used(&strings) > ring_size(&strings) / 2 &&
-	    (ring_used(&strings) > ring_size(&strings) / 4 * 3 ||
-	     !within_share(bpf_get_current_cgroup_id(), sizeof(*h) + len, true))) {
+	room = ring_size(&strings);
+	if (kind_marks & BULK_STRING && ring_used(&strings) > room / 2 &&
+	    (ring_used(&strings) > room / 4 * 3 ||
+	     !within_share(bpf_get_current_cgroup_id(), kind_marks & 0xffff, true, sizeof(*h) + len,
+			   room / SHARES))) {
 		lost(HW_L_STRING, HW_NONE, bpf_get_current_cgroup_id());
 		return 0;
 	}
