@@ -33,6 +33,12 @@ HOT u64 hash_of(struct scratch *s, u32 start, u32 len, u32 kind)
 	return w.h ?: 1;
 }
 
+/* As cgroup_of; cgroup_skb programs have no helper for it before 6.2. */
+static __noinline u64 acting_cgroup(void)
+{
+	return cgroup_of((void *)bpf_get_current_task());
+}
+
 #define BULK_STRING (1u << 31) /* of a bulk event: may be shed by the governor */
 
 /*
@@ -69,9 +75,8 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 	room = ring_size(&strings);
 	if (kind_marks & BULK_STRING && ring_used(&strings) > room / 2 &&
 	    (ring_used(&strings) > room / 4 * 3 ||
-	     !within_share(bpf_get_current_cgroup_id(), kind_marks & 0xffff, true, sizeof(*h) + len,
-			   room / SHARES))) {
-		lost(HW_L_STRING, HW_NONE, bpf_get_current_cgroup_id());
+	     !within_share(acting_cgroup(), kind_marks & 0xffff, true, sizeof(*h) + len, room / SHARES))) {
+		lost(HW_L_STRING, HW_NONE, acting_cgroup());
 		return 0;
 	}
 	new.id = __sync_fetch_and_add(&settings.next_id, 2);
@@ -90,7 +95,7 @@ __noinline u32 intern_at(struct scratch *s, u32 start, u32 len, u32 kind_marks, 
 	h->kind = kind_marks & 0xffff;
 	h->marks = kind_marks >> 16 & 0x7fff;
 	if (bpf_ringbuf_output(&strings, h, size, BPF_RB_NO_WAKEUP)) {
-		lost(HW_L_STRING, HW_NONE, bpf_get_current_cgroup_id());
+		lost(HW_L_STRING, HW_NONE, acting_cgroup());
 		return 0;
 	}
 	bpf_map_update_elem(&seen, &key, &new, BPF_ANY);
