@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent import ROOT, Agent, Process, falco_rules
+from mark import verdicts
 from rival import Bpftrace
 
 from hullwatch.sensor.tier import cgroup2_root
@@ -221,7 +222,9 @@ def main() -> None:
                     failed = True
     if chosen.json:
         print(json.dumps(found))
-    elif failed:
+    elif lines := verdicts(found):
+        print("\ndetect mode against the mark (bench/mark.py):", *lines, sep="\n  ")
+    if failed and not chosen.json:
         print("events are missing, or vital ones were lost: see the table")
     sys.exit(failed)
 
