@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shutil
@@ -115,15 +116,104 @@ def test_connect_and_accept(watch: Watch, raw_calls: Path):
     assert event.marks & Mark.IO_URING
 
 
-def test_datagram(watch: Watch, raw_calls: Path):
+def known(child: Child, since: str) -> int:
+    """The operation's result; skips where the kernel does not know the operation."""
+    result = int(child.result.split()[-1])
+    if result == -errno.EINVAL:
+        pytest.skip(f"needs Linux {since}: io_uring has no such operation here")
+    return result
+
+
+def test_connect_that_fails(watch: Watch, raw_calls: Path):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # and does not listen
+        port = server.getsockname()[1]
+        child = uring(watch, raw_calls, "connect", str(port))
+    assert int(child.result) == -errno.ECONNREFUSED
+    event = child.event("connect")
+    assert (event.obj, event.ret) == (f"127.0.0.1:{port}", -errno.ECONNREFUSED)
+    assert event.marks & Mark.IO_URING and event.marks & Mark.RAW_PATH
+
+
+def test_connect_to_a_unix_socket(watch: Watch, raw_calls: Path, folder: Path):
+    path = folder / "runtime.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        child = uring(watch, raw_calls, "connect-unix", path)
+    assert int(child.result) == 0
+    event = child.event("connect")
+    assert (event.obj, event.ret, event.flags >> 16) == (str(path), 0, socket.AF_UNIX)
+    assert event.marks & Mark.IO_URING
+
+
+@pytest.mark.parametrize("how", ["sendmsg", "send", "send-zc", "send-connected", "send-registered"])
+def test_datagram(watch: Watch, raw_calls: Path, how: str):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-        child = uring(watch, raw_calls, "sendmsg", str(port))
-        assert int(child.result) == 12 and len(server.recv(100)) == 12
+        child = uring(watch, raw_calls, how, str(port))
+        assert known(child, "6.1") == 12 and len(server.recv(100)) == 12
     event = child.event("send")
     assert event.obj == f"127.0.0.1:{port}"
+    assert event.op == ("sendmsg" if how == "sendmsg" else "sendto")
     assert event.marks & Mark.IO_URING and event.marks & Mark.ATTEMPT
+    assert event.flags >> 16 == socket.AF_INET
+    # A registered file is looked up only later, so what kind of socket it is cannot be told.
+    kind = 0 if how == "send-registered" else socket.SOCK_DGRAM
+    assert event.flags >> 8 & 0xFF == kind
+
+
+def test_bind(watch: Watch, raw_calls: Path):
+    child = uring(watch, raw_calls, "bind", "0")
+    assert known(child, "6.11") == 0
+    event = child.event("bind")
+    address, _, port = event.obj.rpartition(":")
+    assert address == "127.0.0.1" and int(port) > 0, "the port that the kernel chose"
+    assert (event.op, event.ret, event.marks) == ("bind", 0, Mark.IO_URING)
+
+
+def test_bind_that_fails(watch: Watch, raw_calls: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        child = uring(watch, raw_calls, "bind", str(port))
+    assert known(child, "6.11") == -errno.EADDRINUSE
+    event = child.event("bind")
+    assert (event.obj, event.ret) == ("", -errno.EADDRINUSE)
+    assert event.marks == Mark.IO_URING | Mark.UNREADABLE
+
+
+def test_bind_of_a_unix_socket(watch: Watch, raw_calls: Path, folder: Path):
+    child = uring(watch, raw_calls, "bind-unix", folder / "made.sock")
+    assert known(child, "6.11") == 0
+    event = child.event("bind")
+    assert (event.obj, event.ret) == (str(folder / "made.sock"), 0)
+
+
+def test_listen(watch: Watch, raw_calls: Path):
+    child = uring(watch, raw_calls, "listen", "7")
+    assert known(child, "6.11") == 0
+    event = child.event("listen")
+    assert event.obj == f"127.0.0.1:{int(child.result.split()[0])}"
+    assert (event.op, event.ret, event.num, event.marks) == ("listen", 0, 7, Mark.IO_URING)
+
+
+def test_unusual_socket(watch: Watch, raw_calls: Path):
+    child = uring(watch, raw_calls, "socket", str(socket.AF_PACKET), str(socket.SOCK_RAW))
+    fd = known(child, "5.19")
+    event = child.event("socket", flags=socket.AF_PACKET << 16 | socket.SOCK_RAW << 8)
+    assert (event.op, event.ret, event.marks) == ("socket", fd, Mark.IO_URING)
+
+
+def test_open_that_fails(watch: Watch, raw_calls: Path, folder: Path):
+    child = uring(watch, raw_calls, "open-old", folder / "missing")
+    assert int(child.result) == -errno.ENOENT
+    child.event("io_uring", num=IO_OPENAT, obj=str(folder / "missing"))
+    event = child.event("open", obj=str(folder / "missing"))
+    assert (event.op, event.ret) == ("openat", -errno.ENOENT)
+    assert event.flags & os.O_ACCMODE == os.O_WRONLY
+    assert event.marks & Mark.IO_URING and event.marks & Mark.RAW_PATH
+    assert not event.marks & Mark.ATTEMPT
 
 
 # -- 32-bit calls -----------------------------------------------------------------------------
@@ -186,6 +276,17 @@ def test_32_bit_exec(watch: Watch, raw_calls: Path):
     program = os.path.realpath(shutil.which("true") or "/bin/true")
     child = int80(watch, raw_calls, 11, program)
     assert [(e.obj, e.op) for e in child.events("exec")][-1] == (program, "execve")
+
+
+@ia32
+def test_32_bit_exec_that_fails(watch: Watch, raw_calls: Path, folder: Path):
+    child = int80(watch, raw_calls, 11, folder / "missing", 0)
+    assert int(child.result) == -errno.ENOENT
+    event = child.event("exec_failed")
+    assert (event.obj, event.op, event.ret) == (str(folder / "missing"), "execve", -errno.ENOENT)
+    assert event.marks == Mark.COMPAT | Mark.RAW_PATH
+    child = int80(watch, raw_calls, 358, -100, folder / "missing", 0)
+    assert child.event("exec_failed", op="execveat").obj == str(folder / "missing")
 
 
 @ia32

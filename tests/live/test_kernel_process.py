@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import pty
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from hullwatch.sensor.wire import Class, Mark, ProcMark
+from hullwatch.sensor.wire import Class, Mark, ProcMark, Verdict
 from support.runc import Runc
 from support.watch import PID_MASK, Watch, call, missing_bpf, own_cgroup
 
@@ -119,6 +120,101 @@ def test_empty_argv_is_no_error(watch: Watch):
     assert process.argv in ((b"",), ())
     assert process.env == ()
     assert not process.marks & ProcMark.ARGV_UNREADABLE
+
+
+FAILURES = [("missing", errno.ENOENT), ("plain", errno.EACCES), ("empty", errno.ENOEXEC)]
+
+
+@pytest.mark.parametrize(("name", "error"), FAILURES)
+@pytest.mark.parametrize("relative", [False, True])
+def test_exec_that_fails(watch: Watch, tmp_path: Path, name: str, error: int, relative: bool):
+    """ENOENT, EACCES and ENOEXEC: the caller goes on, and is still what it was."""
+    folder = tmp_path.resolve()
+    (folder / "plain").write_text("no program")
+    (folder / "empty").touch(0o755)
+    asked = f"./{name}" if relative else str(folder / name)
+
+    def run() -> int:
+        os.chdir(folder)
+        words = (ctypes.c_char_p * 2)(b"x", None)
+        return call("execve", asked.encode(), words, None)
+
+    child = watch.act(run)
+    assert child.result == -error and child.status == 0
+    event = child.event("exec_failed")
+    assert event.obj == (f"{folder}/{asked}" if relative else asked)
+    assert (event.obj2, event.op, event.ret) == (asked, "execve", -error)
+    assert event.marks == Mark.RAW_PATH
+    assert not child.events("exec"), "no new program"
+
+
+def test_execveat_that_fails(watch: Watch, tmp_path: Path):
+    """By a directory's fd; and of an fd itself, whose path is the kernel's own."""
+    folder = tmp_path.resolve()
+    (folder / "empty").touch(0o755)
+
+    def run() -> list[int]:
+        words = (ctypes.c_char_p * 2)(b"x", None)
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        it = os.open(folder / "empty", os.O_RDONLY)
+        return [
+            call("execveat", at, b"missing", words, None, 0),
+            call("execveat", it, b"", words, None, 0x1000),  # AT_EMPTY_PATH
+        ]
+
+    child = watch.act(run)
+    assert child.result == [-errno.ENOENT, -errno.ENOEXEC]
+    by_name, by_fd = child.events("exec_failed")
+    assert (by_name.obj, by_name.obj2) == (f"{folder}/missing", "missing")
+    assert (by_name.op, by_name.ret, by_name.flags) == ("execveat", -errno.ENOENT, 0)
+    assert (by_fd.obj, by_fd.obj2, by_fd.op) == (str(folder / "empty"), "", "execveat")
+    assert (by_fd.ret, by_fd.flags, by_fd.marks) == (-errno.ENOEXEC, 0x1000, Mark(0))
+
+
+def test_exec_of_no_readable_name(watch: Watch):
+    child = watch.act(lambda: call("execve", 8, 0, 0))
+    assert child.result == -errno.EFAULT
+    event = child.event("exec_failed")
+    assert (event.obj, event.ret) == ("", -errno.EFAULT)
+    assert event.marks & Mark.UNREADABLE
+
+
+def test_search_along_the_path_ends_in_one_exec(watch: Watch, tmp_path: Path):
+    places = [tmp_path.resolve() / name for name in ("one", "two")]
+    for place in places:
+        place.mkdir()
+    search = ":".join((*map(str, places), os.path.dirname(BUSYBOX)))
+    child = watch.act_exec(
+        lambda: os.execvpe("busybox", ["busybox", "true"], os.environ | {"PATH": search})
+    )
+    assert [e.obj for e in child.events("exec_failed")] == [f"{p}/busybox" for p in places]
+    executed = child.event("exec")
+    assert executed.obj == os.path.realpath(BUSYBOX)
+    assert all(e.ts < executed.ts for e in child.events("exec_failed"))
+
+
+def test_failed_execs_that_no_rule_asks_for_are_counted(tmp_path: Path):
+    """As the rules' answer has it: by container and path."""
+    if reason := missing_bpf():
+        pytest.skip(reason)
+    path = str(tmp_path.resolve() / "missing")
+
+    def run() -> list[int]:
+        return [call("execve", path.encode(), None, None) for _ in range(5)]
+
+    watch = Watch(record=False)
+    try:
+        first, *_ = events = watch.act(run).events("exec_failed", obj=path)
+        assert len(events) == 5, "without an answer all are sent"
+        verdicts, action = watch.sensor.verdicts, int(Class.EXEC_FAILED)
+        verdicts.put(first.cgroup, first.string.id, action, Verdict.COUNT)
+        child = watch.act(run)
+        assert child.result == [-errno.ENOENT] * 5
+        assert not child.events("exec_failed")
+        counts = {(c.scope, c.obj, c.action): c.count for c in verdicts.counted()}
+        assert counts[first.cgroup, first.string.id, action] == 5
+    finally:
+        watch.close()
 
 
 def test_environment_names_and_no_value(watch: Watch):

@@ -4,6 +4,8 @@
  *   raw_calls connect32 PORT 0|1      1: through socketcall(2)
  *   raw_calls uring open PATH | rename OLD NEW | unlink PATH | mkdir PATH | rmdir PATH
  *                   | symlink TEXT PATH | link OLD NEW | connect PORT | sendmsg PORT | accept - | quiet-open PATH
+ *                   | open-old PATH | connect-unix PATH | send PORT | send-zc PORT | send-connected PORT
+ *                   | send-registered PORT | bind PORT | bind-unix PATH | listen BACKLOG | socket FAMILY TYPE
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,7 +19,10 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+enum { OP_BIND = 56, OP_LISTEN = 57 }; /* 6.11: later than many a header */
 
 #if defined(__x86_64__)
 static long call32(long number, long a, long b, long c)
@@ -126,6 +131,7 @@ static int uring(int argc, char **argv)
 	struct io_uring_sqe e = {.fd = AT_FDCWD};
 	const char *what = argv[0];
 	struct sockaddr_in to = {.sin_family = AF_INET};
+	struct sockaddr_un local = {.sun_family = AF_UNIX};
 	int error = ring_setup(), ret;
 
 	if (error) {
@@ -139,6 +145,10 @@ static int uring(int argc, char **argv)
 		e.len = 0600;
 		if (*what == 'q')
 			e.flags = IOSQE_CQE_SKIP_SUCCESS;
+	} else if (!strcmp(what, "open-old")) {
+		e.opcode = IORING_OP_OPENAT;
+		e.addr = (uintptr_t)argv[1];
+		e.open_flags = O_WRONLY;
 	} else if (!strcmp(what, "rename") || !strcmp(what, "link")) {
 		e.opcode = *what == 'r' ? IORING_OP_RENAMEAT : IORING_OP_LINKAT;
 		e.addr = (uintptr_t)argv[1];
@@ -174,6 +184,56 @@ static int uring(int argc, char **argv)
 		e.opcode = IORING_OP_SENDMSG;
 		e.fd = socket(AF_INET, SOCK_DGRAM, 0);
 		e.addr = (uintptr_t)&message;
+	} else if (!strncmp(what, "send", 4)) {
+		static char text[] = "twelve bytes";
+		int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+		to.sin_port = htons(atoi(argv[1]));
+		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		e.opcode = !strcmp(what, "send-zc") ? IORING_OP_SEND_ZC : IORING_OP_SEND;
+		e.fd = fd;
+		e.addr = (uintptr_t)text;
+		e.len = 12;
+		if (!strcmp(what, "send-registered")) {
+			if (syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_FILES, &fd, 1))
+				return 1;
+			e.fd = 0;
+			e.flags = IOSQE_FIXED_FILE;
+		}
+		if (!strcmp(what, "send-connected")) {
+			if (connect(fd, (void *)&to, sizeof(to)))
+				return 1;
+		} else {
+			e.addr2 = (uintptr_t)&to;
+			e.addr_len = sizeof(to);
+		}
+	} else if (!strcmp(what, "connect-unix") || !strcmp(what, "bind-unix")) {
+		strncpy(local.sun_path, argv[1], sizeof(local.sun_path) - 1);
+		e.opcode = *what == 'c' ? IORING_OP_CONNECT : OP_BIND;
+		e.fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		e.addr = (uintptr_t)&local;
+		e.off = sizeof(local);
+	} else if (!strcmp(what, "bind")) {
+		to.sin_port = htons(atoi(argv[1]));
+		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		e.opcode = OP_BIND;
+		e.fd = socket(AF_INET, SOCK_STREAM, 0);
+		e.addr = (uintptr_t)&to;
+		e.off = sizeof(to);
+	} else if (!strcmp(what, "listen")) {
+		socklen_t len = sizeof(to);
+
+		e.opcode = OP_LISTEN;
+		e.fd = socket(AF_INET, SOCK_STREAM, 0);
+		e.len = atoi(argv[1]);
+		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		bind(e.fd, (void *)&to, sizeof(to));
+		getsockname(e.fd, (void *)&to, &len);
+		printf("%d ", ntohs(to.sin_port));
+	} else if (!strcmp(what, "socket") && argc > 2) {
+		e.opcode = IORING_OP_SOCKET;
+		e.fd = atoi(argv[1]);
+		e.off = atoi(argv[2]);
 	} else if (!strcmp(what, "accept")) {
 		socklen_t len = sizeof(to);
 		int client = socket(AF_INET, SOCK_STREAM, 0);

@@ -10,9 +10,59 @@ import ipaddress
 import re
 from typing import Any
 
-from hullwatch.detect.language.ast import And, Check, Expr, FieldRef, Literal, Not, Or
+from hullwatch.detect.language.ast import (
+    And,
+    Check,
+    Expr,
+    FieldRef,
+    Literal,
+    Not,
+    Or,
+    Transform,
+)
 from hullwatch.detect.row import Env, Row
 from hullwatch.detect.source import Source, field_value, source_of
+from hullwatch.sensor.wire import Class
+
+
+def meets(expr: Expr, row: Row, env: Env) -> bool:
+    """Whether the event meets a rule's condition. A failed exec must do so by a check that asks."""
+    if row.event.cls != Class.EXEC_FAILED:
+        return holds(expr, row, env) is True
+    return strength(expr, row, env, True) == ASKS
+
+
+ASKS = 2
+ASKING = {"evt.res", "evt.rawres", "evt.failed", "evt.arg.res", "evt.rawarg.res", "hw.class"}
+
+
+def strength(expr: Expr, row: Row, env: Env, positive: bool) -> int:
+    """0: does not hold (or is unknown); 1: holds; 2: holds, and by a check of the result."""
+    match expr:
+        case Not(child):
+            return strength(child, row, env, not positive)
+        case And(children) | Or(children):
+            values = [strength(child, row, env, positive) for child in children]
+            if isinstance(expr, And) == positive and 0 in values:
+                return 0
+            return max(values)
+        case Check():
+            if check(expr, row, env) is not positive:
+                return 0
+            return ASKS if any(field in ASKING for field in fields_of(expr)) else 1
+    raise AssertionError(expr)
+
+
+def fields_of(expr: Check) -> list[str]:
+    found, operands = [], [expr.left, *expr.right]
+    while operands:
+        one = operands.pop()
+        if isinstance(one, FieldRef):
+            found.append(one.name if one.arg is None else f"{one.name}.{one.arg}")
+            found.append(one.name)
+        elif isinstance(one, Transform):
+            operands += one.args
+    return found
 
 
 def holds(expr: Expr, row: Row, env: Env) -> bool | None:

@@ -76,6 +76,7 @@ SOCKETS = (
 )
 CALLS = {
     Class.EXEC: ("execve", "execveat", ""),
+    Class.EXEC_FAILED: ("execve", "execveat"),
     Class.OPEN: ("open", "openat", "openat2", "creat", ""),
     Class.RENAME: ("rename", "renameat2"),
     Class.UNLINK: ("unlink", "unlinkat"),
@@ -143,6 +144,8 @@ def add_event(scene: Scene, rng: random.Random, images: list[int]) -> None:
     cls = rng.choice(list(CALLS))
     image = rng.choice(images)
     columns: dict[str, int] = {"ret": rng.choice(RESULTS)}
+    if cls == Class.EXEC_FAILED:
+        columns["ret"] = rng.choice((-errno.ENOENT, -errno.EACCES, -errno.ENOEXEC))
     obj = obj2 = 0
     name = ""
     if cls in (Class.CONNECT, Class.ACCEPT, Class.LISTEN, Class.SEND, Class.DUP, Class.SOCKET):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -188,6 +189,32 @@ def test_tree_draws_the_story(store, run):
     shell = next(line for line in out.splitlines() if "sh[100]" in line)
     curl = next(line for line in out.splitlines() if "curl[101]" in line)
     assert curl.index("curl[") > shell.index("sh[")
+
+
+def test_tree_tells_programs_that_could_not_be_run(tmp_path, run, monkeypatch):
+    """A search along PATH is one deed, and none where it ended in the program."""
+    monkeypatch.setenv("HULLWATCH_STORE", str(tmp_path))
+    b = Builder()
+    shell = b.process(60, name="sh", argv=("sh",))
+    listing = b.process(61, shell, name="ls", argv=("ls", "-l"), exepath="/bin/busybox")
+    child = b.process(62, shell, name="sh", argv=("sh",))
+    b.event("task", shell, "/bin/sh").event("fork", shell, num=listing.key)
+    for folder in ("/usr/local/bin", "/usr/bin"):
+        b.event("exec_failed", listing, f"{folder}/ls", "ls", ret=-errno.ENOENT)
+    b.event("exec", listing, "/bin/busybox").event("fork", shell, num=child.key)
+    for folder in ("/usr/local/bin", "/usr/bin", "/bin"):
+        b.event("exec_failed", child, f"{folder}/nmap", "nmap", ret=-errno.ENOENT)
+    b.event("exec_failed", child, "/tmp/payload", "./payload", ret=-errno.EACCES)
+    w = writer(tmp_path)
+    w.put_workloads([b.workloads.workload(0), b.workloads.workload(1)])
+    w.write(b.build())
+    w.close()
+    out = run("tree", "agent")
+    assert "ls[61]  ls -l" in out
+    assert "exec_failed nmap  x3" in out and "exec_failed /tmp/payload" in out
+    assert out.count("exec_failed") == 2
+    shown = run("events", "--class", "exec_failed")
+    assert "/usr/bin/ls = ENOENT" in shown and "/tmp/payload = EACCES" in shown
 
 
 def test_tree_as_json(store, run):

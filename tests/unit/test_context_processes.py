@@ -84,6 +84,23 @@ def test_events_belong_to_the_program_that_ran_at_the_time() -> None:
     assert names == ["sh", "sh", "sh", "cat /etc/passwd", "cat /etc/passwd", "sh"]
 
 
+def test_a_failed_exec_is_an_act_of_what_went_on_running() -> None:
+    s = Stream()
+    shell, child = key(10, SECOND), key(11, 2 * SECOND)
+    s.run(shell, b"sh")
+    s.event(Class.EXEC_FAILED, shell, ret=-2)
+    s.event(Class.OPEN, shell)
+    s.fork(shell, child)
+    s.event(Class.EXEC_FAILED, child, ret=-2)  # along PATH
+    s.event(Class.EXEC_FAILED, child, ret=-2)
+    s.run(child, b"ls", parent=shell)
+    slots = s.send().tolist()
+    assert [s.table.image(slot).name for slot in slots] == ["sh"] * 6 + ["ls"]
+    assert slots[0] == slots[1] == slots[2] and slots[4] == slots[5]
+    parent = s.table.image(slots[6]).parent
+    assert parent is not None and parent.name == "sh"
+
+
 def test_a_child_that_forks_before_it_does_anything_else_is_known() -> None:
     s = Stream()
     runtime, stage, child = key(10, SECOND), key(11, 2 * SECOND), key(12, 3 * SECOND)

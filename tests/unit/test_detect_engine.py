@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hullwatch.detect.engine import Engine
 from hullwatch.detect.ruleset import RuleSet, load, load_texts
 from hullwatch.detect.scene import Scene
 from hullwatch.sensor.wire import Class
-from support.rowwise import holds
+from support.rowwise import meets
 from support.scenes import random_scene
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def plain_counts(engine: Engine, enriched: object) -> Counter[str]:
     for at in range(enriched.batch.events.size):  # type: ignore[attr-defined]
         row = engine.row(enriched, at)  # type: ignore[arg-type]
         for one in engine.rules:
-            if holds(one.condition, row, engine.env):
+            if meets(one.condition, row, engine.env):
                 found[one.name] += 1
     return found
 
@@ -163,6 +164,8 @@ CHECKS = st.one_of(
             *("fd.sip.name startswith kube", "evt.arg.flags contains O_CREAT", "proc.tty != 0"),
             *("tolower(proc.name) = bash", "len(proc.cmdline) > 8", "evt.arg.res = 3"),
             *('concat(fd.rip, ":", fd.rport) = "8.8.8.8:53"', "evt.type in (openat, connect)"),
+            *("evt.type in (execve, execveat)", "hw.class = exec_failed", "evt.rawres < 0"),
+            *("evt.arg.filename startswith /etc", "toupper(evt.res) != EACCES"),
             *("fd.name startswith anyof (/etc, /dev)", "proc.cmdline contains allof (-c, id)"),
             *("fd.name = val(fd.nameraw)", "basename(fd.name) = shadow", "fd.nameraw contains ../"),
             *("hw.container.state = unknown", "thread.cap_effective contains CAP_SYS_ADMIN"),
@@ -252,6 +255,62 @@ def test_write_flag_decides() -> None:
     path, tables = scene.string("/x"), scene.tables()
     assert engine.verdict(int(Class.OPEN), False, path, 0, tables) == "count"
     assert engine.verdict(int(Class.OPEN), True, path, 0, tables) == "report"
+
+
+SPAWNED = "evt.type in (execve, execveat) and proc.name = sh"
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (SPAWNED, 0),
+        ("proc.name = sh", 0),
+        ("evt.type = execve and evt.arg.filename endswith /nc", 0),
+        (f"{SPAWNED} and evt.rawres >= 0", 0),
+        (f"{SPAWNED} and evt.res = SUCCESS", 0),
+        (f"{SPAWNED} and evt.res = ENOENT", 1),
+        (f"{SPAWNED} and evt.failed = true", 1),
+        (f"{SPAWNED} and not evt.rawres >= 0", 1),
+        (f"{SPAWNED} and evt.arg.res = ENOENT", 1),
+        (f"{SPAWNED} and tolower(evt.res) = enoent", 1),
+        ("hw.class = exec_failed and evt.arg.filename endswith /nc", 1),
+        ("evt.type = execve and hw.class != exec", 1),
+        # One way to hold asks, another does not: only the first counts.
+        (f"({SPAWNED}) or (evt.type = open and evt.failed = true)", 0),
+        (f"({SPAWNED}) or (evt.type = execve and evt.failed = true)", 1),
+        (f"{SPAWNED} and (proc.name = sh or evt.res = EACCES)", 0),
+        (f"{SPAWNED} and (proc.name = ash or evt.res = ENOENT)", 1),
+        (f"{SPAWNED} and not (proc.name = sh and evt.res != ENOENT)", 1),
+    ],
+)
+def test_failed_exec_is_seen_only_by_those_who_ask(condition: str, expected: int) -> None:
+    """Its proc.* is the caller, which has not been started by it."""
+    scene = Scene()
+    shell = scene.process("sh")
+    scene.event(
+        Class.EXEC_FAILED, shell, call="execve", obj=scene.string("/usr/bin/nc"), ret=-errno.ENOENT
+    )
+    assert matches(condition, scene) == expected
+
+
+def test_failed_execs_are_counted_unless_a_rule_asks() -> None:
+    scene = Scene()
+    path, tables = scene.string("/usr/local/bin/ls"), scene.tables()
+    failed = int(Class.EXEC_FAILED)
+
+    def verdict(condition: str) -> str:
+        return Engine(load_texts([rule(condition)])).verdict(failed, False, path, 0, tables)
+
+    assert verdict(SPAWNED) == "count"
+    assert verdict(f"{SPAWNED} and evt.failed = true") == "byproc"
+    asked = "hw.class = exec_failed and evt.arg.filename = "
+    assert verdict(f"{asked} /bin/su") == "count"
+    assert verdict(f"{asked} /usr/local/bin/ls") == "report"
+
+
+def test_a_rule_for_any_event_is_still_told_so() -> None:
+    said = [warning.message for warning in load_texts([rule("proc.name = sh")]).warnings]
+    assert any("no evt.type limits the rule" in one for one in said)
 
 
 def test_pending_container_meets_neither_rule_nor_its_negation() -> None:

@@ -114,3 +114,14 @@ def test_counts_come_back_in_words() -> None:
     cgroup = int(made.batch.events["cgroup"][0])
     kernel.grown = [Counted(cgroup, path, int(Class.OPEN), 41)]
     assert [tuple(row) for row in feedback.counts()] == [(cgroup, "open", "/etc/hosts", 41)]
+
+
+def test_a_failed_exec_is_counted_by_the_path_that_was_tried() -> None:
+    """Searches along PATH: no rule asks for them, so the kernel need not send the next."""
+    scene, kernel, feedback = stage()
+    shell, path = scene.process("sh"), scene.string("/usr/local/sbin/ls")
+    scene.event(Class.EXEC_FAILED, shell, obj=path, call="execve", ret=-2)
+    made = scene.enriched()
+    feedback.answer(made)
+    cgroup = int(made.batch.events["cgroup"][0])
+    assert kernel.held == {(cgroup, path, int(Class.EXEC_FAILED)): Verdict.COUNT}

@@ -16,7 +16,13 @@ __all__ = ["Alerts", "chain_of", "colour_of", "show_finding"]
 
 _SEEN = 10_000
 _COLOURS = {6: "bold red", 5: "bold red", 4: "red", 3: "yellow", 2: "cyan"}
-_OBJECTS = {"open": "file", "exec": "program", "connect": "connection", "dns": "name asked for"}
+_OBJECTS = {
+    "open": "file",
+    "exec": "program",
+    "exec_failed": "program asked for",
+    "connect": "connection",
+    "dns": "name asked for",
+}
 _RUNTIMES = ("runc", "crun", "youki", "containerd-shim", "conmon")
 
 

@@ -34,10 +34,30 @@ BLIND_SPOTS: tuple[BlindSpot, ...] = (
         _TRACE,
     ),
     BlindSpot(
-        "the result of file operations done through io_uring, and its opens into fixed file slots",
+        "the result of file operations done through io_uring but open, and its opens into fixed"
+        " file slots",
         "each such request at its submission, marked IO_URING and ATTEMPT",
         _LSM_MEND,
         _TRACE,
+    ),
+    BlindSpot(
+        "the result of messages sent through io_uring; where the socket is a registered file, its"
+        " kind, and messages that carry no address",
+        "each other message at its submission, with its address, marked IO_URING and ATTEMPT",
+        "forbid io_uring in the container's seccomp profile",
+        _BOTH,
+    ),
+    BlindSpot(
+        "the address of a bind through io_uring that failed",
+        "the bind and its error, marked IO_URING and UNREADABLE",
+        "nothing to do: the socket is not bound",
+        _BOTH,
+    ),
+    BlindSpot(
+        "connections that one multishot accept of io_uring takes",
+        "the listen with its address",
+        "forbid io_uring in the container's seccomp profile",
+        _BOTH,
     ),
     BlindSpot(
         "the number of the fd and the result of a successful open",

@@ -215,6 +215,8 @@ def _event(scene: Scene, image: int, given: dict[str, Any]) -> None:
                 f"unknown key '{key}' of an event. {did_you_mean(key, _SETTERS)}".strip()
             )
         setter(scene, cls, made, value)
+    if cls == Class.EXEC and made.get("ret", 0) < 0:
+        cls = int(Class.EXEC_FAILED)
     if cls == Class.OPEN and "ret" not in made:
         made["ret"] = 3
     if cls in (

@@ -24,6 +24,7 @@ from hullwatch.detect.language.ast import (
     Or,
 )
 from hullwatch.detect.operators import Test, check_operator, compare, parse_value, test_of
+from hullwatch.detect.results import FAILED_NAME, asking
 from hullwatch.detect.row import Env, Event
 from hullwatch.detect.source import Source, pair, source_of
 from hullwatch.detect.tree import ALWAYS, NEVER, Tree, both, either, literal
@@ -55,7 +56,16 @@ class Program:
     def compile(self, condition: Expr) -> tuple[Tree, Notes]:
         """The tree of an expanded condition; raises RuleError with the place."""
         notes = Notes()
-        return self._expr(condition, True, notes), notes
+        tree = self._expr(condition, True, notes)
+        asked = asking(condition)
+        if asked is condition:
+            return tree, notes
+        # See results.py. The predicate is ours, so the rule's notes do not name it.
+        failed = Check(FieldRef("hw.class"), "=", (Literal(FAILED_NAME),))
+        tree = both([tree, self._expr(failed, False, Notes())])
+        if asked is not None:
+            tree = either([tree, self._expr(asked, True, Notes())])
+        return tree, notes
 
     def _expr(self, expr: Expr, positive: bool, notes: Notes) -> Tree:
         match expr:

@@ -18,6 +18,7 @@ from hullwatch.detect.language.expand import Expander
 from hullwatch.detect.language.grammar import parse
 from hullwatch.detect.output import Output, read_output
 from hullwatch.detect.program import Program
+from hullwatch.detect.results import FAILED
 from hullwatch.detect.source import Source
 from hullwatch.detect.tree import NEVER, Tree
 
@@ -169,7 +170,7 @@ def _compile(definition: RuleDef, expander: Expander, result: RuleSet) -> Rule:
             ),
             definition.place,
         )
-    elif len(classes) == len(ALL) and definition.warn_evttypes:
+    elif ALL - {FAILED} <= set(classes) and definition.warn_evttypes:
         said = "no evt.type limits the rule, so it is asked about every event"
         result.warnings.append(Warning_(definition.place, item, said))
     meaning = "\0".join((show(condition), definition.output, definition.priority))

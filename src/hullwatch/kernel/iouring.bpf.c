@@ -1,24 +1,34 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * io_uring runs file and socket operations without system calls. Opens, connects and accepts are
- * taken at their completion, where the fd is known; operations on names at their submission. Where
- * a request asks for no completion, its submission is all there is, and is reported as an attempt.
+ * io_uring runs file and socket operations without system calls. Opens, connects, binds, listens,
+ * accepts and new sockets are taken at their completion, where the result is known; messages and
+ * operations on names at their submission, as attempts: their address or name is let go of before
+ * they complete. Where a request asks for no completion, its submission is all there is.
  * The tracepoints changed shape over time: the loader picks the program that fits.
  */
 #include "syscall.h"
 
+/* What a request carries (io_uring/net.c, openclose.c, fs.c) lies at the start of struct io_kiocb. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct io_open { int dfd; u32 file_slot; struct filename *filename; };
+struct open_how { u64 flags; };
+struct io_open { int dfd; u32 file_slot; struct filename *filename; struct open_how how; };
 struct io_rename { int old_dfd, new_dfd; struct filename *oldpath, *newpath; int flags; };
 struct io_unlink { int dfd, flags; struct filename *filename; };
 struct io_mkdir { int dfd; u16 mode; struct filename *filename; };
-struct io_sr_msg { void *umsg; int msg_flags; };
 struct io_link { int old_dfd, new_dfd; struct filename *oldpath, *newpath; int flags; };
+struct io_connect { void *addr; int addr_len; };
+struct io_socket { int domain, type, protocol; };		       /* 5.19 */
+struct io_listen { int backlog; };				       /* 6.11 */
+struct io_sr_msg { void *umsg; int msg_flags; u16 addr_len; void *addr; }; /* addr: 6.1 to 6.14 */
+struct msghdr { void *msg_name; int msg_namelen; };
+struct io_async_msghdr { struct msghdr msg; };
 #pragma clang attribute pop
 
 /* include/uapi/linux/io_uring.h, enum io_uring_op: values are ABI. */
-enum { IO_SENDMSG = 9, IO_SENDMSG_ZC = 48, IO_ACCEPT = 13, IO_CONNECT = 16, IO_OPENAT = 18, IO_OPENAT2 = 28, IO_RENAMEAT = 35, IO_UNLINKAT = 36,
-       IO_MKDIRAT = 37, IO_SYMLINKAT = 38, IO_LINKAT = 39 };
+enum { IO_SENDMSG = 9, IO_ACCEPT = 13, IO_CONNECT = 16, IO_OPENAT = 18, IO_SEND = 26, IO_OPENAT2 = 28,
+       IO_RENAMEAT = 35, IO_UNLINKAT = 36, IO_MKDIRAT = 37, IO_SYMLINKAT = 38, IO_LINKAT = 39,
+       IO_SOCKET = 45, IO_SEND_ZC = 47, IO_SENDMSG_ZC = 48, IO_BIND = 56, IO_LISTEN = 57 };
+enum io_uring_op { IORING_OP_BIND = IO_BIND }; /* 6.11 */
 
 HOT u32 name_path(int dfd, struct filename *name, u32 cls, u64 cgroup)
 {
@@ -26,34 +36,108 @@ HOT u32 name_path(int dfd, struct filename *name, u32 cls, u64 cgroup)
 }
 
 /*
- * A message with an address: a datagram, or a stream opened by its first send. The socket is not yet
- * looked up here, so of it only the address family is told.
+ * Where a message is to go. Since 6.10 the kernel has its copy when a request is submitted, of which
+ * the caller's can no longer differ; 6.11 is the first that can be told by its types.
  */
-__noinline int submitted_message(u64 req_address)
+HOT u64 destination(struct io_kiocb *req, bool single, u32 *len)
 {
-	struct io_sr_msg *m = (void *)req_address;
-	u32 len = 0, flags = BPF_CORE_READ(m, msg_flags);
+	struct io_sr_msg *m = (void *)req;
+
+	if (bpf_core_enum_value_exists(enum io_uring_op, IORING_OP_BIND) &&
+	    bpf_core_field_exists(struct io_async_msghdr, msg)) {
+		struct io_async_msghdr *copy = BPF_CORE_READ(req, async_data);
+
+		*len = (u32)BPF_CORE_READ(copy, msg.msg_namelen) | IN_KERNEL;
+		return (u64)BPF_CORE_READ(copy, msg.msg_name);
+	}
+	if (!single)
+		return message_name((u64)BPF_CORE_READ(m, umsg), false, len);
+	if (!bpf_core_field_exists(m->addr))
+		return 0;
+	*len = BPF_CORE_READ(m, addr_len);
+	return (u64)BPF_CORE_READ(m, addr);
+}
+
+/* The socket of a request that is not yet running; NULL where it is a registered file. */
+HOT struct sock *sock_asked(struct io_kiocb *req, u32 *type)
+{
+	if (!bpf_core_field_exists(req->cqe) || BPF_CORE_READ(req, flags) & 1) /* REQ_F_FIXED_FILE */
+		return NULL;
+	return sock_of(BPF_CORE_READ(req, cqe.fd), type);
+}
+
+/*
+ * A datagram, or a stream opened by its first send. Of a registered file, which is not looked up
+ * yet, only the address family is told, and nothing where the message has no address.
+ */
+__noinline int submitted_message(u64 req_address, u32 single)
+{
+	struct io_kiocb *req = (void *)req_address;
+	u32 len = 0, type = 0, fast_open = BPF_CORE_READ((struct io_sr_msg *)req, msg_flags) & MSG_FASTOPEN;
+	u64 name = destination(req, single, &len);
+	struct sock *sk = sock_asked(req, &type);
 	struct hw_event e;
-	u64 name, at;
 	u16 family = 0;
 	struct who w;
 	int how;
 
-	at = (u64)BPF_CORE_READ(m, umsg);
-	name = message_name(at, false, &len);
-	if (!name || len < 2 || bpf_probe_read_user(&family, sizeof(family), (void *)name) || !is_inet(family))
+	if (name && read_given(&family, sizeof(family), name, len & IN_KERNEL))
+		return 0;
+	if (sk)
+		family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (!is_inet(family) || (type == SOCK_STREAM && !fast_open))
 		return 0;
 	current_who(&w);
-	if (flags & MSG_FASTOPEN)
-		event_fill(&e, &w, HW_CONNECT, HW_OP_sendmsg);
-	else
-		event_fill(&e, &w, HW_SEND, HW_OP_sendmsg);
-	e.marks = HW_M_IO_URING | HW_M_ATTEMPT | HW_M_RAW_PATH;
+	event_fill(&e, &w, fast_open ? HW_CONNECT : HW_SEND, single ? HW_OP_sendto : HW_OP_sendmsg);
+	e.marks = HW_M_IO_URING | HW_M_ATTEMPT;
 	e.flags = (u32)family << 16;
-	e.obj = user_end(name, len, e.cls, w.cgroup);
+	if (sk) {
+		e.flags = sock_flags(sk, type);
+		e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
+		if (fast_open)
+			own_socket(cookie_of(sk), 0);
+	}
+	if (name) {
+		e.marks |= HW_M_RAW_PATH;
+		e.obj = user_end(name, len, e.cls, w.cgroup);
+	} else {
+		e.obj = sock_end((u64)sk, REMOTE | WITH_PORT, e.cls, w.cgroup);
+	}
 	how = asked(&w, &e, e.cls);
-	if (how)
-		report(&e, HAS_OBJECT | how);
+	if (!how)
+		return 0;
+	report(&e, HAS_OBJECT | how);
+	return 0;
+}
+
+/* Opens under way, by request: one that fails has let go of its name before it completes. */
+struct opening { u32 obj, flags; };
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, struct opening);
+} openings SEC(".maps");
+
+__noinline int submitted_open(u64 req_address)
+{
+	struct io_open *o = (void *)req_address;
+	struct opening opening = {};
+	struct hw_event e;
+	struct who w;
+
+	current_who(&w);
+	event_fill(&e, &w, HW_IO_URING, 0);
+	e.marks = HW_M_IO_URING | HW_M_ATTEMPT | HW_M_RAW_PATH;
+	e.num = BPF_CORE_READ((struct io_kiocb *)o, opcode);
+	opening.obj = name_path(BPF_CORE_READ(o, dfd), BPF_CORE_READ(o, filename), HW_IO_URING, w.cgroup);
+	opening.flags = BPF_CORE_READ(o, how.flags);
+	bpf_map_update_elem(&openings, &req_address, &opening, BPF_ANY);
+	if (opening.obj != SHED)
+		e.obj = opening.obj;
+	if (!e.obj)
+		e.marks |= HW_M_STR_LOST;
+	send_vital(&e);
 	return 0;
 }
 
@@ -64,28 +148,27 @@ HOT void submitted(u64 req_address)
 	struct hw_event e;
 	struct who w;
 
-	if (opcode == IO_SENDMSG || opcode == IO_SENDMSG_ZC) {
+	switch (opcode) {
+	case IO_SEND:
+	case IO_SEND_ZC:
+	case IO_SENDMSG:
+	case IO_SENDMSG_ZC:
 		if (!is_own())
-			submitted_message(req_address);
+			submitted_message(req_address, opcode == IO_SEND || opcode == IO_SEND_ZC);
+		return;
+	case IO_OPENAT:
+	case IO_OPENAT2:
+		if (!is_own())
+			submitted_open(req_address);
 		return;
 	}
-	if (opcode != IO_OPENAT && opcode != IO_OPENAT2 && (opcode < IO_RENAMEAT || opcode > IO_LINKAT))
+	if (opcode < IO_RENAMEAT || opcode > IO_LINKAT || is_own())
 		return;
-	if (is_own())
+	if (fixed.lsm_tier) /* the path hooks see these */
 		return;
 	current_who(&w);
-	event_fill(&e, &w, HW_IO_URING, 0);
+	event_fill(&e, &w, HW_NONE, 0);
 	e.marks = HW_M_IO_URING | HW_M_ATTEMPT | HW_M_RAW_PATH;
-	e.num = opcode;
-	if (opcode == IO_OPENAT || opcode == IO_OPENAT2) {
-		struct io_open *o = (void *)req;
-
-		e.obj = name_path(BPF_CORE_READ(o, dfd), BPF_CORE_READ(o, filename), HW_IO_URING, w.cgroup);
-		send_vital(&e);
-		return;
-	}
-	if (fixed.lsm_tier) /* the path hooks see the rest */
-		return;
 	if (opcode == IO_RENAMEAT) {
 		struct io_rename *r = (void *)req;
 
@@ -128,30 +211,66 @@ HOT void submitted(u64 req_address)
 	report(&e, HAS_OBJECT | AS_BULK);
 }
 
-__noinline int completed_socket(u64 file_address, u32 accept, s32 res)
+__noinline int completed_use(u64 req_address, u64 file_address, u32 opcode, s32 res)
 {
+	struct io_kiocb *req = (void *)req_address;
 	struct file *file = (void *)file_address;
-	struct socket *socket = BPF_CORE_READ(file, private_data);
-	struct sock *sk = BPF_CORE_READ(socket, sk);
+	struct use u = { .ret = res, .marks = HW_M_IO_URING };
+	struct socket *socket;
+
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	u.sock = (u64)BPF_CORE_READ(socket, sk);
+	u.type = (u16)BPF_CORE_READ(socket, type);
+	if (!u.sock)
+		return 0;
+	if (opcode == IO_CONNECT) {
+		u.cls = HW_CONNECT;
+		u.op = HW_OP_connect;
+		u.name = (u64)BPF_CORE_READ((struct io_connect *)req, addr);
+		u.name_len = (u32)BPF_CORE_READ((struct io_connect *)req, addr_len) & ~IN_KERNEL;
+	} else if (opcode == IO_ACCEPT) {
+		u.cls = HW_ACCEPT;
+		u.op = HW_OP_accept4;
+	} else if (opcode == IO_BIND) {
+		u.cls = HW_BIND;
+		u.op = HW_OP_bind;
+		/* No name: where the kernel copies it to differs between kernels of one type. */
+	} else if (opcode == IO_LISTEN && bpf_core_type_exists(struct io_listen)) {
+		u.cls = HW_LISTEN;
+		u.op = HW_OP_listen;
+		u.num = BPF_CORE_READ((struct io_listen *)req, backlog);
+	} else {
+		return 0;
+	}
+	used(&u);
+	return 0;
+}
+
+/* Apart from opened(): the verifier adds up the stacks of what calls each other, to 512 bytes. */
+__noinline int open_ended(u64 req_address, u32 op, s32 res)
+{
+	struct opening *known = bpf_map_lookup_elem(&openings, &req_address), opening;
 	struct hw_event e;
 	struct who w;
 	int how;
 
-	if (!sk || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
+	if (!known)
+		return 0;
+	opening = *known;
+	bpf_map_delete_elem(&openings, &req_address);
+	if (res >= 0)
 		return 0;
 	current_who(&w);
-	event_fill(&e, &w, accept ? HW_ACCEPT : HW_CONNECT, accept ? HW_OP_accept4 : HW_OP_connect);
-	e.marks = HW_M_IO_URING;
+	event_fill(&e, &w, HW_OPEN, op);
 	e.ret = res;
-	e.flags = sock_flags(sk, (u16)BPF_CORE_READ(socket, type));
-	own_socket(cookie_of(sk), accept);
-	e.port = accept ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
-			: BPF_CORE_READ(sk, __sk_common.skc_num);
-	e.obj = sock_end((u64)sk, WITH_PORT | (accept ? 0 : REMOTE), e.cls, w.cgroup);
-	how = asked(&w, &e, e.cls);
+	e.flags = opening.flags;
+	e.marks = HW_M_IO_URING | HW_M_RAW_PATH;
+	e.obj = opening.obj;
+	how = asked(&w, &e, HW_OPEN | (e.flags & O_ACCMODE ? HW_ACTION_WRITE : 0));
 	if (!how)
 		return 0;
-	e.obj2 = sock_end((u64)sk, accept ? REMOTE : 0, e.cls, w.cgroup);
 	report(&e, HAS_OBJECT | how);
 	return 0;
 }
@@ -159,6 +278,7 @@ __noinline int completed_socket(u64 file_address, u32 accept, s32 res)
 HOT void completed(u64 req_address, s32 res)
 {
 	struct io_kiocb *req = (void *)req_address;
+	struct io_socket *made = (void *)req;
 	struct file *file;
 	u8 opcode;
 
@@ -167,22 +287,32 @@ HOT void completed(u64 req_address, s32 res)
 	opcode = BPF_CORE_READ(req, opcode);
 	if (opcode == IO_RENAMEAT)
 		directories_moved();
-	if (opcode != IO_OPENAT && opcode != IO_OPENAT2 && opcode != IO_CONNECT && opcode != IO_ACCEPT)
-		return;
-	if (is_own())
-		return;
-	if (opcode == IO_CONNECT || opcode == IO_ACCEPT) {
+	switch (opcode) {
+	case IO_ACCEPT:
+	case IO_CONNECT:
+	case IO_BIND:
+	case IO_LISTEN:
+		if (is_own() || (opcode == IO_ACCEPT && res < 0))
+			return;
 		file = opcode == IO_ACCEPT ? file_of(res) : BPF_CORE_READ(req, file);
-		if (file && (opcode == IO_CONNECT || res >= 0))
-			completed_socket((u64)file, opcode == IO_ACCEPT, res);
+		if (file)
+			completed_use(req_address, (u64)file, opcode, res);
 		return;
+	case IO_SOCKET:
+		if (!is_own() && bpf_core_type_exists(struct io_socket))
+			made_socket(HW_OP_socket | HW_M_IO_URING << 16, res, BPF_CORE_READ(made, domain),
+				    BPF_CORE_READ(made, type), BPF_CORE_READ(made, protocol));
+		return;
+	case IO_OPENAT:
+	case IO_OPENAT2:
+		if (is_own())
+			return;
+		open_ended(req_address, opcode == IO_OPENAT ? HW_OP_openat : HW_OP_openat2, res);
+		file = res < 0 || fixed.lsm_tier ? NULL : file_of(res);
+		if (file)
+			opened((u64)file, (opcode == IO_OPENAT ? HW_OP_openat : HW_OP_openat2) | HW_M_IO_URING << 16,
+			       res, BPF_CORE_READ(file, f_flags), 0);
 	}
-	if (res < 0 || fixed.lsm_tier)
-		return;
-	file = file_of(res);
-	if (file)
-		opened((u64)file, (opcode == IO_OPENAT ? HW_OP_openat : HW_OP_openat2) | HW_M_IO_URING << 16, res,
-		       BPF_CORE_READ(file, f_flags), 0);
 }
 
 SEC("tp_btf/io_uring_submit_req") /* 6.4 and later */

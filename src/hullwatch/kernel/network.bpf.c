@@ -2,53 +2,80 @@
 /* Network, as programs ask for it: socket, connect, bind, listen, accept, datagrams, dup. */
 #include "socket.h"
 
+/* What connect, bind, listen and accept have in common. */
+struct use {
+	u64 sock;
+	u64 name; /* the address that the caller gave to connect or bind */
+	u32 name_len;
+	u32 type, num;
+	s32 ret;
+	u16 cls, op, marks, pad;
+};
+
+__noinline int used(struct use *u)
+{
+	bool inet, known = true;
+	struct hw_event e;
+	struct sock *sk;
+	struct who w;
+	int how;
+
+	if (!u)
+		return 0;
+	sk = (void *)u->sock;
+	current_who(&w);
+	event_fill(&e, &w, u->cls, u->op);
+	e.ret = u->ret;
+	e.marks = u->marks;
+	e.num = u->num;
+	e.flags = sock_flags(sk, u->type);
+	inet = is_inet(e.flags >> 16);
+	/* What the caller gave is believed only where the kernel has made nothing of it. */
+	if (e.cls == HW_CONNECT || e.cls == HW_BIND)
+		known = (e.ret == 0 || e.ret == -EINPROGRESS) &&
+			(!inet		    ? !u->name
+			 : e.cls == HW_BIND ? BPF_CORE_READ(sk, __sk_common.skc_num) != 0
+					    : BPF_CORE_READ(sk, __sk_common.skc_dport) != 0);
+	if (known) {
+		e.obj = sock_end(u->sock, WITH_PORT | (e.cls == HW_CONNECT ? REMOTE : 0), e.cls, w.cgroup);
+	} else {
+		if (inet && u->name)
+			e.marks |= HW_M_RAW_PATH;
+		e.obj = user_end(u->name, u->name_len, e.cls, w.cgroup);
+		if (!e.obj)
+			e.marks |= HW_M_UNREADABLE;
+	}
+	inet = inet && (e.cls == HW_CONNECT || e.cls == HW_ACCEPT);
+	if (inet) {
+		own_socket(cookie_of(sk), e.cls == HW_ACCEPT);
+		e.port = e.cls == HW_ACCEPT ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
+					    : BPF_CORE_READ(sk, __sk_common.skc_num);
+	}
+	how = asked(&w, &e, e.cls);
+	if (!how)
+		return 0;
+	if (inet && e.obj != SHED)
+		e.obj2 = sock_end(u->sock, e.cls == HW_ACCEPT ? REMOTE : 0, e.cls, w.cgroup);
+	report(&e, (known ? HAS_OBJECT : 0) | how);
+	return 0;
+}
+
 /* connect and bind: an address given by the caller, checked against what the kernel made of it. */
 SEC("tp_btf/sys_exit")
 int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 {
+	struct use u = { .ret = ret };
 	bool compat;
-	u16 marks, op = call_start(regs, &compat, &marks);
-	u32 type = 0, family;
-	struct hw_event e;
-	struct sock *sk;
-	struct who w;
-	bool known;
-	u16 cls;
-	int how;
 
-	if (!op)
+	u.op = call_start(regs, &compat, &u.marks);
+	if (!u.op)
 		return 0;
-	cls = op == HW_OP_bind ? HW_BIND : HW_CONNECT;
-	sk = sock_of(sock_arg(regs, 0, compat), &type);
-	if (!sk)
-		return 0;
-	current_who(&w);
-	event_fill(&e, &w, cls, op);
-	e.ret = ret;
-	e.marks = marks;
-	e.flags = sock_flags(sk, type);
-	family = e.flags >> 16;
-	known = is_inet(family) && (ret == 0 || ret == -EINPROGRESS) &&
-		(cls == HW_BIND ? BPF_CORE_READ(sk, __sk_common.skc_num) : BPF_CORE_READ(sk, __sk_common.skc_dport));
-	if (known) {
-		e.obj = sock_end((u64)sk, WITH_PORT | (cls == HW_CONNECT ? REMOTE : 0), cls, w.cgroup);
-	} else {
-		if (is_inet(family))
-			e.marks |= HW_M_RAW_PATH;
-		e.obj = user_end(sock_arg(regs, 1, compat), sock_arg(regs, 2, compat), cls, w.cgroup);
-		if (!e.obj)
-			e.marks |= HW_M_UNREADABLE;
-	}
-	if (cls == HW_CONNECT && is_inet(family)) {
-		own_socket(cookie_of(sk), 0);
-		e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	}
-	how = asked(&w, &e, cls);
-	if (!how)
-		return 0;
-	if (cls == HW_CONNECT && is_inet(family) && e.obj != SHED)
-		e.obj2 = sock_end((u64)sk, 0, cls, w.cgroup);
-	report(&e, (known ? HAS_OBJECT : 0) | how);
+	u.cls = u.op == HW_OP_bind ? HW_BIND : HW_CONNECT;
+	u.sock = (u64)sock_of(sock_arg(regs, 0, compat), &u.type);
+	u.name = sock_arg(regs, 1, compat);
+	u.name_len = sock_arg(regs, 2, compat) & ~IN_KERNEL;
+	if (u.sock)
+		used(&u);
 	return 0;
 }
 
@@ -56,69 +83,52 @@ int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 SEC("tp_btf/sys_exit")
 int BPF_PROG(exit_sock, struct pt_regs *regs, long ret)
 {
+	struct use u = { .ret = ret };
 	bool compat;
-	u16 marks, op = call_start(regs, &compat, &marks);
-	struct hw_event e;
-	struct sock *sk;
-	struct who w;
-	u32 type = 0;
-	u16 cls;
-	int how;
 
-	if (!op)
+	u.op = call_start(regs, &compat, &u.marks);
+	if (!u.op)
 		return 0;
-	cls = op == HW_OP_listen ? HW_LISTEN : HW_ACCEPT;
-	if (cls == HW_ACCEPT && ret < 0)
+	u.cls = u.op == HW_OP_listen ? HW_LISTEN : HW_ACCEPT;
+	if (u.cls == HW_ACCEPT && ret < 0)
 		return 0;
-	sk = sock_of(cls == HW_LISTEN ? (int)sock_arg(regs, 0, compat) : (int)ret, &type);
-	if (!sk)
-		return 0;
-	current_who(&w);
-	event_fill(&e, &w, cls, op);
-	e.ret = ret;
-	e.marks = marks;
-	e.flags = sock_flags(sk, type);
-	if (cls == HW_LISTEN)
-		e.num = (u32)sock_arg(regs, 1, compat);
-	e.obj = sock_end((u64)sk, WITH_PORT, cls, w.cgroup);
-	if (cls == HW_ACCEPT && is_inet(e.flags >> 16)) {
-		own_socket(cookie_of(sk), 1);
-		e.port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
-	}
-	how = asked(&w, &e, cls);
-	if (!how)
-		return 0;
-	if (cls == HW_ACCEPT && is_inet(e.flags >> 16) && e.obj != SHED)
-		e.obj2 = sock_end((u64)sk, REMOTE, cls, w.cgroup);
-	report(&e, HAS_OBJECT | how);
+	u.sock = (u64)sock_of(u.cls == HW_LISTEN ? (int)sock_arg(regs, 0, compat) : (int)ret, &u.type);
+	if (u.cls == HW_LISTEN)
+		u.num = sock_arg(regs, 1, compat);
+	if (u.sock)
+		used(&u);
 	return 0;
 }
 
 /* Unusual sockets only (raw, packet, vsock, alg ...): the others show when they are used. */
+__noinline int made_socket(u32 op_marks, s32 ret, u32 family, u32 type, u32 protocol)
+{
+	struct hw_event e;
+	struct who w;
+
+	type &= 0xff;
+	if (!settings.record_mode &&
+	    (family == AF_UNIX || family == 16 || (is_inet(family) && type <= SOCK_DGRAM)))
+		return 0;
+	current_who(&w);
+	event_fill(&e, &w, HW_SOCKET, op_marks & 0xffff);
+	e.ret = ret;
+	e.marks = op_marks >> 16;
+	e.num = protocol;
+	e.flags = family << 16 | type << 8 | (protocol & 0xff);
+	report(&e, AS_BULK);
+	return 0;
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(exit_socket, struct pt_regs *regs, long ret)
 {
 	bool compat;
 	u16 marks, op = call_start(regs, &compat, &marks);
-	u32 family, type, protocol;
-	struct hw_event e;
-	struct who w;
 
-	if (!op)
-		return 0;
-	family = sock_arg(regs, 0, compat);
-	type = sock_arg(regs, 1, compat) & 0xff;
-	protocol = sock_arg(regs, 2, compat);
-	if (!settings.record_mode &&
-	    (family == AF_UNIX || family == 16 || (is_inet(family) && type <= SOCK_DGRAM)))
-		return 0;
-	current_who(&w);
-	event_fill(&e, &w, HW_SOCKET, op);
-	e.ret = ret;
-	e.marks = marks;
-	e.num = protocol;
-	e.flags = family << 16 | type << 8 | (protocol & 0xff);
-	report(&e, AS_BULK);
+	if (op)
+		made_socket(op | (u32)marks << 16, ret, sock_arg(regs, 0, compat), sock_arg(regs, 1, compat),
+			    sock_arg(regs, 2, compat));
 	return 0;
 }
 
@@ -180,7 +190,7 @@ HOT u64 message_name(u64 message, bool compat, u32 *len)
 	u64 head[2] = {};
 
 	bpf_probe_read_user(head, sizeof(head), (void *)message);
-	*len = compat ? head[0] >> 32 : head[1];
+	*len = (compat ? head[0] >> 32 : head[1]) & ~IN_KERNEL;
 	return compat ? (u32)head[0] : head[0];
 }
 
@@ -232,7 +242,7 @@ int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
 		/* send(2): no address, and no argument where it would be */
 	} else if (op == HW_OP_sendto) {
 		name = sock_arg(regs, 4, compat);
-		name_len = sock_arg(regs, 5, compat);
+		name_len = sock_arg(regs, 5, compat) & ~IN_KERNEL;
 	} else {
 		name = message_name(sock_arg(regs, 1, compat), compat, &name_len);
 	}

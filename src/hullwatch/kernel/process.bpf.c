@@ -333,6 +333,59 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	return 0;
 }
 
+#define AT_EMPTY_PATH 0x1000
+#define ERESTARTSYS 512 /* this and above never reach the caller: the call is made once more */
+
+/* An exec that failed; one that succeeded has been told above. */
+SEC("tp_btf/sys_exit")
+int BPF_PROG(exit_exec, struct pt_regs *regs, long ret)
+{
+	struct file *file = NULL;
+	int dfd = AT_FDCWD;
+	struct hw_event e;
+	u16 marks, op;
+	struct who w;
+	int how;
+	bool compat, readable;
+	u8 first = 0;
+	u64 text;
+
+	if (ret >= 0 || ret <= -ERESTARTSYS)
+		return 0;
+	op = call_start(regs, &compat, &marks);
+	if (!op)
+		return 0;
+	current_who(&w);
+	event_fill(&e, &w, HW_EXEC_FAILED, op);
+	e.ret = ret;
+	e.marks = marks;
+	text = call_arg(regs, 0, compat);
+	if (op == HW_OP_execveat) {
+		dfd = text;
+		text = call_arg(regs, 1, compat);
+		e.flags = call_arg(regs, 4, compat);
+	}
+	/* Where the new program's memory was in place already, the text is gone with the old one's. */
+	readable = !bpf_probe_read_user(&first, 1, (void *)text);
+	if (!readable)
+		e.marks |= HW_M_UNREADABLE;
+	else if (!first && e.flags & AT_EMPTY_PATH)
+		file = file_of(dfd); /* the program is the fd itself */
+	if (file) {
+		e.obj = path_of_file(file, BULK_STRING, HW_EXEC_FAILED, w.cgroup);
+	} else {
+		e.marks |= HW_M_RAW_PATH;
+		e.obj = joined_path(dfd, text, 0, HW_EXEC_FAILED, w.cgroup);
+	}
+	how = asked(&w, &e, HW_EXEC_FAILED);
+	if (!how)
+		return 0;
+	if (!file && e.obj != SHED)
+		e.obj2 = user_text(text, HW_S_RAW | BULK_STRING, HW_EXEC_FAILED, w.cgroup);
+	report(&e, (readable ? HAS_OBJECT : 0) | how);
+	return 0;
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {

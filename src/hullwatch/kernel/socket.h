@@ -136,9 +136,17 @@ __noinline u32 sock_end(u64 sock, u32 what, u32 cls, u64 cgroup)
 	return id;
 }
 
+#define IN_KERNEL (1u << 31) /* in the length of a sockaddr: the kernel's copy of it */
+
+HOT long read_given(void *to, u32 size, u64 from, bool in_kernel)
+{
+	return in_kernel ? bpf_probe_read_kernel(to, size, (void *)from) : bpf_probe_read_user(to, size, (void *)from);
+}
+
 /* Id of a sockaddr of the caller; 0 if it could not be read. */
 __noinline u32 user_end(u64 from, u32 len, u32 cls, u64 cgroup)
 {
+	bool in_kernel = len & IN_KERNEL;
 	struct scratch *s;
 	struct hw_addr *addr;
 	u8 raw[28] = {};
@@ -146,7 +154,8 @@ __noinline u32 user_end(u64 from, u32 len, u32 cls, u64 cgroup)
 	u32 used = 4, id;
 	long n;
 
-	if (!from || len < 2 || bpf_probe_read_user(&family, 2, (void *)from))
+	len &= ~IN_KERNEL;
+	if (!from || len < 2 || read_given(&family, 2, from, in_kernel))
 		return 0;
 	s = scratch_get(cls, cgroup);
 	if (!s)
@@ -155,23 +164,24 @@ __noinline u32 user_end(u64 from, u32 len, u32 cls, u64 cgroup)
 	__builtin_memset(addr, 0, sizeof(*addr));
 	addr->family = family;
 	if (family == AF_INET) {
-		bpf_probe_read_user(raw, 16, (void *)from);
+		read_given(raw, 16, from, in_kernel);
 		used = addr_v4(addr, *(u32 *)(raw + 4), bpf_ntohs(*(u16 *)(raw + 2)));
 	} else if (family == AF_INET6) {
-		bpf_probe_read_user(raw, 28, (void *)from);
+		read_given(raw, 28, from, in_kernel);
 		used = addr_v6(addr, raw + 8, bpf_ntohs(*(u16 *)(raw + 2)));
 	} else if (family == AF_UNIX && len > 2) {
-		bpf_probe_read_user(raw, 1, (void *)from + 2);
+		read_given(raw, 1, from + 2, in_kernel);
 		if (!raw[0]) { /* abstract: every byte counts */
 			len -= 2;
 			if (len > sizeof(addr->addr))
 				len = sizeof(addr->addr);
 			FRESH(len);
 			if (len <= sizeof(addr->addr) &&
-			    !bpf_probe_read_user(addr->addr, len, (void *)from + 2))
+			    !read_given(addr->addr, len, from + 2, in_kernel))
 				used = 4 + len;
 		} else {
-			n = bpf_probe_read_user_str(addr->addr, sizeof(addr->addr), (void *)from + 2);
+			n = in_kernel ? bpf_probe_read_kernel_str(addr->addr, sizeof(addr->addr), (void *)from + 2)
+				      : bpf_probe_read_user_str(addr->addr, sizeof(addr->addr), (void *)from + 2);
 			if (n > 1 && n <= sizeof(addr->addr))
 				used = 4 + n - 1;
 		}

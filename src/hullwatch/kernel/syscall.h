@@ -12,7 +12,6 @@
 
 #define NATIVE_CALLS 512
 #define SOCKETCALLS 32
-#define NO_HANDLER 0xffff
 
 struct call { u16 op; u16 handler; };
 struct {
@@ -125,7 +124,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
 	struct call *call = call_of(regs, is_compat());
 
-	if (call && call->op && call->handler != NO_HANDLER)
+	if (call && call->op)
 		bpf_tail_call(ctx, &handlers, call->handler);
 	return 0;
 }

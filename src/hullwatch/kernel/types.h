@@ -168,7 +168,8 @@ struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer;
 struct socket { short type; struct file *file; struct sock *sk; };
 
 struct filename { const char *name; };
-struct io_kiocb { struct file *file; u8 opcode; };
+struct io_cqe { int fd; };	/* 5.19 */
+struct io_kiocb { struct file *file; u8 opcode; u32 flags; struct io_cqe cqe; void *async_data; };
 struct io_uring_cqe { s32 res; };
 
 #if defined(__TARGET_ARCH_x86)

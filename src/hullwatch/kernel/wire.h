@@ -16,6 +16,7 @@ enum hw_class {
 	HW_FORK = 2,
 	HW_EXIT = 3,
 	HW_TASK = 4, /* a process that was there before the sensor */
+	HW_EXEC_FAILED = 5, /* the caller goes on as what it was */
 	/* file */
 	HW_OPEN = 10,
 	HW_RENAME = 11,

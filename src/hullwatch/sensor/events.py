@@ -49,6 +49,17 @@ CLASSES: dict[int, EventClass] = {
         EventClass(Class.EXIT, "exit", V, "", "", "lifetime ns", "", "wait status", 1007),
         EventClass(Class.TASK, "task", V, "exe path", "argv", "exe inode", "exec id", "", 1007),
         EventClass(
+            Class.EXEC_FAILED,
+            "exec_failed",
+            B,
+            "path",
+            "caller's text",
+            "",
+            "",
+            "execveat flags",
+            1007,
+        ),
+        EventClass(
             Class.OPEN, "open", B, "path", "caller's text", "inode", "dev", "open flags", 1001
         ),
         EventClass(Class.RENAME, "rename", B, "old path", "new path", "", "", "flags", 1001),

@@ -22,7 +22,7 @@ from hullwatch.sensor.wire import FIXED, SETTINGS
 
 __all__ = ["Programs", "RingSizes", "SensorError"]
 
-_NATIVE_CALLS, _NO_HANDLER = 512, 0xFFFF  # kernel/syscall.h
+_NATIVE_CALLS = 512  # kernel/syscall.h
 
 
 class SensorError(RuntimeError):
@@ -142,8 +142,7 @@ class Programs:
         for op, row in enumerate(SYSCALLS):
             if not row.name:
                 continue
-            # Without a handler a call is only known by name (execve: the exec event says which).
-            slot = slots.setdefault(row.handler, len(slots)) if row.handler else _NO_HANDLER
+            slot = slots.setdefault(row.handler, len(slots))
             value = struct.pack("<HH", op, slot)
             number = getattr(row, machine)
             if number is not None:

@@ -22,6 +22,7 @@ PROCESSES = 20_000
 OBJECTS = 50_000
 _WRITES = 0o3
 _CREATES = 0o100
+_COMM = 15  # bytes of a process's name: TASK_COMM_LEN without the NUL
 
 FILE_CLASSES = (
     "open", "rename", "unlink", "link", "symlink", "mkdir", "rmdir", "chmod", "chown",
@@ -145,6 +146,7 @@ def tell(reader: Reader, where: str) -> Story:
         " SELECT boot, proc, any_value(parent) parent, any_value(pid) pid, any_value(name) name,"
         " any_value(exe) exe, class, object, dest_name, count(*) n,"
         f" count(*) FILTER (ret < 0 AND ret != -{errno.EINPROGRESS}) failed,"
+        f" count(*) FILTER (ret = -{errno.ENOENT}) absent,"
         f" count(*) FILTER (flags & {_WRITES} != 0 OR flags & {_CREATES} != 0) written,"
         " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT sent,"
         " sum(CASE WHEN class = 'flow' THEN num2 ELSE 0 END)::BIGINT received,"
@@ -248,6 +250,7 @@ def _place_deeds(
     processes: dict[Key, Process], done: list[dict[str, Any]], entering: dict[Key, bool]
 ) -> None:
     touched: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+    missed: dict[Key, list[dict[str, Any]]] = defaultdict(list)
     for row in done:
         key, object_ = (row["boot"], row["proc"]), row["object"] or "?"
         process = processes[key]
@@ -261,10 +264,33 @@ def _place_deeds(
                 process.secrets = [*process.secrets, Deed(row["class"], object_, row["n"])]
         elif row["class"] in NET_CLASSES:
             process.connections = _joined(process.connections, row, object_)
+        elif row["class"] == "exec_failed" and row["absent"] == row["n"]:
+            missed[key].append(row)
         elif row["class"] not in ("mmap", "socket", "dup", "mprotect"):
             process.deeds = [*process.deeds, Deed(row["class"], object_, row["n"])]
     for key, rows in touched.items():
         processes[key].files = _grouped(rows)
+    for key, rows in missed.items():
+        processes[key].deeds = [*processes[key].deeds, *_searched(processes[key], rows)]
+
+
+def _searched(process: Process, rows: list[dict[str, Any]]) -> list[Deed]:
+    """Programs that were looked for and were not there. A search along PATH is one deed, of the
+    bare name; one that ended in the program is none."""
+    programs = {command.split(" ", 1)[0] for command in process.commands} | {process.exe or ""}
+    ran = {program.rpartition("/")[2][:_COMM] for program in programs}
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[(row["object"] or "?").rpartition("/")[2]].append(row)
+    return [
+        Deed(
+            "exec_failed",
+            name if len(group) > 1 else group[0]["object"] or "?",
+            sum(row["n"] for row in group),
+        )
+        for name, group in groups.items()
+        if name[:_COMM] not in ran
+    ]
 
 
 def _joined(held: list[Connection], row: dict[str, Any], address: str) -> list[Connection]:

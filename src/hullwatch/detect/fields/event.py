@@ -24,6 +24,7 @@ _DEFAULT: dict[int, str] = {
     int(cls): name
     for cls, name in (
         (Class.EXEC, "execve"),
+        (Class.EXEC_FAILED, "execve"),
         (Class.FORK, "clone"),
         (Class.EXIT, "procexit"),
         (Class.OPEN, "openat"),
@@ -52,6 +53,7 @@ _BY_CLASS: dict[int, tuple[str, ...]] = {
     int(cls): tuple(names.split())
     for cls, names in (
         (Class.EXEC, "execve execveat"),
+        (Class.EXEC_FAILED, "execve execveat"),
         (Class.FORK, "clone"),
         (Class.OPEN, "open openat openat2 creat open_by_handle_at truncate"),
         (Class.RENAME, "rename renameat renameat2"),
