@@ -147,7 +147,8 @@ class Context:
 
     def _learn(self, batch: Batch, image: np.ndarray) -> None:
         events, text = batch.events, self.dictionary.text
-        self._source.began(batch.procs)
+        if len(batch.procs):
+            self._source.began(batch.procs)
         for row in np.flatnonzero(_CGROUPS[events["cls"]]):
             event = events[row]
             if event["cls"] == Class.CGROUP_MKDIR:
