@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ from support.runc import Container, Runc
 from support.scratch import poll
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
+# Scenarios are those that depend on the kernel; the others would take minutes, emulated.
+pytestmark = pytest.mark.timeout(600)
 
 READ = "CAP_DAC_READ_SEARCH"
 RULES = """
@@ -70,6 +72,7 @@ def sets(of: Held) -> dict[str, list[str]]:
     return {name: names_of(bits) for name, bits in zip(names, of, strict=False)}
 
 
+@pytest.mark.scenario
 def test_every_thread_holds_what_the_table_says_and_no_more(
     tmp_path: Path, runc: Runc, python_image: Image, rules: list[Path]
 ):
@@ -110,6 +113,7 @@ def test_every_thread_holds_what_the_table_says_and_no_more(
         assert sets(held(pid)) == sets(holds)
 
 
+@pytest.mark.scenario
 def test_its_memory_is_not_for_a_process_of_the_same_user(tmp_path: Path):
     look = """
 import sys
@@ -138,6 +142,31 @@ for name in ("mem", "environ"):
             other.kill()
             other.communicate()
     assert seen == [[], ["mem", "environ"]]
+
+
+@pytest.mark.parametrize("command", ["up", "record"])
+def test_as_the_commands_run_it(tmp_path: Path, command: str):
+    target = {"up": ["--store", str(tmp_path / "store")], "record": [str(tmp_path / "capture")]}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hullwatch", command, *target[command]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        # While it starts, one thread has all.
+        poll(
+            lambda: process.poll() is not None or names_of(held(process.pid).bounding) == [READ],
+            seconds=120,
+            waiting_for="it to give up",
+        )
+        assert process.poll() is None
+        holds = held(process.pid)
+        assert holds.no_new_privs
+        assert sets(holds) == {name: [READ] for name in sets(holds)}
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and b"privileges:" not in said, said
 
 
 @contextmanager
@@ -207,6 +236,7 @@ def test_a_store_that_is_removed_is_made_anew(tmp_path: Path, runc: Runc, rules:
         assert store.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.scenario
 def test_namespaces_of_others_are_known_without_the_right_to_look(tmp_path: Path, runc: Runc):
     """As a pod's containers join: by the path of the first one's, which cannot be followed."""
     on_host = runc.start(["sleep", "1000"], name="on-host", network="host")
