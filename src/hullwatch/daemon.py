@@ -12,6 +12,7 @@ import gc
 import os
 import resource
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import pyarrow as pa
 
 from hullwatch import __version__
 from hullwatch.alarm import LossAlarm
@@ -32,6 +32,8 @@ from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.feedback import Feedback
+from hullwatch.privileges import Rights
+from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
 from hullwatch.sensor.programs import RingSizes
@@ -73,18 +75,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Daemon:
-    """Everything is opened on construction (SensorError, StoreError); `run` until `stop`."""
+    """Everything is opened on construction (SensorError, StoreError); `run` until `stop`.
+
+    rights: privileges.begin(), called before this module was imported; ended when it watches.
+    """
 
     def __init__(
         self,
         options: Options,
         rules: RuleSet,
+        rights: Rights,
         on_findings: Callable[[list[Finding]], None] | None = None,
         on_notice: Callable[[str, str], None] | None = None,
     ) -> None:
         _be_frugal()
         self.options = options
         self.rules = rules
+        self.rights = rights
         self.faults: dict[str, int] = {}
         self._on_findings = on_findings
         self._on_notice = on_notice
@@ -105,10 +112,12 @@ class Daemon:
             settings = settings._replace(flush_rows=_RECORD_ROWS)
         self.writer = Writer(options.store, Session(version=__version__), settings)
         try:
-            self.sensor = Sensor(
-                record=options.record,
-                rings=RingSizes(**(({} if options.record else _RINGS) | options.rings)),
-                tier=Tier.parse(options.tier),
+            self.sensor = rights.call(
+                lambda: Sensor(
+                    record=options.record,
+                    rings=RingSizes(**(({} if options.record else _RINGS) | options.rings)),
+                    tier=Tier.parse(options.tier),
+                )
             )
         except BaseException:
             self.writer.close("failed")
@@ -143,10 +152,7 @@ class Daemon:
 
     def run(self, ready: Callable[[], None] | None = None) -> None:
         """Watch until stop(). SIGINT and SIGTERM are the caller's to route to stop()."""
-        _be_preferred()
-        self.resolver.scan()
-        self.sensor.start()
-        self._step(self.sensor.drain())
+        self._start()
         # The start-up objects never die: keep the collector from walking them again and again.
         gc.collect()
         gc.freeze()
@@ -167,6 +173,21 @@ class Daemon:
                 ended = time.monotonic()
         finally:
             self.close()
+
+    def _start(self) -> None:
+        """What takes root; then the rest of its rights goes."""
+        main = threading.get_native_id()
+        self.rights.call(lambda: _be_preferred(main))
+        batches = self.rights.call(lambda: snapshot.begin(self.sensor))
+        self.rights.end()
+        for problem in self.rights.problems:
+            self._say("privileges", problem)
+        # The resolver is told of processes before it is asked: it cannot look them up itself.
+        for batch in batches:
+            self.resolver.began(batch.procs)
+        self.resolver.scan()
+        for batch in batches:
+            self._step(batch)
 
     def _gather(self, pause: float) -> None:
         """Let a burst gather: fewer, larger batches. A crowded ring does not wait."""
@@ -320,6 +341,7 @@ class Daemon:
             "rings": {name: round(fill, 4) for name, fill in self.sensor.fill().items()},
             "losses": dict(self._losses),
             "faults": dict(self.faults),
+            "privileges": self.rights.report(),
             "strings": len(self.context.dictionary),
             "processes": self.context.processes.stats(),
             "workloads": self.resolver.stats(),
@@ -342,22 +364,21 @@ def route_signals(daemon: Daemon) -> None:
     signal.signal(signal.SIGTERM, daemon.stop)
 
 
-def _be_preferred() -> None:
+def _be_preferred(thread: int) -> None:
     """A little more often on the CPU than what is watched: a starved reader loses events."""
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        os.setpriority(os.PRIO_PROCESS, thread, -10)
     except OSError:
         return  # without CAP_SYS_NICE it runs as it is
 
 
 def _be_frugal() -> None:
     """Before anything is allocated: have memory given back. By default glibc keeps what a burst
-    took, in a heap for each thread, and Arrow does the same in a pool of its own."""
+    took, in a heap for each thread."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option, value in ((-8, 1), (-3, 128 << 10), (-1, 128 << 10)):
             libc.mallopt(option, value)  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def _give_back() -> None:

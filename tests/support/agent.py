@@ -36,13 +36,21 @@ _LONG = 120.0
 
 
 class Agent(Watcher):
-    """options: those of hullwatch.daemon.Options. rules: files or folders; default: the pack."""
+    """options: those of hullwatch.daemon.Options. rules: files or folders; default: the pack.
+    wrapper: a command that runs the agent's."""
 
-    def __init__(self, store: Path, *, rules: Sequence[Path] = (PACK,), **options: Any) -> None:
+    def __init__(
+        self,
+        store: Path,
+        *,
+        rules: Sequence[Path] = (PACK,),
+        wrapper: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         fence = store.with_name(store.name + "-fence.yaml")
         fence.write_text(_FENCE)
         asked = msgspec.json.encode(Options(store=store, **options), enc_hook=str).decode()
-        command = [sys.executable, str(_DAEMON), asked, *map(str, rules), str(fence)]
+        command = [*wrapper, sys.executable, str(_DAEMON), asked, *map(str, rules), str(fence)]
         super().__init__(store, command=command, seconds=_LONG)
 
     def __enter__(self) -> Self:

@@ -5,22 +5,32 @@ Usage: agent_main.py OPTIONS_JSON RULES...
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
-import msgspec
-
-from hullwatch.cli.up import load_rules
-from hullwatch.daemon import Daemon, Options, route_signals
+from hullwatch import privileges
+from hullwatch.store import lock
 
 
 def main() -> None:
+    os.umask(0o077)
+    store = Path(json.loads(sys.argv[1])["store"])
+    lock.make(store)
+    rights = privileges.begin(store, *store.iterdir())
+
+    import msgspec
+
+    from hullwatch.cli.up import load_rules
+    from hullwatch.daemon import Daemon, Options, route_signals
+
     options = msgspec.json.decode(
         sys.argv[1], type=Options, dec_hook=lambda kind, value: kind(value)
     )
-    daemon = Daemon(options, load_rules([*map(type(options.store), sys.argv[2:])]))
+    daemon = Daemon(options, load_rules([*map(Path, sys.argv[2:])]), rights)
     route_signals(daemon)
     daemon.run()
 

@@ -6,10 +6,15 @@ Field numbers are those of k8s.io/cri-api runtime/v1/api.proto.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Else it starts threads in each child that is forked, which abort where they meet its closed
+# descriptors before the exec (grpcio 1.85: one start in sixteen, under load).
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 

@@ -348,6 +348,16 @@ def test_status_with_an_agent(store, run):
     control.close()
 
 
+def test_status_says_which_rights_the_agent_has(store, run):
+    said = {"held": ["CAP_DAC_READ_SEARCH"], "no_new_privs": True, "problems": []}
+    control = Control(store / "control.sock", lambda: {"tier": "lsm", "privileges": said})
+    assert "rights    CAP_DAC_READ_SEARCH; can gain no others\n" in run("status")
+    said |= {"held": [], "no_new_privs": False, "problems": ["could not give up \x1b[2J"]}
+    out = run("status")
+    assert "rights    none of root's; could gain others; could not give up \\x1b[2J\n" in out
+    control.close()
+
+
 def test_errors_are_one_line_with_a_mend(tmp_path, run):
     for command in (["events"], ["findings"], ["hunt", "SELECT 1"], ["tree", "x"], ["status"]):
         run(*command, "--store", str(tmp_path / "none"), code=ExitCode.STORE)

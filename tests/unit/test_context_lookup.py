@@ -292,6 +292,10 @@ def test_creator_elsewhere_is_not_followed(tmp_path: Path, roots: Roots) -> None
         (tmp_path / f"proc/{pid}/ns/mnt").write_text("")
     creator = Creator(7, "/usr/sbin/runc", ("runc", "run", "c1"), where)
     assert look("/c1", creator, roots).facts is None
+    # /proc shows nothing of it, and the kernel told where it began.
+    for inode, followed in ((5, False), (Path("/proc/self/ns/mnt").stat().st_ino, True)):
+        creator = Creator(2**30, "/usr/sbin/runc", ("runc", "run", "c1"), where, mnt_ns=inode)
+        assert (look("/c1", creator, roots).facts is not None) is followed
 
 
 def test_nested_container_stays_the_outer_ones(tmp_path: Path, roots: Roots) -> None:
@@ -372,7 +376,6 @@ def test_shim_address(tmp_path: Path, roots: Roots) -> None:
     (tmp_path / "proc/11/stat").write_text("11 (run c) S 10 11 11 0")
     line = b"/usr/bin/containerd-shim-runc-v2\0-namespace\0k\0-id\0x\0-address\0/run/a.sock\0"
     (tmp_path / "proc/10/cmdline").write_bytes(line)
-    (tmp_path / "proc/10/cwd").symlink_to("/")
     assert shim_address(Creator(11, "/usr/sbin/runc"), None, roots) == "/run/a.sock"
     assert shim_address(Creator(12, "/usr/sbin/runc"), str(tmp_path), roots) is None
     (tmp_path / "init.pid").write_text("11")

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from hullwatch.context.image import parse_image
+from hullwatch.context.spaces import Spaces
 from hullwatch.context.spec import (
     _CAPABILITIES,
     Spec,
@@ -16,6 +18,7 @@ from hullwatch.context.spec import (
     is_privileged,
     kept_annotations,
 )
+from hullwatch.sensor.wire import PROC
 
 ALL = {f"CAP_{name}" for name in _CAPABILITIES}
 
@@ -98,6 +101,20 @@ def test_a_pods_namespace_may_be_the_hosts(tmp_path: Path) -> None:
     ]
     shared = host_namespaces(spec(namespaces=listed), str(tmp_path))
     assert shared is not None and "net" in shared and not {"ipc", "uts"} & shared
+
+
+def test_a_pods_namespace_as_the_kernel_told_it(tmp_path: Path) -> None:
+    rows = np.zeros(2, PROC)
+    rows["pid"], rows["proc"] = [1, 812], [1, 812]
+    rows["ns_net"], rows["ns_ipc"] = [10, 10], [20, 21]
+    spaces = Spaces()
+    spaces.began(rows)
+    listed = [
+        {"type": "network", "path": "/proc/812/ns/net"},
+        {"type": "ipc", "path": "/proc/812/ns/ipc"},
+    ]
+    shared = host_namespaces(spec(namespaces=listed), str(tmp_path), spaces)
+    assert shared is not None and "net" in shared and "ipc" not in shared
 
 
 def test_no_environment_is_ever_decoded() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -209,3 +211,29 @@ def test_container_ids_prune_segments(tmp_path):
     with Reader(tmp_path, container=CONTAINER[:12]) as reader:
         assert reader.query("SELECT cgroup FROM events").table.to_pylist() == [{"cgroup": 77}]
     w.close()
+
+
+@pytest.mark.parametrize(("mode", "said"), [(0o700, False), (0o755, False), (0o770, True)])
+def test_a_store_that_others_may_write_in_is_told(tmp_path, mode, said):
+    root = tmp_path / "store"
+    root.mkdir()
+    root.chmod(mode)
+    writer(root).close()
+    notices = ask(root, "SELECT text FROM notices WHERE kind = 'open'")
+    assert len(notices) == said
+    assert not said or f"(mode 0{mode:o}): chmod 700" in notices[0]["text"]
+
+
+def test_what_is_made_is_for_the_agents_user_alone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        root = tmp_path / "store"
+        w = writer(root)
+        w.write(opens(Builder()))
+        w.close()
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (root, *root.glob("tail/*"))}
+    assert modes.pop("store") == 0o700 and set(modes.values()) == {0o600}
+    for name in ("lock", "reserve"):
+        assert (root / name).stat().st_mode & 0o777 == 0o600

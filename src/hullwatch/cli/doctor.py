@@ -84,7 +84,10 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
             {"what": spot.what, "instead": spot.instead, "mend": spot.mend}
             for spot in blind_spots(Tier(tier))
         ],
-        "agent": agent and {key: agent[key] for key in ("pid", "mode", "tier", "losses", "faults")},
+        "agent": agent
+        and {
+            key: agent.get(key) for key in ("pid", "mode", "tier", "losses", "faults", "privileges")
+        },
         "store": str(store),
     }
 
@@ -106,6 +109,11 @@ def _print(found: dict[str, Any]) -> None:
     agent = found["agent"]
     if agent:
         out(f"[bold]agent[/]     pid {agent['pid']}, {agent['mode']} mode, tier {agent['tier']}")
+        rights = agent["privileges"] or {}
+        for name in rights.get("held", ()):
+            out(f"          keeps {name}: {escape(rights['why'].get(name, 'not wanted'))}")
+        for problem in rights.get("problems", ()):
+            out(f"          [red]{escape(problem)}[/]")
     else:
         out(f"[bold]agent[/]     not running for {escape(found['store'])} (start: hullwatch up)")
     if found["checks"]:

@@ -31,18 +31,23 @@ def record(
 
     The file holds command lines and paths, never the content of files or variables.
     """
+    from hullwatch import privileges
+
+    if file.exists() and not force:
+        raise CommandError(f"{file}: exists; give another name, or --force", ExitCode.USAGE)
+    rights = privileges.begin(file if file.exists() else file.parent)
+    # From here on, as importing them makes threads.
     from hullwatch.context.enrich import Context
     from hullwatch.context.resolver import Resolver
+    from hullwatch.sensor import snapshot
     from hullwatch.sensor.capture import CaptureWriter
     from hullwatch.sensor.libbpf import BpfError
     from hullwatch.sensor.programs import SensorError
     from hullwatch.sensor.sensor import Sensor
     from hullwatch.sensor.tier import Tier
 
-    if file.exists() and not force:
-        raise CommandError(f"{file}: exists; give another name, or --force", ExitCode.USAGE)
     try:
-        sensor = Sensor(record=True, tier=Tier.parse(tier))
+        sensor = rights.call(lambda: Sensor(record=True, tier=Tier.parse(tier)))
     except ValueError as error:
         raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:
@@ -61,20 +66,28 @@ def record(
     began = time.monotonic()
     say(f"recording to {file}; Ctrl-C ends")
     try:
+        batches = rights.call(lambda: snapshot.begin(sensor))
+        rights.end()
+        for problem in rights.problems:
+            say(f"privileges: {problem}")
+        # The resolver is told of processes before it is asked: it cannot look them up itself.
+        for batch in batches:
+            resolver.began(batch.procs)
         resolver.scan()
-        sensor.start()
+        ending = False
         while True:
+            for batch in batches:
+                context.enrich(batch)
+                losses += sum(loss.count for loss in batch.losses)
+                writer.write(batch, context.workload_news)
+            if ending and not len(batches[-1].events):
+                break
             ending = bool(stopped) or bool(seconds and time.monotonic() - began >= seconds)
             if ending:
                 sensor.detach()
             else:
                 sensor.wait(0.1)
-            batch = sensor.drain(final=ending)
-            context.enrich(batch)
-            losses += sum(loss.count for loss in batch.losses)
-            writer.write(batch, context.workload_news)
-            if ending and not len(batch.events):
-                break
+            batches = [sensor.drain(final=ending)]
     finally:
         sensor.close()
         resolver.close()

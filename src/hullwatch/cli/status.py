@@ -126,6 +126,8 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "watching", f"tier {safe(get('tier'))}, kernel {safe(get('kernel'))}; {mode}"
     if get("tier_reason"):
         yield "", f"{safe(get('tier_reason'))}; `hullwatch doctor` says what that means"
+    if get("privileges"):
+        yield "rights", _rights(get("privileges"))
     refused = get("rules_refused")
     more = f", {refused} refused: `hullwatch rules check` says why" if refused else ""
     yield "rules", f"{safe(get('rules'))} run{more}"
@@ -174,6 +176,13 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
     for stage, count in (get("faults") or {}).items():
         yield "FAULT", f"{count} in {safe(stage)}: the notices below say what"
+
+
+def _rights(said: dict[str, Any]) -> str:
+    held = ", ".join(map(safe, said["held"])) or "none of root's"
+    sealed = "can gain no others" if said["no_new_privs"] else "could gain others"
+    wrong = "".join(f"; {safe(problem)}" for problem in said["problems"])
+    return f"{held}; {sealed}{wrong}"
 
 
 def _kept(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

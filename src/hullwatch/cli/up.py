@@ -70,20 +70,27 @@ def up(
     json: Json = False,
 ) -> None:
     """Watch every container and process of this host; findings appear as they happen."""
+    from hullwatch import privileges
     from hullwatch.cli.when import parse_duration
+    from hullwatch.store import lock
+
+    # Command lines and paths of every workload end up in these files: for the agent's user only.
+    os.umask(0o077)
+    max_seconds = parse_duration(max_age)
+    lock.make(store)
+    rights = privileges.begin(store, *store.iterdir())
+    # From here on, as importing them makes threads.
     from hullwatch.daemon import Daemon, Options, route_signals
     from hullwatch.sensor.libbpf import BpfError
     from hullwatch.sensor.programs import SensorError
 
-    # Command lines and paths of every workload end up in these files: for the agent's user only.
-    os.umask(0o077)
     ruleset = load_rules(rules)
     options = Options(
         store=store,
         record=record,
         tier=tier,
         max_bytes=max_bytes,
-        max_age=parse_duration(max_age),
+        max_age=max_seconds,
         cpu_budget=cpu_budget / 100,
         shed_new=shed_new,
     )
@@ -95,7 +102,9 @@ def up(
             show(finding)
 
     try:
-        daemon = Daemon(options, ruleset, on_findings, lambda kind, text: say(f"{kind}: {text}"))
+        daemon = Daemon(
+            options, ruleset, rights, on_findings, lambda kind, text: say(f"{kind}: {text}")
+        )
     except ValueError as error:
         raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from hullwatch.context.spaces import Spaces
+
 __all__ = ["DiskError", "Roots", "list_names", "read_json", "safe_id"]
 
 MAX_FILE = 4 << 20
@@ -48,13 +50,15 @@ class Roots(msgspec.Struct, frozen=True, kw_only=True):
     )
     socket_owners: tuple[int, ...] = (0,)
     """Users whose sockets and servers are believed."""
+    spaces: Spaces = msgspec.field(default_factory=Spaces)
+    """Asked instead of ``proc`` for namespaces, as far as it knows them."""
 
     def under(self, host: str) -> "Roots":
         """The same paths below ``host`` (a mount of the host's root)."""
         moved: dict[str, Any] = {}
         for field in self.__struct_fields__:
             value = getattr(self, field)
-            if field in ("cgroup_prefix", "socket_owners"):
+            if field in ("cgroup_prefix", "socket_owners", "spaces"):
                 continue
             if isinstance(value, tuple):
                 moved[field] = tuple(host + path for path in value)

@@ -14,6 +14,7 @@ from hullwatch.context.enriched import Enriched, Tables
 from hullwatch.context.names import Names
 from hullwatch.context.processes import ProcessTable
 from hullwatch.context.resolver import WorkloadSource
+from hullwatch.context.spaces import NAMESPACES
 from hullwatch.context.workload import Creator, Workload
 from hullwatch.context.workloads import WorkloadTable
 from hullwatch.sensor.batch import Batch
@@ -34,6 +35,7 @@ _NETWORK = classes_mask(
 )
 _CGROUPS = classes_mask((Class.CGROUP_MKDIR, Class.CGROUP_RMDIR))
 _BIRTH = classes_mask((Class.EXEC, Class.TASK))
+_NS_MNT = NAMESPACES.index("ns_mnt")
 _NAMING = classes_mask((Class.DNS, Class.TLS, Class.CGROUP_RMDIR))
 
 
@@ -145,14 +147,23 @@ class Context:
 
     def _learn(self, batch: Batch, image: np.ndarray) -> None:
         events, text = batch.events, self.dictionary.text
+        if len(batch.procs):
+            self._source.began(batch.procs)
         for row in np.flatnonzero(_CGROUPS[events["cls"]]):
             event = events[row]
             if event["cls"] == Class.CGROUP_MKDIR:
                 actor = self.processes.image(int(image[row]))
-                creator = Creator(pid=actor.pid, exe=actor.exepath, argv=actor.argv, cwd=actor.cwd)
+                creator = Creator(
+                    pid=actor.pid,
+                    exe=actor.exepath,
+                    argv=actor.argv,
+                    cwd=actor.cwd,
+                    mnt_ns=actor.namespaces[_NS_MNT],
+                )
                 self._source.submit(int(event["num"]), text(int(event["obj"])), creator)
             else:
                 self.workloads.forget(int(event["num"]))
+        self._source.ended(events["proc"][events["cls"] == int(Class.EXIT)].tolist())
 
     def _names_of(self, batch: Batch) -> dict[int, str]:
         """Row → the name its address was asked for. In order of time, as a later answer may name

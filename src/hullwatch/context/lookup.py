@@ -15,7 +15,6 @@ from hullwatch.context.runtimes.bundle import read_bundle
 from hullwatch.context.runtimes.containerd import namespace_of
 from hullwatch.context.runtimes.query import Query
 from hullwatch.context.runtimes.runc import find_by_cgroup
-from hullwatch.context.spec import host_namespace
 from hullwatch.context.workload import Creator
 
 __all__ = ["Answer", "look", "shim_address"]
@@ -60,16 +59,10 @@ def _usable(creator: Creator | None, roots: Roots) -> CreatorHint | None:
     hint = read_creator(creator)
     if hint.bundle is None:
         return hint
-    try:
-        theirs = Path(f"{roots.proc}/{creator.pid}/ns/mnt").stat().st_ino
-        if theirs not in (
-            host_namespace("mnt", roots.proc),
-            Path("/proc/self/ns/mnt").stat().st_ino,
-        ):
-            return hint._replace(bundle=None, root=None)
-    except OSError:  # it has ended; what it says is checked against the path all the same
-        pass
-    return hint
+    theirs = creator.mnt_ns or roots.spaces.of(creator.pid, "mnt", roots.proc)
+    ours = (roots.spaces.host("mnt", roots.proc), Path("/proc/self/ns/mnt").stat().st_ino)
+    # None: it has ended; what it says is checked against the path all the same.
+    return hint if theirs is None or theirs in ours else hint._replace(bundle=None, root=None)
 
 
 def _known_form(
@@ -211,9 +204,8 @@ def _parents_address(pid: int, roots: Roots) -> str | None:
             parent = int(file.read(4096).rpartition(b")")[2].split()[1])
         with open(f"{roots.proc}/{parent}/cmdline", "rb") as file:
             words = file.read(65536).split(b"\0")[:-1]
-        cwd = str(Path(f"{roots.proc}/{parent}/cwd").readlink())
     except (OSError, ValueError, IndexError):
         return None
     argv = tuple(word.decode("utf-8", "replace") for word in words)
-    shim = read_creator(Creator(parent, argv[0] if argv else "", argv, cwd))
+    shim = read_creator(Creator(parent, argv[0] if argv else "", argv))
     return shim.address if shim.kind == "shim" else None

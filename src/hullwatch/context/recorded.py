@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from hullwatch.context.workload import Creator, Workload
 
 __all__ = ["RecordedResolver"]
@@ -40,6 +42,12 @@ class RecordedResolver:
 
     def forget(self, cgroup: int) -> None:
         """Kept: a recording may be asked again."""
+
+    def began(self, procs: np.ndarray) -> None:
+        """What was learnt with it stands."""
+
+    def ended(self, keys: list[int]) -> None:
+        """The same."""
 
     def stats(self) -> dict[str, int]:
         return {"values": len(self._values), "missing": len(self._missing)}

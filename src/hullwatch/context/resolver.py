@@ -15,6 +15,7 @@ from collections import Counter, OrderedDict
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from hullwatch.context.cgroupfs import cgroup_path, find_v2_root, walk
 from hullwatch.context.cgroups import identify
@@ -43,6 +44,8 @@ class WorkloadSource(Protocol):
     def lookup(self, cgroup: int) -> Workload: ...
     def poll(self) -> list[Workload]: ...
     def forget(self, cgroup: int) -> None: ...
+    def began(self, procs: np.ndarray) -> None: ...
+    def ended(self, keys: list[int]) -> None: ...
     def stats(self) -> dict[str, int]: ...
 
 
@@ -188,6 +191,14 @@ class Resolver:
             self._gone[cgroup] = time.monotonic() + self._timing.grace
             self._gone.move_to_end(cgroup)
             self._drop_expired()
+
+    def began(self, procs: np.ndarray) -> None:
+        """PROC[n]: whose namespaces may be asked for later."""
+        self.roots.spaces.began(procs)
+
+    def ended(self, keys: list[int]) -> None:
+        """Process keys."""
+        self.roots.spaces.ended(keys)
 
     def stats(self) -> dict[str, int]:
         """Counters, and the sizes of what is held."""

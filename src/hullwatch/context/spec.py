@@ -4,16 +4,17 @@
 value of theirs ever becomes a Python object. (OCI runtime-spec 1.2, ``config.md``.)
 """
 
-import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from hullwatch.context.spaces import Spaces
+
 __all__ = [
     "Spec",
     "grantable",
-    "host_namespace",
     "host_namespaces",
     "is_privileged",
     "kept_annotations",
@@ -116,7 +117,9 @@ def is_privileged(spec: Spec, proc: str = "/proc") -> bool | None:
     return not any("ro" in (mount.options or ()) for mount in sysfs)
 
 
-def host_namespaces(spec: Spec, proc: str = "/proc") -> frozenset[str] | None:
+def host_namespaces(
+    spec: Spec, proc: str = "/proc", spaces: Spaces | None = None
+) -> frozenset[str] | None:
     """Namespaces shared with the host: not listed, or joined and the host's.
 
     ``runtime-spec``, config-linux.md: a type that is not listed is inherited from the runtime,
@@ -125,32 +128,26 @@ def host_namespaces(spec: Spec, proc: str = "/proc") -> frozenset[str] | None:
     """
     if spec.linux is None:
         return None
+    known = spaces or Spaces()
     own = {
         name
         for space in spec.linux.namespaces or ()
-        if (name := _NAMESPACES.get(space.type)) and not _joins_host(space.path, name, proc)
+        if (name := _NAMESPACES.get(space.type)) and not _joins_host(space.path, name, proc, known)
     }
     return frozenset(_NAMESPACES.values()) - own
 
 
-def host_namespace(name: str, proc: str = "/proc") -> int | None:
-    """Inode of the host's namespace of a kind: process 1's, or ours where that may not be seen."""
-    for process in (f"{proc}/1", "/proc/self"):
-        with contextlib.suppress(OSError):
-            return Path(process, "ns", name).stat().st_ino
-    return None
-
-
-def _joins_host(path: str | None, name: str, proc: str) -> bool:
+def _joins_host(path: str | None, name: str, proc: str, spaces: Spaces) -> bool:
     if not path:
         return False
-    if path.startswith("/proc/"):
-        path = proc + path.removeprefix("/proc")
+    if process := re.fullmatch(rf"/proc/(\d{{1,10}})/ns/{name}", path):
+        pid = int(process[1])
+        # None: the process that held it has ended: a pod's own, then.
+        joined = spaces.of(pid, name, proc)
+        return pid == 1 or (joined is not None and joined == spaces.host(name, proc))
     try:
-        return path == f"{proc}/1/ns/{name}" or Path(path).stat().st_ino == host_namespace(
-            name, proc
-        )
-    except OSError:  # the process that held it has ended: a pod's own, then
+        return Path(path).stat().st_ino == spaces.host(name, proc)
+    except OSError:
         return False
 
 

@@ -22,6 +22,8 @@ class Creator(msgspec.Struct, frozen=True):
     exe: str
     argv: tuple[str, ...] = ()
     cwd: str = ""
+    mnt_ns: int = 0
+    """Inode of the mount namespace that it began in; 0: not told."""
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

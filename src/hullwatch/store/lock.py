@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hullwatch.store.errors import StoreBusy, StoreError
 
-__all__ = ["acquire", "explain", "holder"]
+__all__ = ["acquire", "explain", "holder", "make"]
 
 _MENDS = {
     errno.EROFS: ("its file system is read-only", "remount it writable or choose another --store"),
@@ -29,11 +29,19 @@ def explain(root: Path, error: OSError) -> StoreError:
     return StoreError(root, what, mend)
 
 
+def make(root: Path) -> None:
+    """Make the directory, unless it is there. StoreError."""
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise explain(root, error) from error
+
+
 def acquire(root: Path) -> int:
     """Make the directory, take the lock; returns its fd. StoreError, StoreBusy."""
+    make(root)
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o750)
-        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise explain(root, error) from error
     try:

@@ -56,7 +56,7 @@ class Reserve:
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             have = os.fstat(self.fd).st_size
             if have < size:

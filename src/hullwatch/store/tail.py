@@ -55,7 +55,7 @@ class TailFile:
         self.path = path
         self.rows = 0
         self.raw_bytes = 0
-        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.inode = os.fstat(self.fd).st_ino
         self._good = 0
         self._chunks = _Chunks()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections import Counter
@@ -128,6 +129,10 @@ class Writer:
         self._session = self._state.begin_session(self._described)
         self._db_inode = (self.root / "state.db").stat().st_ino
         self._backlog = Backlog()
+        if (mode := stat.S_IMODE(self.root.stat().st_mode)) & 0o022:
+            self._backlog.notice(
+                "open", f"others may write in {self.root} (mode {mode:04o}): chmod 700 {self.root}"
+            )
         self._reserve: Reserve | None = None
         try:
             self._reserve = Reserve(self.root / "reserve", self.settings.reserve_bytes)

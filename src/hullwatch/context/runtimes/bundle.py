@@ -128,7 +128,7 @@ def read_bundle(bundle: str, container_id: str | None, roots: Roots) -> Facts | 
         said,
         container_id=container_id,
         privileged=oci.is_privileged(spec, roots.proc),
-        host_namespaces=oci.host_namespaces(spec, roots.proc),
+        host_namespaces=oci.host_namespaces(spec, roots.proc, roots.spaces),
         rootfs=posixpath.normpath(posixpath.join(bundle, rootfs)) if rootfs else None,
         bundle=bundle,
         cgroups_path=(spec.linux and spec.linux.cgroupsPath) or "",
