@@ -10,6 +10,7 @@ import numpy as np
 
 from hullwatch.context.enriched import Enriched, ProcessImage, Tables
 from hullwatch.context.workload import Workload
+from hullwatch.detect.scene import make_image
 from hullwatch.sensor.batch import Batch, String
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.events import BY_NAME
@@ -28,9 +29,9 @@ def image(slot: int, pid: int, parent: ProcessImage | None = None, **fields: Any
         env_names=("PATH", "HOME"), script="", pid=pid, vpid=1, pgid=pid, vpgid=1, sid=pid,
         uid=1000, gid=1000, euid=1000, egid=1000, loginuid=-1, tty=0, cap_effective=0,
         cap_permitted=0, cap_inheritable=0, namespaces=(0,) * 7, marks=0, exe_ino=1, exe_ctime=0,
-        exe_mtime=0, started=1, exec_ts=1, exe_id=0, argv_id=0, depth=0, known=True,
+        exe_mtime=0, started=1, exec_ts=1, known=True,
     )  # fmt: skip
-    return ProcessImage(**values | fields)
+    return make_image(**values | fields)
 
 
 @dataclass

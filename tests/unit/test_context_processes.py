@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hullwatch.context.enriched import ProcessImage
 from hullwatch.context.processes import ProcessTable
 from hullwatch.sensor.batch import Batch, String
 from hullwatch.sensor.dictionary import Dictionary
@@ -16,6 +19,13 @@ SECOND = 1_000_000_000
 
 def key(pid: int, start: int) -> int:
     return (start >> 16) << 22 | pid
+
+
+class Nothing(dict[Any, Any]):
+    """Remembers nothing."""
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        pass
 
 
 class Stream:
@@ -44,7 +54,9 @@ class Stream:
             row[name] = value
         self._events.append(row)
 
-    def run(self, proc: int, argv: bytes, parent: int = 0, cls: int = Class.EXEC) -> None:
+    def run(
+        self, proc: int, argv: bytes, parent: int = 0, cls: int = Class.EXEC, **fields: int
+    ) -> None:
         self.event(cls, proc)
         row = np.zeros(1, PROC)
         row["ts"], row["cls"], row["proc"], row["parent"] = self.now, cls, proc, parent
@@ -53,6 +65,8 @@ class Stream:
         row["argv"] = self.word(StrKind.ARGV, argv)
         row["comm"] = argv.split(b"\0")[0]
         row["start"] = (proc >> 22) << 16
+        for name, value in fields.items():
+            row[name] = value
         self._procs.append(row)
 
     def fork(self, parent: int, child: int) -> None:
@@ -197,6 +211,91 @@ def test_setid_and_capset_change_the_living_image() -> None:
     image = s.table.image(int(s.send()[0]))
     assert (image.uid, image.gid, image.euid) == (1000, 1001, 1000)
     assert (image.cap_effective, image.cap_permitted) == (5, 7)
+
+
+def test_what_runs_the_same_shares_one_program() -> None:
+    s = Stream()
+    shell, other = key(10, SECOND), key(11, SECOND)
+    s.run(shell, b"sh")
+    s.run(other, b"bash")
+    children = [key(pid, 2 * SECOND + pid * 100_000) for pid in range(100, 105)]
+    for child in children[:4]:
+        s.fork(shell, child)
+        s.run(child, b"true", parent=shell)
+    s.fork(other, children[4])
+    s.run(children[4], b"true", parent=other)
+    s.send()
+    one, two, *_, elsewhere = (s.table.current(child) for child in children)
+    assert one is not None and two is not None and elsewhere is not None
+    assert one.program is two.program and (one.pid, two.pid) == (100, 101)
+    assert one.program is not elsewhere.program, "another parent is another surrounding"
+    assert (one.name, elsewhere.name) == ("true", "true")
+    s.event(Class.SETID, children[0], num2=(5 << 32) | 5, flags=5)
+    s.send()
+    assert (one.euid, two.euid) == (5, 0)
+
+
+def test_a_child_that_forks_and_then_runs_something_was_a_copy_before() -> None:
+    s = Stream()
+    shell, child, grandchild = (key(pid, SECOND * pid) for pid in (10, 11, 12))
+    s.run(shell, b"sh")
+    s.fork(shell, child)
+    s.fork(child, grandchild)
+    s.run(child, b"true", parent=shell)
+    names = [s.table.image(int(slot)).name for slot in s.send()]
+    assert names == ["sh", "sh", "sh", "true"]
+
+
+def _facts(image: ProcessImage | None) -> list[tuple[object, ...]]:
+    """All that is known of an image and its ancestors."""
+    found: list[tuple[object, ...]] = []
+    while image is not None and len(found) < 20:  # a snapshot may say anything, a circle too
+        of = image.program
+        found.append(
+            tuple(getattr(image, name) for name in image.__slots__ if name not in _REFERENCES)
+            + tuple(getattr(of, name) for name in of.__slots__ if name != "above")
+        )
+        assert of.above is (image.parent.program if image.parent else None)
+        image = image.parent
+    return found
+
+
+_REFERENCES = ("program", "parent")
+NUMBERS = ("uid", "tty", "tid", "ppid", "marks", "vpid", "sid", "vsid", "exe_ino", "ns_net")
+STEPS = st.tuples(
+    st.sampled_from(("run", "task", "fork", "exit", "setid", "open", "send")),
+    st.integers(1, 6),
+    st.integers(1, 6),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(STEPS, max_size=60))
+def test_shared_programs_say_the_same_as_single_ones(steps: list[tuple[str, int, int]]) -> None:
+    shared, single = Stream(max_ended=4), Stream(max_ended=4)
+    single.table._programs = Nothing()
+    for what, a, b in [*steps, ("open", 1, 1), ("send", 0, 0)]:
+        one, other = key(a, a * SECOND), key(b, b * SECOND)
+        slots = []
+        for s in (shared, single):
+            if what in ("run", "task"):
+                cls = Class.EXEC if what == "run" else Class.TASK
+                s.run(one, b"p%d" % (a % 2), other, cls, **dict.fromkeys(NUMBERS, b % 3))
+            elif what == "fork":
+                s.fork(one, other)
+            elif what == "exit":
+                s.exit(one)
+            elif what == "setid":
+                s.event(Class.SETID, one, num2=b << 32, flags=b)
+            elif what == "open":
+                s.event(Class.OPEN, one)
+            else:
+                s.now += SECOND
+                slots.append(s.send().tolist())
+        if slots:
+            assert slots[0] == slots[1]
+            for slot in slots[0]:
+                assert _facts(shared.table.image(slot)) == _facts(single.table.image(slot))
 
 
 @settings(max_examples=60, deadline=None)

@@ -360,7 +360,8 @@ def test_released_slots_are_forgotten() -> None:
     assert engine.match(scene.enriched())
     from dataclasses import replace
 
-    scene.images[image] = replace(scene.images[image], name="dog")
+    old = scene.images[image]
+    scene.images[image] = replace(old, program=replace(old.program, name="dog"))
     scene.event(Class.OPEN, image, call="openat", obj=scene.string("/x"), ret=3)
     assert not engine.match(replace(scene.enriched(), released_images=(image,)))
 

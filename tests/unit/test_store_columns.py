@@ -105,7 +105,7 @@ def test_a_window_outlives_slots_and_ids():
     window = Window()
     old = b.process(7, name="old")
     window.add(b.event("open", old, "/old").build())
-    b.images.items[old.slot] = replace(old, name="new", pid=8)
+    b.images.items[old.slot] = replace(old, pid=8, program=replace(old.program, name="new"))
     b.event("open", old.slot, "/new")
     window.add(replace(b.build(), released_images=(old.slot,)))
     b.dictionary.forget_below(1000)

@@ -450,7 +450,7 @@ def test_released_slots_do_not_leak_into_rows_after_a_stall(tmp_path):
     w.write(b.event("open", old, "/a").build())
     w._window.drop()
     w._stall = "disk full"
-    b.images.items[old.slot] = replace(old, name="new")
+    b.images.items[old.slot] = replace(old, program=replace(old.program, name="new"))
     w.write(replace(b.event("open", old.slot, "/b").build(), released_images=(old.slot,)))
     w._stall = ""
     w.write(b.event("open", old.slot, "/c").build())

@@ -72,8 +72,9 @@ class Context:
         cgroups, inverse = np.unique(events["cgroup"], return_inverse=True)
         slots = np.array([self.workloads.slot(int(c)) for c in cgroups], np.int32)
         workload = slots[inverse] if len(events) else np.empty(0, np.int32)
-        for row in np.flatnonzero(_BIRTH[events["cls"]]):
-            self.processes.image(int(image[row])).workload = int(workload[row])
+        births = np.flatnonzero(_BIRTH[events["cls"]])
+        for slot, whose in zip(image[births].tolist(), workload[births].tolist(), strict=True):
+            self.processes.image(slot).workload = whose
         made = Enriched(
             batch=batch,
             image=image,

@@ -7,7 +7,8 @@ in arrays. A slot is reused only after a batch that names it in `released_*`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from operator import attrgetter
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,24 +16,22 @@ from hullwatch.context.workload import Workload
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
 
-__all__ = ["Enriched", "ProcessImage", "Tables"]
+__all__ = ["Enriched", "ProcessImage", "Program", "Tables"]
 
 
 @dataclass(slots=True, eq=False)
-class ProcessImage:
-    """One program run by one process: made at exec (or fork, as a copy), never changed except
-    for ids (uid ... egid, caps) which follow setid and capset events.
+class Program:
+    """What runs of one program in the same surroundings share: thousands of images, one of these.
 
-    parent: the parent's image when this process was made; None at the top.
-    name: comm (15 bytes, as Falco's proc.name). exe: argv[0]. exepath: the kernel's path.
-    Times: started/exec_ts CLOCK_BOOTTIME ns. tty: dev_t, 0 = none.
+    Two images with the same program differ in their own numbers (pid, times ...) and in ids that
+    changed since; their ancestors, too, are the same but for that. Never changed once handed on.
+
+    above: the parent's program. name: comm (15 bytes, as Falco's proc.name). exepath: the kernel's
+    path. tty: dev_t, 0 = none. exe_ctime, exe_mtime: unix ns. uid ... egid, caps: at exec.
     """
 
-    slot: int
-    key: int
+    above: Program | None
     exec_id: int
-    parent: ProcessImage | None
-    workload: int
     cgroup: int
     name: str
     exepath: str
@@ -40,11 +39,6 @@ class ProcessImage:
     cwd: str
     env_names: tuple[str, ...]
     script: str
-    pid: int
-    vpid: int
-    pgid: int
-    vpgid: int
-    sid: int
     uid: int
     gid: int
     euid: int
@@ -57,23 +51,66 @@ class ProcessImage:
     namespaces: tuple[int, ...]  # pid, mnt, net, user, uts, ipc, cgroup inode numbers
     marks: int  # enum hw_proc_mark
     exe_ino: int
-    exe_ctime: int  # unix ns
+    exe_ctime: int
     exe_mtime: int
+    known: bool  # False: made up because its exec and snapshot were never seen
+
+
+def _shared(name: str) -> Any:
+    return property(attrgetter("program." + name))
+
+
+@dataclass(slots=True, eq=False)
+class ProcessImage:
+    """One program run by one process: made at exec (or fork, as a copy), never changed except
+    for ids (uid ... egid, caps) which follow setid and capset events.
+
+    parent: the parent's image when this process was made; None at the top.
+    Times: started/exec_ts CLOCK_BOOTTIME ns.
+    """
+
+    slot: int
+    key: int
+    program: Program
+    parent: ProcessImage | None
+    workload: int
+    pid: int
+    vpid: int
+    pgid: int
+    vpgid: int
+    sid: int
     started: int
     exec_ts: int
-    exe_id: int  # dictionary ids at the time, may be gone later
-    argv_id: int
-    depth: int
-    known: bool  # False: made up because its exec and snapshot were never seen
-    exited: int = 0  # CLOCK_BOOTTIME ns, 0 = runs
+    uid: int
+    gid: int
+    euid: int
+    egid: int
+    cap_effective: int
+    cap_permitted: int
+    ended: int = 0  # CLOCK_BOOTTIME ns: exited, or ran another program; 0 = runs
     children: int = 0
-    # As root sees it: for /proc reads only.
-    tid: int = 0
-    exe_mode: int = 0
-    vsid: int = 0
+
+    exec_id: ClassVar[int] = _shared("exec_id")
+    cgroup: ClassVar[int] = _shared("cgroup")
+    name: ClassVar[str] = _shared("name")
+    exepath: ClassVar[str] = _shared("exepath")
+    argv: ClassVar[tuple[str, ...]] = _shared("argv")
+    cwd: ClassVar[str] = _shared("cwd")
+    env_names: ClassVar[tuple[str, ...]] = _shared("env_names")
+    script: ClassVar[str] = _shared("script")
+    loginuid: ClassVar[int] = _shared("loginuid")
+    tty: ClassVar[int] = _shared("tty")
+    cap_inheritable: ClassVar[int] = _shared("cap_inheritable")
+    namespaces: ClassVar[tuple[int, ...]] = _shared("namespaces")
+    marks: ClassVar[int] = _shared("marks")
+    exe_ino: ClassVar[int] = _shared("exe_ino")
+    exe_ctime: ClassVar[int] = _shared("exe_ctime")
+    exe_mtime: ClassVar[int] = _shared("exe_mtime")
+    known: ClassVar[bool] = _shared("known")
 
     @property
     def exe(self) -> str:
+        """argv[0]."""
         return self.argv[0] if self.argv else self.exepath
 
     @property

@@ -3,17 +3,21 @@
 Keys hold pid and start time, so a reused pid is another process. An image is made at exec (at fork
 as a copy, the first time the child does something) and stays until it was replaced or its process
 has ended, no living image descends from it, and a grace period for late events has passed.
+
+Most of an image is its `Program`, made once for all that run the same in the same surroundings: the
+bytes of their PROC records are the same but for each one's own numbers.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque, namedtuple
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from hullwatch.context.enriched import ProcessImage
+from hullwatch.context.enriched import ProcessImage, Program
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.events import classes_mask
@@ -25,14 +29,38 @@ _GRACE_NS = 4_000_000_000  # longer than events are held (enrich.py)
 _MAX_ENDED = 8192
 _MAX_FORKED = 65536
 _MAX_ARGV = 8192
-_MAX_DEPTH = 256
+_MAX_PROGRAMS = 2048  # remembered for those that will run the same; each about 1 KiB
 _PID_MASK = (1 << 22) - 1
+_FORK, _EXEC, _TASK, _EXIT, _SETID, _CAPSET = (
+    int(cls) for cls in (Class.FORK, Class.EXEC, Class.TASK, Class.EXIT, Class.SETID, Class.CAPSET)
+)
+_RUNS, _IDS = frozenset((_EXEC, _TASK)), frozenset((_SETID, _CAPSET))
+_CHANGES = classes_mask((_FORK, _EXIT, *_RUNS, *_IDS))
 # A row of PROC as Python values: 45 of them one by one would cost more than all the rest.
 _named: Any = namedtuple  # its fields are known at run time only
 _Row = _named("_Row", PROC.names)
 _NAMESPACES = ("ns_pid", "ns_mnt", "ns_net", "ns_user", "ns_uts", "ns_ipc", "ns_cgroup")
 _namespaces = attrgetter(*_NAMESPACES)
-_CHANGES = classes_mask((Class.EXEC, Class.TASK, Class.FORK, Class.EXIT, Class.SETID, Class.CAPSET))
+# What is a process's own in it; and, also different each time, what nobody reads.
+_OWN = ["ts", "proc", "parent", "start", "pid", "vpid", "pgid", "vpgid", "sid"]
+_UNREAD = ("span", "tid", "ppid", "vsid")
+
+
+def _shared_bytes() -> np.ndarray:
+    """uint8[bytes of PROC]: 0xFF for those that runs of one program have in common, else 0."""
+    mask = np.zeros(PROC.itemsize, np.uint8)
+    for name, (kind, at, *_) in (PROC.fields or {}).items():
+        if name not in _OWN and name not in _UNREAD:
+            mask[at : at + kind.itemsize] = 0xFF
+    return mask
+
+
+_SHARED = _shared_bytes()
+_CHANGED_COLUMNS = ("ts", "proc", "cgroup", "num", "num2", "cls", "flags", "ret")
+_UNKNOWN = Program(
+    None, 0, 0, "", "", (), "", (), "", 0, 0, 0, 0, 0xFFFFFFFF, 0, 0, 0, 0,
+    (0,) * len(_NAMESPACES), 0, 0, 0, 0, known=False,
+)  # fmt: skip
 
 
 def _texts(data: bytes) -> tuple[str, ...]:
@@ -43,20 +71,32 @@ def _texts(data: bytes) -> tuple[str, ...]:
     return tuple(part.decode("utf-8", "backslashreplace") for part in parts.split(b"\0"))
 
 
+def _by_event(procs: np.ndarray) -> dict[tuple[int, ...], tuple[tuple[int, ...], np.void, bytes]]:
+    """(ts, key) of rows of PROC to (their _OWN, the row, the bytes it shares)."""
+    if not len(procs):
+        return {}
+    size = PROC.itemsize
+    rows = np.ascontiguousarray(procs).view(np.uint8).reshape(-1, size)
+    shared = (rows & _SHARED).tobytes()
+    return {
+        own[:2]: (own, procs[at], shared[at * size : (at + 1) * size])
+        for at, own in enumerate(procs[_OWN].tolist())
+    }
+
+
 class ProcessTable:
     """apply() takes batches in order. Bounded: ended images, forked keys and caches have limits."""
 
     def __init__(self, *, max_ended: int = _MAX_ENDED) -> None:
         self._images: list[ProcessImage | None] = []
         self._current: dict[int, ProcessImage] = {}
-        # Forked and not yet seen acting: key -> (parent's image, start, tid).
-        self._forked: OrderedDict[int, tuple[ProcessImage, int, int]] = OrderedDict()
-        self._ended: deque[tuple[int, ProcessImage]] = deque()
+        # Forked and not yet seen acting: key -> (parent's image, start).
+        self._forked: OrderedDict[int, tuple[ProcessImage, int]] = OrderedDict()
+        self._ended: deque[ProcessImage] = deque()
         self._free: list[int] = []
-        self._released: list[int] = []
         self._argv: OrderedDict[int, tuple[str, ...]] = OrderedDict()
-        self._names: dict[int, tuple[str, ...]] = {}
-        self._namespaces: dict[tuple[int, ...], tuple[int, ...]] = {}
+        # (shared bytes of PROC, the parent's program), or (the parent's program, cgroup) of a copy.
+        self._programs: dict[tuple[Any, Any], Program] = {}
         self._max_ended = max_ended
         self.unknown_made = 0
         self.evicted_early = 0
@@ -102,33 +142,20 @@ class ProcessTable:
         events = batch.events
         keys, first, inverse = np.unique(events["proc"], return_index=True, return_inverse=True)
         changing = np.flatnonzero(_CHANGES[events["cls"]])
-        slots = np.empty(len(keys), np.int32)
         known = self._current
-        for i, key in enumerate(keys.tolist()):
-            found = known.get(key)
-            slots[i] = found.slot if found is not None else -1
+        # The image at a key's first row; -1 where the batch is to tell.
+        slots = [-1 if found is None else found.slot for found in map(known.get, keys.tolist())]
         switches: dict[int, list[tuple[int, int]]] = {}
         if len(changing):
-            self._changes(batch, dictionary, changing, inverse, first, switches)
-        for i in np.flatnonzero(slots < 0).tolist():
-            # Not known before the batch: what its first row needs, unless the batch itself says.
-            if i not in switches:
-                row = int(first[i])
-                made = known.get(int(keys[i])) or self._materialise(
-                    int(keys[i]), int(events["cgroup"][row]), int(events["ts"][row])
-                )
-                slots[i] = made.slot
-            else:
-                slots[i] = switches[i][0][1]
-        whole: list[int] = []
-        for i, changes in switches.items():
-            # The usual case, one change before the first row: one number for all rows.
-            if len(changes) == 1 and changes[0][0] <= first[i]:
-                slots[i] = changes[0][1]
-                whole.append(i)
-        for i in whole:
-            del switches[i]
-        result = slots[inverse]
+            switches = self._changes(batch, dictionary, changing, inverse, first, slots)
+        result = np.array(slots, np.int32)
+        for i in np.flatnonzero(result < 0).tolist():
+            key, row = int(keys[i]), int(first[i])
+            made = known.get(key) or self._materialise(
+                key, int(events["cgroup"][row]), int(events["ts"][row])
+            )
+            result[i] = made.slot
+        result = result[inverse]
         if switches:
             order = np.argsort(inverse, kind="stable")
             bounds = np.searchsorted(inverse[order], np.arange(len(keys) + 1))
@@ -145,58 +172,68 @@ class ProcessTable:
         rows: np.ndarray,
         inverse: np.ndarray,
         first: np.ndarray,
-        switches: dict[int, list[tuple[int, int]]],
-    ) -> None:
+        slots: list[int],
+    ) -> dict[int, list[tuple[int, int]]]:
+        """Sets the slots of keys whose first row decides; returns later changes by key's number:
+        (row, slot from there on)."""
         events = batch.events[rows]
-        procs = {(row.ts, row.proc): row for row in map(_Row._make, batch.procs.tolist())}
-        exec_, task, fork, exit_ = Class.EXEC, Class.TASK, Class.FORK, Class.EXIT
-        columns = (events[name].tolist() for name in ("ts", "proc", "cgroup", "num", "num2", "cls"))
-        groups = inverse[rows].tolist()
-        flags, rets = events["flags"].tolist(), events["ret"].tolist()
+        procs = _by_event(batch.procs)
+        groups = inverse[rows]
+        columns = [events[name].tolist() for name in _CHANGED_COLUMNS]
+        columns += [rows.tolist(), groups.tolist(), (first[groups] < rows).tolist()]
+        current, forked, ended = self._current, self._forked, self._ended
+        switches: dict[int, list[tuple[int, int]]] = {}
         orphans: list[tuple[ProcessImage, int]] = []
-        for i, (ts, key, cgroup, num, num2, cls) in enumerate(zip(*columns, strict=True)):
-            if cls == fork:
-                parent = self._current.get(key) or self._materialise(key, cgroup, ts)
-                self._forked[num] = (parent, ts, num2)
-                parent.children += 1
-                if len(self._forked) > _MAX_FORKED:
-                    _, (oldest, _, _) = self._forked.popitem(last=False)
-                    oldest.children -= 1
-                    self.evicted_early += 1
-            elif cls in (exec_, task):
+        for ts, key, cgroup, num, num2, cls, flags, ret, row, at, acted in zip(
+            *columns, strict=True
+        ):
+            if cls in _RUNS:
                 proc = procs.get((ts, key))
                 if proc is None:
                     continue
-                group = groups[i]
-                if cls == exec_ and key not in self._current and first[group] < rows[i]:
+                if cls == _EXEC and acted and slots[at] < 0:
                     # It acted between fork and exec, in this very batch: as what it was then.
-                    before = self._materialise(key, cgroup, ts)
-                    switches.setdefault(group, []).append((0, before.slot))
-                image = self._run(proc, dictionary)
-                if image.parent is None and cls == task:
-                    orphans.append((image, proc.parent))
-                switches.setdefault(group, []).append((int(rows[i]), image.slot))
-            elif cls == exit_:
-                found = self._current.get(key) or self._materialise(key, cgroup, ts)
-                found.exited = ts
-                self._ended.append((ts, found))
-                if groups[i] not in switches:
-                    switches[groups[i]] = [(0, found.slot)]
-            elif rets[i] >= 0:
-                changed = self._current.get(key)
-                if changed is not None:
-                    if cls == Class.SETID:
-                        changed.uid, changed.gid = num2 >> 32, num2 & 0xFFFFFFFF
-                        changed.euid = flags[i]
-                    else:
-                        changed.cap_effective, changed.cap_permitted = num, num2
+                    slots[at] = (current.get(key) or self._materialise(key, cgroup, ts)).slot
+                image = self._run(*proc, cls == _EXEC, dictionary)
+                if image.parent is None and cls == _TASK:
+                    orphans.append((image, proc[0][2]))
+                if acted and slots[at] >= 0:
+                    switches.setdefault(at, []).append((row, image.slot))
+                else:
+                    slots[at] = image.slot
+                continue
+            if cls in _IDS:
+                changed = current.get(key) if ret >= 0 else None
+                if changed is None:
+                    continue
+                if cls == _SETID:
+                    changed.uid, changed.gid = num2 >> 32, num2 & 0xFFFFFFFF
+                    changed.euid = flags
+                else:
+                    changed.cap_effective, changed.cap_permitted = num, num2
+                continue
+            found = current.get(key) or self._materialise(key, cgroup, ts)
+            if slots[at] < 0:
+                slots[at] = found.slot
+            if cls == _EXIT:
+                if not found.ended:
+                    ended.append(found)
+                found.ended = ts
+                continue
+            forked[num] = (found, ts)
+            found.children += 1
+            if len(forked) > _MAX_FORKED:
+                _, (oldest, _) = forked.popitem(last=False)
+                oldest.children -= 1
+                self.evicted_early += 1
         # A snapshot goes by pid: a parent with a reused, higher pid comes after its children.
         for image, parent_key in orphans:
-            above = self._current.get(parent_key)
+            above = current.get(parent_key)
             if above is not None and above is not image:
                 image.parent = above
-                image.depth = min(above.depth + 1, _MAX_DEPTH)
+                image.program.above = above.program
                 above.children += 1
+        return switches
 
     # -- making images ---------------------------------------------------------------------
 
@@ -213,23 +250,24 @@ class ProcessTable:
 
     def _replace(self, key: int, image: ProcessImage, now: int) -> None:
         old = self._current.get(key)
-        if old is not None and not old.exited:
-            self._ended.append((now, old))
+        if old is not None and not old.ended:
+            old.ended = now
+            self._ended.append(old)
         self._current[key] = image
 
-    def _parent_of(self, key: int, parent_key: int) -> tuple[ProcessImage | None, int]:
-        """(parent's image, start of this process): the lineage survives the parent's end."""
+    def _parent_of(self, key: int, parent_key: int) -> ProcessImage | None:
+        """The parent's image: the lineage survives the parent's end."""
         old = self._current.get(key)
         if old is not None:
-            return old.parent, old.started
+            return old.parent
         forked = self._forked.pop(key, None)
         if forked is not None:
             forked[0].children -= 1
-            return forked[0], forked[1]
+            return forked[0]
         parent = self._current.get(parent_key)
         if parent is None and parent_key in self._forked:
             parent = self._materialise(parent_key, 0, 0)
-        return parent, 0
+        return parent
 
     def _argv_of(self, ident: int, dictionary: Dictionary) -> tuple[str, ...]:
         found = self._argv.get(ident)
@@ -240,38 +278,23 @@ class ProcessTable:
                 self._argv.popitem(last=False)
         return found
 
-    def _namespaces_of(self, proc: Any) -> tuple[int, ...]:
-        """One tuple for all that share it: nearly every process has its parent's."""
-        found = _namespaces(proc)
-        if len(self._namespaces) >= _MAX_FORKED:
-            self._namespaces.clear()
-        return self._namespaces.setdefault(found, found)
-
-    def _run(self, proc: Any, dictionary: Dictionary) -> ProcessImage:
-        """A new image from a row of PROC."""
-        key = proc.proc
-        parent, _ = self._parent_of(key, proc.parent)
-        env = proc.env
-        names = self._argv_of(env, dictionary) if env else ()
+    def _program(self, record: np.void, above: Program | None, dictionary: Dictionary) -> Program:
+        """From a row of PROC; own numbers are not read."""
+        proc = _Row._make(record.item())
+        namespaces = _namespaces(proc)
+        if above is not None and above.namespaces == namespaces:
+            namespaces = above.namespaces  # nearly always: one tuple for all
         text = dictionary.text
-        image = ProcessImage(
-            slot=-1,
-            key=key,
+        return Program(
+            above=above,
             exec_id=proc.exec_id,
-            parent=parent,
-            workload=0,
             cgroup=proc.cgroup,
             name=proc.comm.decode("utf-8", "backslashreplace"),
             exepath=text(proc.exe),
             argv=self._argv_of(proc.argv, dictionary) if proc.argv else (),
             cwd=text(proc.cwd),
-            env_names=names,
+            env_names=self._argv_of(proc.env, dictionary) if proc.env else (),
             script=text(proc.script) if proc.script else "",
-            pid=proc.pid,
-            vpid=proc.vpid,
-            pgid=proc.pgid,
-            vpgid=proc.vpgid,
-            sid=proc.sid,
             uid=proc.uid,
             gid=proc.gid,
             euid=proc.euid,
@@ -281,23 +304,44 @@ class ProcessTable:
             cap_effective=proc.cap_effective,
             cap_permitted=proc.cap_permitted,
             cap_inheritable=proc.cap_inheritable,
-            namespaces=self._namespaces_of(proc),
+            namespaces=namespaces,
             marks=proc.marks,
             exe_ino=proc.exe_ino,
             exe_ctime=proc.exe_ctime,
             exe_mtime=proc.exe_mtime,
-            started=proc.start,
-            exec_ts=proc.ts if proc.cls == Class.EXEC else proc.start,
-            exe_id=proc.exe,
-            argv_id=proc.argv,
-            depth=min(parent.depth + 1, _MAX_DEPTH) if parent else 0,
             known=True,
-            tid=proc.tid,
-            exe_mode=proc.exe_mode,
-            vsid=proc.vsid,
         )
+
+    def _remember(self, key: tuple[Any, Any], program: Program) -> Program:
+        if len(self._programs) >= _MAX_PROGRAMS:
+            self._programs.clear()
+        self._programs[key] = program
+        return program
+
+    def _run(
+        self,
+        own: tuple[int, ...],
+        record: np.void,
+        shared: bytes,
+        executed: bool,
+        dictionary: Dictionary,
+    ) -> ProcessImage:
+        """A new image from a row of PROC: its own numbers, the whole, the bytes it shares."""
+        now, key, parent_key, start, pid, vpid, pgid, vpgid, sid = own
+        parent = self._parent_of(key, parent_key)
+        above = None if parent is None else parent.program
+        # A program of the snapshot is one process's alone: who is above may be known later.
+        of = self._programs.get((shared, above)) if executed else None
+        if of is None:
+            of = self._program(record, above, dictionary)
+            if executed:
+                self._remember((shared, above), of)
+        image = ProcessImage(
+            -1, key, of, parent, 0, pid, vpid, pgid, vpgid, sid, start, now if executed else start,
+            of.uid, of.gid, of.euid, of.egid, of.cap_effective, of.cap_permitted,
+        )  # fmt: skip
         self._place(image)
-        self._replace(key, image, proc.ts)
+        self._replace(key, image, now)
         return image
 
     def _materialise(self, key: int, cgroup: int, now: int) -> ProcessImage:
@@ -307,16 +351,17 @@ class ProcessTable:
         forked = self._forked.pop(key, None)
         if forked is None:
             return self._make_unknown(key, cgroup, now)
-        of, started, tid = forked
+        of, started = forked
         of.children -= 1
+        above = of.program
+        cgroup = cgroup or above.cgroup
+        program = self._programs.get((above, cgroup))
+        if program is None:
+            program = self._remember((above, cgroup), replace(above, above=above, cgroup=cgroup))
         pid = key & _PID_MASK
         image = ProcessImage(
-            -1, key, of.exec_id, of, of.workload, cgroup or of.cgroup, of.name, of.exepath, of.argv,
-            of.cwd, of.env_names, of.script, pid, pid, of.pgid, of.vpgid, of.sid, of.uid, of.gid,
-            of.euid, of.egid, of.loginuid, of.tty, of.cap_effective, of.cap_permitted,
-            of.cap_inheritable, of.namespaces, of.marks, of.exe_ino, of.exe_ctime, of.exe_mtime,
-            started, of.exec_ts, of.exe_id, of.argv_id, min(of.depth + 1, _MAX_DEPTH), of.known,
-            tid=tid, exe_mode=of.exe_mode, vsid=of.vsid,
+            -1, key, program, of, of.workload, pid, pid, of.pgid, of.vpgid, of.sid, started,
+            of.exec_ts, of.uid, of.gid, of.euid, of.egid, of.cap_effective, of.cap_permitted,
         )  # fmt: skip
         self._place(image)
         self._current[key] = image
@@ -324,11 +369,12 @@ class ProcessTable:
 
     def _make_unknown(self, key: int, cgroup: int, now: int) -> ProcessImage:
         self.unknown_made += key != 0
-        pid = key & _PID_MASK
+        program = self._programs.get((None, cgroup))
+        if program is None:
+            program = self._remember((None, cgroup), replace(_UNKNOWN, cgroup=cgroup))
         image = ProcessImage(
-            -1, key, 0, None, 0, cgroup, "", "", (), "", (), "", pid, 0, 0, 0, 0, 0, 0, 0, 0,
-            0xFFFFFFFF, 0, 0, 0, 0, (0,) * len(_NAMESPACES), 0, 0, 0, 0, (key >> 22) << 16, now,
-            0, 0, 0, False,
+            -1, key, program, None, 0, key & _PID_MASK, 0, 0, 0, 0, (key >> 22) << 16, now,
+            0, 0, 0, 0, 0, 0,
         )  # fmt: skip
         self._place(image)
         if key:
@@ -345,31 +391,27 @@ class ProcessTable:
         slots before it reads that batch.
         """
         bound = self._max_ended * (4 if held else 1)
-        for _ in range(len(self._ended)):
-            since, image = self._ended[0]
-            crowded = len(self._ended) > bound
-            if now - since < _GRACE_NS and not crowded:
+        ended, released = self._ended, []
+        for _ in range(len(ended)):
+            image = ended[0]
+            crowded = len(ended) > bound
+            early = now - image.ended < _GRACE_NS
+            if early and not crowded:
                 break
-            self._ended.popleft()
+            ended.popleft()
             if image.children > 0:
                 # Still the ancestor of someone; looked at again later.
-                self._ended.append((now, image))
+                image.ended = now
+                ended.append(image)
                 if crowded:
                     break
                 continue
-            self.evicted_early += now - since < _GRACE_NS
-            self._drop(image)
-        released = tuple(self._released)
-        self._free.extend(released)
-        self._released.clear()
-        return released
-
-    def _drop(self, image: ProcessImage) -> None:
-        if self._images[image.slot] is not image:
-            return
-        self._images[image.slot] = None
-        self._released.append(image.slot)
-        if self._current.get(image.key) is image:
-            del self._current[image.key]
-        if image.parent is not None:
-            image.parent.children -= 1
+            self.evicted_early += early
+            self._images[image.slot] = None
+            released.append(image.slot)
+            if self._current.get(image.key) is image:
+                del self._current[image.key]
+            if image.parent is not None:
+                image.parent.children -= 1
+        self._free += released
+        return tuple(released)

@@ -12,7 +12,7 @@ from typing import Any
 from hullwatch.detect.operators import Test
 from hullwatch.detect.source import Source
 
-__all__ = ["Column", "Predicate"]
+__all__ = ["Column", "Predicate", "merged"]
 
 _MEMO = 2_048
 _MEMO_TEXT = 512  # characters: a longer text is worked out each time
@@ -41,6 +41,7 @@ class Column:
     _runs: list[tuple[int, Any]] = field(default_factory=list)
     _starts: dict[str, list[Predicate]] = field(default_factory=dict)
     _ends: dict[str, list[Predicate]] = field(default_factory=dict)
+    _holding: dict[str, list[Predicate]] = field(default_factory=dict)
     _prefixes: tuple[str, ...] = ()
     _suffixes: tuple[str, ...] = ()
     _memo: dict[Any, int] = field(default_factory=dict)
@@ -61,6 +62,8 @@ class Column:
         elif test.suffix:
             self._ends.setdefault(test.suffix, []).append(predicate)
             self._suffixes = tuple(self._ends)
+        elif test.part:
+            self._holding.setdefault(test.part, []).append(predicate)
         else:
             self._runs.append((bit, test.run))
         self._memo.clear()
@@ -105,7 +108,23 @@ class Column:
                     for one in predicates:
                         if one.test.exact or one.test.run(value):
                             found |= one.bit
+        for part, predicates in self._holding.items():
+            if part in value:
+                for one in predicates:
+                    if one.test.exact or one.test.run(value):
+                        found |= one.bit
         for bit, run in self._runs:
             if run(value):
                 found |= bit
         return found
+
+
+def merged(columns: list[Column]) -> Column | None:
+    """One column for several that have the same value, to be asked by `fresh`."""
+    if not columns:
+        return None
+    found = Column(columns[0].source)
+    for column in columns:
+        for predicate in column.predicates:
+            found.add(predicate)
+    return found

@@ -126,11 +126,10 @@ class SlotTable:
             missing &= ~gone
         if missing.any():
             places, first = np.unique(at[missing], return_index=True)
-            for place, slot in zip(places.tolist(), slots[missing][first].tolist(), strict=True):
-                self.values[place] = make(slot)
+            made = [make(slot) for slot in slots[missing][first].tolist()]
+            self.values[places] = made
             found = self.values[at]
         if gone is not None and gone.any():
             distinct, back = np.unique(slots[gone], return_inverse=True)
-            made = np.fromiter(map(make, distinct.tolist()), np.int32, distinct.size)
-            found[gone] = made[back]
+            found[gone] = np.fromiter(map(make, distinct.tolist()), np.int32, distinct.size)[back]
         return found

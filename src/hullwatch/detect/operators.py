@@ -35,13 +35,17 @@ _BYTES = ("bcontains", "bstartswith")
 
 # What every match of a shell pattern starts with. '?' and friends may stand before '('.
 _GLOB_PREFIX = re.compile(r"(?:[^*?\[\\+@!(](?![(]))*")
+# A shell pattern of stars and question marks only, and what stands between them.
+_GLOB_PLAIN = re.compile(r"[^\[\\(]*")
+_GLOB_STARS = re.compile(r"[*?]+")
 
 
 class Test(NamedTuple):
     """run decides; the rest lets a column ask many tests at once.
 
-    equal: the values that pass. unequal: the value that does not. prefix, suffix: what a text
-    must start or end with, if that is all or if nothing else can pass (then `exact` is False).
+    equal: the values that pass. unequal: the value that does not. prefix, suffix, part: what a text
+    must start with, end with or hold, if that is all or if nothing else can pass (then `exact` is
+    False).
     """
 
     run: Callable[[Any], bool]
@@ -49,6 +53,7 @@ class Test(NamedTuple):
     unequal: Any = None
     prefix: str = ""
     suffix: str = ""
+    part: str = ""
     exact: bool = False
 
 
@@ -137,8 +142,12 @@ def test_of(op: str, kind: Type, literals: Sequence[Literal], modifier: str = ""
         return Test(_single(op, values[0]), prefix=text, exact=True)
     if op == "endswith" and text:
         return Test(_single(op, values[0]), suffix=text, exact=True)
+    if op == "contains" and text:
+        return Test(_single(op, values[0]), part=text, exact=True)
     if op == "glob":
-        return Test(values[0], prefix=_GLOB_PREFIX.match(text)[0])  # type: ignore[index]
+        prefix = _GLOB_PREFIX.match(text)[0]  # type: ignore[index]
+        parts = _GLOB_STARS.split(text) if _GLOB_PLAIN.fullmatch(text) else [""]
+        return Test(values[0], prefix=prefix, part=max(parts, key=len))
     return Test(_single(op, values[0]))
 
 

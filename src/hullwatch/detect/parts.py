@@ -11,7 +11,7 @@ from typing import Any
 
 from hullwatch.context.enriched import ProcessImage
 from hullwatch.context.workload import Workload
-from hullwatch.detect.column import Column
+from hullwatch.detect.column import Column, merged
 from hullwatch.detect.fields import Type, Where
 from hullwatch.detect.fields.event import types_of
 from hullwatch.detect.fields.field import ALL, Getter
@@ -20,6 +20,8 @@ from hullwatch.detect.row import DEPENDS, Env, Event, Object, Row
 from hullwatch.sensor.syscalls import OPS
 
 __all__ = ["ClassPlan", "Parts"]
+
+_MAX_PROGRAMS = 2048  # whose bits are remembered, with the programs themselves
 
 
 @dataclass(slots=True)
@@ -34,6 +36,11 @@ class ClassPlan:
 
 def _only_addresses(column: Column) -> bool:
     return all(bound.field.addresses for bound in column.source.bounds)
+
+
+def _is_text(column: Column) -> bool:
+    source = column.source
+    return source.apply is None and all(bound.field.text for bound in source.bounds)
 
 
 def _reader(column: Column) -> tuple[Column, Getter, Any]:
@@ -79,10 +86,15 @@ class Parts:
                     plan.rows.append(column)
         objects = {**found[Where.OBJ], **found[Where.OBJ2]}
         self.objects = list(objects.values())
-        self._of_text = [_reader(one) for one in self.objects if not _only_addresses(one)]
         self._of_address = [_reader(one) for one in self.objects]
+        texts = [one for one in self.objects if not _only_addresses(one)]
+        # Fields by many names, one value.
+        self._text = merged([one for one in texts if _is_text(one)])
+        self._of_text = [_reader(one) for one in texts if not _is_text(one)]
         self.images = list(found[Where.IMAGE].values())
-        self._of_image = [_image_reader(one) for one in self.images]
+        self._of_program = [_image_reader(one) for one in self.images if not one.source.own]
+        self._of_own = [_image_reader(one) for one in self.images if one.source.own]
+        self._programs: dict[tuple[Any, ...], int] = {}
         self.workloads = list(found[Where.WORKLOAD].values())
         self.names = list(found[Where.NAME].values())
         self.all = sum(predicate.bit for predicate in program.predicates.values())
@@ -94,7 +106,12 @@ class Parts:
         """(holds, depends): the second cannot be told from the object alone."""
         holds = depends = 0
         env = self.env
-        for column, get, arg in self._of_text if obj.address is None else self._of_address:
+        readers = self._of_address
+        if obj.address is None:
+            readers = self._of_text
+            if self._text is not None and obj.text:
+                holds = self._text.fresh(obj.text)
+        for column, get, arg in readers:
             value = get(obj, env, arg)
             if value is None:
                 continue
@@ -107,9 +124,22 @@ class Parts:
     def image(self, image: ProcessImage | None) -> int:
         if image is None:
             return 0
+        # All that the fields of _of_program read: the ten thousandth /bin/true is one look-up.
+        key = (
+            *(image.program, image.workload, image.uid, image.gid, image.euid, image.egid),
+            *(image.cap_effective, image.cap_permitted),
+        )
+        holds = self._programs.get(key)
+        if holds is None:
+            if len(self._programs) >= _MAX_PROGRAMS:
+                self._programs.clear()
+            holds = self._programs[key] = self._ask(self._of_program, image)
+        return holds | self._ask(self._of_own, image) if self._of_own else holds
+
+    def _ask(self, readers: list[tuple[Column, Getter, Any]], image: ProcessImage) -> int:
         holds = 0
         env = self.env
-        for column, get, arg in self._of_image:
+        for column, get, arg in readers:
             value = get(image, env, arg)
             if value is not None:
                 holds |= column.bits(value)

@@ -9,10 +9,11 @@ import ipaddress
 import socket
 import struct
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from hullwatch.context.enriched import Enriched, ProcessImage, Tables
+from hullwatch.context.enriched import Enriched, ProcessImage, Program, Tables
 from hullwatch.context.image import parse_image
 from hullwatch.context.workload import Workload
 from hullwatch.sensor.batch import Batch, String
@@ -20,15 +21,24 @@ from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.syscalls import op_of
 from hullwatch.sensor.wire import EVENT, StrKind
 
-__all__ = ["HOST", "Scene", "address_data"]
+__all__ = ["HOST", "Scene", "address_data", "make_image"]
 
 HOST = Workload(cgroup=1, cgroup_path="/", state="host", container_id="", name="host")
 START = 100_000_000_000  # CLOCK_BOOTTIME ns of the first event
 WALL = 1_700_000_000_000_000_000
-_BLANK = ProcessImage(
-    *(0, 0, 0, None, 0, 1, "", "", (), "", (), "", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFFFFFFFF, 0),
-    *(0, 0, 0, (), 0, 0, 0, 0, 0, 0, 0, 0, 0, False),
+_PROGRAM = Program(
+    *(None, 0, 1, "", "", (), "", (), "", 0, 0, 0, 0, 0xFFFFFFFF, 0, 0, 0, 0, (), 0, 0, 0, 0, False)
 )
+
+
+def make_image(**fields: Any) -> ProcessImage:
+    """An image of which only this is known; fields are its own and its program's."""
+    parent = fields.get("parent")
+    program = {name: fields[name] for name in Program.__slots__ if name in fields}
+    own: dict[str, Any] = dict.fromkeys(ProcessImage.__slots__, 0) | {"parent": None}
+    own |= {name: fields[name] for name in own if name in fields}
+    own["program"] = replace(_PROGRAM, above=parent.program if parent else None, **program)
+    return ProcessImage(**own)
 
 
 def address_data(text: str) -> bytes:
@@ -54,7 +64,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.dictionary = Dictionary()
-        self.images: list[ProcessImage] = [_BLANK]
+        self.images: list[ProcessImage] = [make_image()]
         self.workloads: list[Workload] = [HOST]
         self.names: dict[int, str] = {}
         self._events: list[np.ndarray] = []
@@ -140,11 +150,10 @@ class Scene:
             "exe_ino": 7,
             "exe_ctime": WALL,
             "exe_mtime": WALL,
-            "depth": above.depth + 1 if above else 0,
             "known": True,
             **fields,
         }
-        self.images.append(replace(_BLANK, **given))  # type: ignore[arg-type]
+        self.images.append(make_image(**given))
         return slot
 
     def event(

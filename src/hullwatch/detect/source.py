@@ -46,6 +46,10 @@ class Source:
         return any(bound.field.mutable for bound in self.bounds)
 
     @property
+    def own(self) -> bool:
+        return any(bound.field.own for bound in self.bounds)
+
+    @property
     def reads(self) -> frozenset[str]:
         return frozenset().union(*(bound.field.reads for bound in self.bounds))
 

@@ -91,8 +91,7 @@ def _from_numpy(rows: np.ndarray) -> pa.ListArray:
     return _one_list(pa.StructArray.from_arrays(arrays, list(rows.dtype.names or ())))
 
 
-def _to_numpy(column: pa.ListArray, dtype: np.dtype[Any]) -> np.ndarray:
-    values = column.flatten()
+def _to_numpy(values: pa.StructArray, dtype: np.dtype[Any]) -> np.ndarray:
     rows = np.zeros(len(values), dtype)
     assert dtype.fields is not None
     for name in dtype.names or ():
@@ -193,7 +192,9 @@ class CaptureReader:
         except OSError as error:
             raise CaptureError(f"{path}: {error}") from None
         try:
-            self._stream = pa.ipc.open_stream(self._file)
+            # A batch is decoded sooner than threads are woken for it.
+            alone = pa.ipc.IpcReadOptions(use_threads=False)
+            self._stream = pa.ipc.open_stream(self._file, options=alone)
         except _DAMAGE:
             raise CaptureError(
                 f"{path}: not a capture; make one with `hullwatch record FILE`"
@@ -221,7 +222,7 @@ class CaptureReader:
             try:
                 row = self._stream.read_next_batch()
                 row.validate(full=True)
-                read = _batch_of(row), row.column("workloads").flatten().to_pylist()
+                read = _batch_of(row), _list(row, "workloads").to_pylist()
             except StopIteration:
                 return
             except _DAMAGE as error:
@@ -248,14 +249,24 @@ def workloads_of(path: Path | str) -> list[bytes]:
     return found
 
 
+def _list(row: pa.RecordBatch, name: str) -> pa.Array:
+    """The one list in a column. Not by `flatten`, whose first use imports pyarrow.compute."""
+    values = row.column(name)[0].values
+    if values is None:
+        raise ValueError(f"no {name}")
+    return values
+
+
+def _columns(values: pa.StructArray) -> Iterator[tuple[Any, ...]]:
+    return zip(*(values.field(at).to_pylist() for at in range(values.type.num_fields)), strict=True)
+
+
 def _batch_of(row: pa.RecordBatch) -> Batch:
-    strings = row.column("strings").flatten().to_pylist()
-    losses = row.column("losses").flatten().to_pylist()
     return Batch(
-        events=_to_numpy(row.column("events"), EVENT),
-        procs=_to_numpy(row.column("procs"), PROC),
-        strings=tuple(String(**entry) for entry in strings),
-        losses=tuple(Loss(**loss) for loss in losses),
+        events=_to_numpy(_list(row, "events"), EVENT),
+        procs=_to_numpy(_list(row, "procs"), PROC),
+        strings=tuple(map(String._make, _columns(_list(row, "strings")))),
+        losses=tuple(map(Loss._make, _columns(_list(row, "losses")))),
         dict_base=row.column("dict_base")[0].as_py(),
         wall_offset=row.column("wall_offset")[0].as_py(),
         drained=row.column("drained")[0].as_py(),

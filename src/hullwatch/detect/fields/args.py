@@ -35,6 +35,7 @@ class _Arg(NamedTuple):
     get: Callable[..., Any]
     reads: str = ""
     raw: Callable[[Event], int] | None = None
+    own: bool = False  # see Field.own
 
 
 def _flags(name: str, cls: int, table: names.Table) -> _Arg:
@@ -54,12 +55,16 @@ def _number(name: str, column: str, *classes: int) -> _Arg:
     )
 
 
+def _text(obj: Object, env: Env) -> str | None:
+    return obj.text or None
+
+
 def _path(name: str, where: Where, *classes: int) -> _Arg:
-    return _Arg(name, classes, where, lambda obj, _: obj.text or None)
+    return _Arg(name, classes, where, _text)
 
 
-def _of_process(name: str, get: Callable[[Any], Any]) -> _Arg:
-    return _Arg(name, (C.EXEC,), P, lambda p, _: get(p))
+def _of_process(name: str, get: Callable[[Any], Any], own: bool = False) -> _Arg:
+    return _Arg(name, (C.EXEC,), P, lambda p, _: get(p), own=own)
 
 
 def _uid(event: Event, env: Env) -> str:
@@ -193,8 +198,8 @@ _ARGS: tuple[_Arg, ...] = (
     _of_process("comm", lambda p: p.name or None),
     _of_process("cwd", lambda p: p.cwd or None),
     _of_process("trusted_exepath", lambda p: p.exepath or None),
-    _of_process("pid", lambda p: str(p.pid)),
-    _of_process("ptid", lambda p: str(p.ppid)),
+    _of_process("pid", lambda p: str(p.pid), own=True),
+    _of_process("ptid", lambda p: str(p.ppid), own=True),
     _of_process("tty", lambda p: str(p.tty)),
 )
 
@@ -235,6 +240,8 @@ def argument(name: str, raw: bool) -> Field | None:
         image=(lambda part, env, _: image(part, env)) if image else None,
         row=row_value,
         reads=frozenset(column for row in rows for column in row.reads.split()),
+        own=any(row.own for row in rows),
+        text=obj is _text,
     )
 
 

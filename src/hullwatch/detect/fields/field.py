@@ -54,8 +54,11 @@ class Field:
       any of the values (the getter returns a tuple) may match.
     reads: which columns of Event the event getter reads (op and cls are always there).
     mutable: may change while the process lives. minimum: the smallest value it can have.
+    own: of an image, reads numbers that are one process's own, or an ancestor's (pid, times ...):
+      beyond its program, its ids and its container.
     parts: fields that stand for it in a condition (fd.ip: fd.sip or fd.cip).
     addresses: the object's getter has a value for socket addresses only.
+    text: of an object that is no address, the getter gives the text (None where it is empty).
     """
 
     name: str
@@ -70,11 +73,13 @@ class Field:
     arg: str = ""
     reads: frozenset[str] = frozenset()
     mutable: bool = False
+    own: bool = False
     minimum: int | None = None
     deprecated: str = ""
     parts: tuple[str, ...] = ()
     domain: Getter | None = None
     addresses: bool = False
+    text: bool = False
 
 
 def each(where: Where, classes: Iterable[int] = ALL) -> dict[int, Where]:
@@ -106,11 +111,12 @@ def of_image(
     doc: str,
     *,
     mutable: bool = False,
+    own: bool = False,
     classes: Iterable[int] = ALL,
 ) -> Field:
     """A field of the process image."""
     where = each(Where.IMAGE, classes)
-    return Field(name, kind, doc, where, image=lambda p, _, __: get(p), mutable=mutable)
+    return Field(name, kind, doc, where, image=lambda p, _, __: get(p), mutable=mutable, own=own)
 
 
 def of_workload(name: str, kind: Type, get: Callable[[Any], Any], doc: str) -> Field:

@@ -57,7 +57,7 @@ def _filename(obj: Object, env: Env, arg: Any) -> str | None:
 
 
 def _path(name: str, doc: str, where: dict[int, Where]) -> Field:
-    return Field(name, S, doc, where, object=_text)
+    return Field(name, S, doc, where, object=_text, text=True)
 
 
 # fs.path.* (libsinsp filter check "fspath"): the same for every call that takes paths.

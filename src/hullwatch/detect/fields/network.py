@@ -58,9 +58,14 @@ def _client_port(event: Event, env: Env, arg: Any) -> int | None:
 
 def _addresses(prefix: str, doc: str, where: dict[int, Where]) -> tuple[Field, ...]:
     return (
-        Field(f"fd.{prefix}ip", IP, f"{doc} address", where, object=_ip),
+        Field(f"fd.{prefix}ip", IP, f"{doc} address", where, object=_ip, addresses=True),
         Field(
-            f"fd.{prefix}net", NET, f"{doc} address, to compare with networks", where, object=_ip
+            f"fd.{prefix}net",
+            NET,
+            f"{doc} address, to compare with networks",
+            where,
+            object=_ip,
+            addresses=True,
         ),
     )
 
@@ -174,6 +179,7 @@ FIELDS: tuple[Field, ...] = (
         {**each(O1, FILE_CLASSES), **each(O1, NET_CLASSES)},
         object=_name,
         row=_row_name,
+        text=True,
     ),
     *_addresses("s", "server's", _SERVER),
     *_addresses("c", "client's", _CLIENT),

@@ -145,7 +145,9 @@ def _of(
     return read
 
 
-def _level(name: str, kind: Type, get: Callable[[ProcessImage], Any], doc: str) -> Field:
+def _level(
+    name: str, kind: Type, get: Callable[[ProcessImage], Any], doc: str, own: bool = False
+) -> Field:
     """proc.aname[2] is the grandparent's; proc.aname that of any ancestor."""
 
     def read(image: ProcessImage, env: Env, arg: int | None) -> Any:
@@ -154,7 +156,8 @@ def _level(name: str, kind: Type, get: Callable[[ProcessImage], Any], doc: str) 
         found = ancestor(image, arg)
         return None if found is None else get(found)
 
-    return Field(name, kind, f"{doc} of an ancestor", each(Where.IMAGE), image=read, arg="index?")
+    doc = f"{doc} of an ancestor"
+    return Field(name, kind, doc, each(Where.IMAGE), image=read, arg="index?", own=own)
 
 
 def _within(name: str, get: Callable[[ProcessImage], Any], doc: str) -> Field:
@@ -173,9 +176,10 @@ def _within(name: str, get: Callable[[ProcessImage], Any], doc: str) -> Field:
 def _related(
     prefix: str, who: Callable[[ProcessImage], ProcessImage | None], whose: str, *names: str
 ) -> Iterator[Field]:
+    own = who is not _parent  # leaders are found by their numbers
     for name, get, doc in _TEXTS:
         if name in names:
-            yield of_image(f"{prefix}{name}", S, _of(who, get), f"{doc}, of {whose}")
+            yield of_image(f"{prefix}{name}", S, _of(who, get), f"{doc}, of {whose}", own=own)
 
 
 def _user(name: str, kind: Type, ident: str, index: int, doc: str) -> Field:
@@ -239,24 +243,34 @@ FIELDS: tuple[Field, ...] = (
     *_related("proc.p", _parent, "the parent", "name", "exe", "exepath", "cmdline", "args"),
     *_related("proc.sid.", _session, "the session's leader", "exe", "exepath", "name"),
     *_related("proc.vpgid.", _group, "the process group's leader", "name", "exe", "exepath"),
-    of_image("proc.sname", S, _of(_session, _name), "name of the session's leader"),
+    of_image("proc.sname", S, _of(_session, _name), "name of the session's leader", own=True),
     _level("proc.aname", S, _name, "name"),
     _level("proc.aexe", S, _exe, "first argument"),
     _level("proc.aexepath", S, _exepath, "path of the executable"),
     _level("proc.acmdline", S, _cmdline, "name and arguments"),
     _level("proc.aargs", S, _args, "arguments"),
-    _level("proc.apid", N, lambda p: p.pid, "process id"),
-    of_image("proc.pid", N, lambda p: p.pid, "process id, on the host"),
-    of_image("proc.ppid", N, lambda p: p.parent.pid if p.parent else None, "parent's process id"),
-    of_image("proc.vpid", N, lambda p: p.vpid, "process id in its pid namespace"),
-    of_image("proc.pvpid", N, lambda p: p.parent.vpid if p.parent else None, "parent's vpid"),
-    of_image("proc.sid", N, lambda p: p.sid, "session id"),
-    of_image("proc.pgid", N, lambda p: p.pgid, "process group id, on the host"),
-    of_image("proc.vpgid", N, lambda p: p.vpgid, "process group id in its pid namespace"),
-    of_image("proc.is_vpgid_leader", B, lambda p: p.vpid == p.vpgid, "leads its process group"),
-    of_image("proc.is_sid_leader", B, lambda p: p.pid == p.sid, "leads its session"),
+    _level("proc.apid", N, lambda p: p.pid, "process id", own=True),
+    of_image("proc.pid", N, lambda p: p.pid, "process id, on the host", own=True),
+    of_image(
+        "proc.ppid",
+        N,
+        lambda p: p.parent.pid if p.parent else None,
+        "parent's process id",
+        own=True,
+    ),
+    of_image("proc.vpid", N, lambda p: p.vpid, "process id in its pid namespace", own=True),
+    of_image(
+        "proc.pvpid", N, lambda p: p.parent.vpid if p.parent else None, "parent's vpid", own=True
+    ),
+    of_image("proc.sid", N, lambda p: p.sid, "session id", own=True),
+    of_image("proc.pgid", N, lambda p: p.pgid, "process group id, on the host", own=True),
+    of_image("proc.vpgid", N, lambda p: p.vpgid, "process group id in its pid namespace", own=True),
+    of_image(
+        "proc.is_vpgid_leader", B, lambda p: p.vpid == p.vpgid, "leads its process group", own=True
+    ),
+    of_image("proc.is_sid_leader", B, lambda p: p.pid == p.sid, "leads its session", own=True),
     of_image("proc.tty", N, _known(lambda p: p.tty), "terminal (device number), 0 for none"),
-    of_image("proc.loginshellid", N, _shell, "process id of the oldest shell above"),
+    of_image("proc.loginshellid", N, _shell, "process id of the oldest shell above", own=True),
     of_image("proc.cmdnargs", N, _known(lambda p: max(len(p.argv) - 1, 0)), "count of arguments"),
     of_image(
         "proc.cmdlenargs", N, _known(lambda p: sum(map(len, p.argv[1:]))), "length of arguments"
