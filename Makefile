@@ -17,7 +17,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 # What it takes to run and to build Hullwatch; then what the tests need on top (runtimes to attack
 # in, kernels with BPF LSM to boot); then what the benchmarks compare with.
 APT_RUN := python3 python3-venv clang llvm libbpf-dev libbpf1 libc6-dev runc busybox-static iproute2
-APT_TEST := containerd containernetworking-plugins kmod qemu-system-x86 \
+APT_TEST := containerd containernetworking-plugins file kmod qemu-system-x86 \
 	linux-image-amd64 linux-image-6.12-amd64
 APT_BENCH := bpftrace
 
