@@ -9,6 +9,7 @@ import pytest
 
 from hullwatch.context.workload import Workload
 from hullwatch.sensor.batch import Loss
+from hullwatch.store import compact
 from hullwatch.store.errors import StoreBusy, StoreError
 from hullwatch.store.query import Reader
 from hullwatch.store.state import OTHERS, CountRow, Session
@@ -50,6 +51,34 @@ def test_tail_and_parquet_give_the_same_rows(tmp_path):
     assert len(before) == 51
     assert before[0]["span"] == 1 << 63
     assert before[0]["mark_names"] == ["str_lost", "io_uring"]
+
+
+def test_row_groups_hold_their_own_text_and_not_too_much(tmp_path, monkeypatch):
+    """A reader takes whole row groups into memory: neither the others' strings nor long ones."""
+    monkeypatch.setattr(compact, "ROW_GROUP", 100)
+    monkeypatch.setattr(compact, "GROUP_TEXT", 50_000)
+    b = Builder()
+    process = b.process(7, name="sh")
+    for number in range(500):
+        b.event("open", process, f"/{number:04}")
+    for number in range(500):
+        b.event("open", process, f"/{number:04}/" + "x" * 990)
+    b.event("open", process, "/" + "y" * 3000)
+    w = writer(tmp_path)
+    w.write(b.build())
+    w.close()
+    assert settle(tmp_path) == 1
+    (file,) = (tmp_path / "segments").iterdir()
+    found = pq.ParquetFile(file)
+    groups = [found.metadata.row_group(at) for at in range(found.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    assert sum(rows) == 1001
+    assert max(rows) == 100
+    assert min(rows) < 60  # a thousand bytes each: text decides
+    at = found.schema_arrow.get_field_index("object")
+    assert max(group.column(at).total_uncompressed_size for group in groups) < 60_000
+    objects = {row["object"] for row in ask(tmp_path, "SELECT object FROM events")}
+    assert len(objects) == 1001
 
 
 def test_history_is_sealed_and_sorted_by_container_class_time(tmp_path):

@@ -13,9 +13,13 @@ import fcntl
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hullwatch.store.errors import StoreError
 from hullwatch.store.retention import Limits, retain
@@ -25,11 +29,22 @@ from hullwatch.store.segments import quarantine as set_aside
 from hullwatch.store.state import LossRow, State
 from hullwatch.store.tail import TailScan, read_tail
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["compact", "main"]
 
 ROW_GROUP = 65_536
+GROUP_TEXT = 32 << 20  # bytes: whoever opens many long paths makes row groups short, not large
 _DELTAS = {"time": "DELTA_BINARY_PACKED", "mono": "DELTA_BINARY_PACKED"}
 _BYTES_PER_ROW = 40  # of a tail; only to guess how many events a torn end held
+
+
+def _is_text(field: pa.Field) -> bool:
+    return bool(pa.types.is_dictionary(field.type))
+
+
+_PLAIN = pa.schema([field.with_type(pa.string()) if _is_text(field) else field for field in SCHEMA])
 
 
 def compact(root: Path, limits: Limits, session: int | None = None) -> int:
@@ -90,6 +105,25 @@ def _recover(state: State, root: Path, session: int | None) -> None:
                 )
 
 
+def _row_groups(table: pa.Table, position: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+    """`position` in pieces of at most ROW_GROUP rows and about GROUP_TEXT bytes of text."""
+    length = np.zeros(len(table), np.int64)
+    for field in SCHEMA:
+        if not _is_text(field):
+            continue
+        for chunk in table.column(field.name).chunks:  # one, as the chunks were combined
+            if len(chunk.dictionary):
+                each = pc.fill_null(pc.binary_length(chunk.dictionary), 0)
+                length += pc.fill_null(each.take(chunk.indices), 0).to_numpy(zero_copy_only=False)
+    text = np.cumsum(length[position])
+    start, before = 0, 0
+    while start < len(position):
+        end = int(np.searchsorted(text, before + GROUP_TEXT, "right"))
+        end = min(max(end, start + 1), start + ROW_GROUP)
+        yield position[start:end]
+        start, before = end, int(text[end - 1])
+
+
 def _to_parquet(state: State, root: Path, segment: Segment) -> int:
     import pyarrow.parquet as pq
 
@@ -116,12 +150,12 @@ def _to_parquet(state: State, root: Path, segment: Segment) -> int:
     name = f"segments/{segment.seq:010d}.parquet"
     target, draft = root / name, root / (name + ".tmp")
     target.parent.mkdir(exist_ok=True)
-    strings = [field.name for field in SCHEMA if pa.types.is_dictionary(field.type)]
+    strings = [field.name for field in SCHEMA if _is_text(field)]
     numbers = ["boot", "cgroup", "pid", "tid", "proc", "parent", "ppid", "uid", "euid", "flags"]
     try:
         with pq.ParquetWriter(
             draft,
-            SCHEMA,
+            _PLAIN,
             compression="zstd",
             compression_level=3,
             use_dictionary=[*strings, *numbers],
@@ -129,8 +163,9 @@ def _to_parquet(state: State, root: Path, segment: Segment) -> int:
             dictionary_pagesize_limit=4 << 20,
             write_page_checksum=True,
         ) as writer:
-            for start in range(0, len(position), ROW_GROUP):
-                writer.write_table(table.take(pa.array(position[start : start + ROW_GROUP])))
+            for chosen in _row_groups(table, position):
+                # As plain text: of a dictionary Parquet would write the whole into each row group.
+                writer.write_table(table.take(pa.array(chosen)).cast(_PLAIN))
         _fsync(draft)
         crc, size = checksum(draft), draft.stat().st_size
         draft.replace(target)
