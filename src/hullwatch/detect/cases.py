@@ -95,7 +95,14 @@ def read_cases(path: str | Path) -> list[Case]:
     for group in found:
         if not isinstance(group, dict) or "rule" not in group or not group.get("cases"):
             raise RuleError("each item needs 'rule' and 'cases'", place)
+        if not isinstance(group["cases"], list):
+            raise RuleError(f"rule '{group['rule']}': 'cases' must be a sequence", place)
         for one in group["cases"]:
+            if not isinstance(one, dict):
+                raise RuleError(
+                    f"rule '{group['rule']}': each case must be a mapping such as '- name: ...'",
+                    place,
+                )
             name = str(one.get("name", "?"))
             if one.get("expect") not in ("match", "no match"):
                 raise RuleError(f"case '{name}': expect must be 'match' or 'no match'", place)
