@@ -113,6 +113,20 @@ def test_events_limit_keeps_the_newest_and_says_so(store, run):
     assert "older events left out" in run.both.err
 
 
+def test_events_follow_is_of_what_comes(store, run):
+    run("events", "--follow", "--since", "1h", code=ExitCode.USAGE)
+    assert "--follow shows what happens from now on" in run.both.err
+
+
+def test_nothing_to_show_is_said(store, run):
+    assert run("events", "--pid", "4000000") == ""
+    assert "no such events are stored" in run.both.err
+    assert run("findings", "--min-severity", "emergency") == ""
+    assert "no such findings" in run.both.err
+    assert run("events", "--pid", "4000000", "--json") == ""
+    assert run.both.err == ""
+
+
 def test_events_follow_sees_what_comes_and_only_that(tmp_path):
     w = writer(tmp_path, seal_rows=30)
     b = Builder()
@@ -244,9 +258,16 @@ def test_tree_of_a_deep_chain(tmp_path, run):
 
 
 def test_tree_without_anything(store, run):
-    run("tree", "nothing", code=ExitCode.STORE)
-    assert "'nothing': not known here; known: agent" in run.both.err
-    run("tree", "agent", "--since", "1s", code=0)  # counted events and findings are still told
+    for command in (["tree", "nothing"], ["events", "--container", "nothing"]):
+        run(*command, code=ExitCode.NO)
+        assert "'nothing': not known here; known: agent" in run.both.err
+    # Neither findings nor counts of another time are told.
+    run("tree", "agent", "--until", "2001-01-01", code=ExitCode.NO)
+    assert "nothing is stored of it in that time" in run.both.err
+    now = run("tree", "agent", "--since", "1h")  # the store's counts are of now
+    assert "900 x open" in now
+    assert "Read of a secret" not in now
+    assert "Read of a secret" in run("tree", "agent", "--until", "1s")
 
 
 # --- findings -----------------------------------------------------------------------------
@@ -269,7 +290,7 @@ def test_a_finding_explains_itself(store, run):
     assert "3 times" not in out or "to" in out
     assert "T1552" in out
     assert f"hullwatch tree {CONTAINER[:12]}" in out
-    assert "hullwatch rules explain 'Read of a secret'" in out
+    assert 'hullwatch rules explain "Read of a secret"' in out
     run("findings", "show", "f", code=ExitCode.NO)
     assert "several begin so" in run.both.err
     run("findings", "show", "nope", code=ExitCode.NO)
@@ -324,6 +345,47 @@ def test_hunt_formats(store, run):
     assert "dest_name" in run("hunt", "--schema")
 
 
+def test_hunt_shows_every_type_and_its_json_is_json(store, run):
+    def constant(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    sql = (
+        "SELECT 1/0 a, 'nan'::DOUBLE b, sum(n) c, 2.5 d, {'t': TIMESTAMPTZ '2026-01-02', 'l': [1]}"
+        " e, map{'k': chr(27)} f, INTERVAL '1 day -90 seconds' g, 'ab'::BLOB h, [DATE '2026-01-02']"
+        " i, true j, NULL k FROM range(3) r(n)"
+    )
+    (line,) = run("hunt", sql, "--json").splitlines()
+    assert list(json.loads(line, parse_constant=constant).values()) == [
+        None,
+        None,
+        3,
+        2.5,
+        {"t": "2026-01-02T00:00:00.000000Z", "l": [1]},
+        {"k": "\x1b"},
+        "1 days -00:01:30",
+        "ab",
+        ["2026-01-02"],
+        True,
+        None,
+    ]
+    for form in ([], ["--csv"]):
+        out = run("hunt", sql, *form)
+        assert "2026-01-02T00:00:00.000000Z" in out
+        assert "datetime" not in out
+        assert "Decimal" not in out
+        assert "MonthDayNano" not in out
+
+
+def test_hunt_limits_are_checked(store, run):
+    for memory in ("lots", "0GB", "-1GB", "1", ""):
+        run("hunt", "SELECT 1", "--memory", memory, code=ExitCode.USAGE)
+        assert "such as 500MB or 4GB" in run.both.err
+    for memory in ("500MB", "1.5 GiB", "900mib"):
+        run("hunt", "SELECT 1", "--memory", memory)
+    run("hunt", "SELECT 1", "--timeout", "0", code=ExitCode.USAGE)
+    run("hunt", "SELECT 1", "--json", "--csv", code=ExitCode.USAGE)
+
+
 def test_hunt_errors(store, run):
     run("hunt", "SELEC", code=ExitCode.QUERY)
     assert run.both.err.count("\n") == 1
@@ -367,8 +429,22 @@ def test_errors_are_one_line_with_a_mend(tmp_path, run):
 
 def test_usage_errors(store, run):
     run("events", "--class", "nope", code=ExitCode.USAGE)
-    run("events", "--since", "yesterday-ish", code=ExitCode.USAGE)
+    for command in (["events"], ["findings"], ["tree", "agent"], ["hunt", "SELECT 1"]):
+        run(*command, "--since", "yesterday-ish", code=ExitCode.USAGE)
+        assert "Invalid value for --since: 'yesterday-ish'" in run.both.err
+    run("up", "--max-age", "forever", code=ExitCode.USAGE)
+    assert "Invalid value for --max-age" in run.both.err
+    run("up", "--max-bytes", "-5", code=ExitCode.USAGE)
+    run("record", "x", "--seconds", "-1", code=ExitCode.USAGE)
+    for words in (["f1"], ["list", "f1"], ["show"], ["show", "f1", "f2"]):
+        run("findings", *words, code=ExitCode.USAGE)
     run("nope", code=ExitCode.USAGE)
+
+
+def test_version(run):
+    from hullwatch import __version__
+
+    assert run("--version") == f"hullwatch {__version__}\n"
 
 
 def test_help_of_every_command(run):
@@ -394,6 +470,52 @@ def test_a_closed_pipe_is_no_error(store):
     assert shell.stdout.count("\n") == 1
     assert "Traceback" not in shell.stderr
     assert "Broken" not in shell.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["findings", "--json"], ["--help"]], ids=" ".join)
+def test_an_answer_that_cannot_be_written_is_an_error(store, command):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:
+        ended = _hullwatch(*command, stdout=full)
+    assert ended.returncode == ExitCode.NO
+    assert ended.stderr == "hullwatch: the answer cannot be written: No space left on device\n"
+
+
+def test_without_rights_each_command_says_so(tmp_path, run, monkeypatch):
+    """As the kernel answers who may not look into a folder: root may everywhere."""
+    closed = tmp_path / "closed"
+    exists = Path.exists
+
+    def refuse(path: Path) -> bool:
+        if path.is_relative_to(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(Path, "exists", refuse)
+    for command, code in (
+        (["status", "--store", str(closed)], ExitCode.STORE),
+        (["findings", "--store", str(closed)], ExitCode.STORE),
+        (["hunt", "SELECT 1", "--store", str(closed)], ExitCode.STORE),
+        (["rules", "check", str(closed / "x.yaml")], ExitCode.SENSOR),
+        (["rules", "list", "--rules", str(closed)], ExitCode.SENSOR),
+        (["record", str(closed / "capture")], ExitCode.SENSOR),
+    ):
+        run(*command, code=code)
+        assert run.both.err.count("\n") == 1
+        assert "permission denied; run as root" in run.both.err
+
+
+def _hullwatch(*command: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hullwatch", *command],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
 
 
 def test_completion_for_each_shell():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
@@ -68,14 +69,23 @@ def test_check_names_file_line_and_reason(rules, capsys):
     assert "refused" in refused.err
 
 
+def test_explain_ends_with_a_command_that_works(rules, capsys):
+    name = """It's "one" $(id)"""
+    (rules / "a.yaml").write_text(GOOD.replace("Shell in agent", json.dumps(name)))
+    said = run(capsys, "explain", "It's", "-r", rules).out
+    sql = shlex.split(said.splitlines()[-1])[2]
+    assert sql == "SELECT * FROM findings WHERE rule = 'It''s \"one\" $(id)'"
+
+
 def test_cases_beside_the_rules(rules, capsys):
     assert "2 passed, 0 failed" in run(capsys, "test", rules).out
     assert "2 passed, 0 failed" in run(capsys, "test", rules / "a.yaml").out
     (rules / "a.test.yaml").write_text(CASES.replace("EXPECT", "match"))
     said = run(capsys, "test", rules, code=ExitCode.NO).out
     assert "Shell in agent: ls: did not match, and should" in said
-    (rules / "a.test.yaml").write_text("nonsense: [")
-    assert "a.test.yaml" in run(capsys, "test", rules, code=ExitCode.CONTENT).err
+    for broken in ("nonsense: [", "- {rule: x, cases: 3}", "- {rule: x, cases: [y]}", "- 5"):
+        (rules / "a.test.yaml").write_text(broken)
+        assert "a.test.yaml" in run(capsys, "test", rules, code=ExitCode.CONTENT).err
 
 
 def test_nothing_there(tmp_path, capsys):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hullwatch.cli.show import print_json, print_table, safe, size
+from hullwatch.cli.show import print_json, print_table, quoted, safe, size
 from hullwatch.cli.when import parse_time
 
 BIDI = "‪‫‬‭‮⁦⁧⁨⁩‎‏؜"
@@ -61,6 +62,13 @@ def test_tables_escape_cells_and_headings(capsys):
         "x\\ny                     3",
         "-      9223372036854775808",
     ]
+
+
+def test_quoted_is_one_word_for_a_shell():
+    for text in ("a b", "it's", 'say "hi"', "$(id) `id` \\ !x"):
+        assert shlex.split(quoted(text)) == [text]
+    assert quoted("a b") == '"a b"'
+    assert quoted("a\x1b") == "'a\\x1b'"
 
 
 def test_sizes():

@@ -5,6 +5,7 @@ A module is imported only when its command is asked for: the agent must not pay 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 from hullwatch.cli.errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import typer
 
 __all__ = ["COMMANDS", "build", "main"]
@@ -32,6 +35,9 @@ COMMANDS: dict[str, str] = {
     "record": "hullwatch.cli.record",
     "replay": "hullwatch.cli.replay",
 }
+
+# What writing to a full disk, a dead disk or a file limit gives, where it is the output.
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 _HELP = """Hullwatch: runtime security for containerised AI workloads.
 
@@ -53,8 +59,20 @@ def build(argv: list[str] | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            from hullwatch import __version__
+
+            print(f"hullwatch {__version__}")
+            raise typer.Exit
+
+    # As a default and not Annotated, since annotations are looked up in the module: no typer there.
+    flag = typer.Option(
+        False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+    )
+
     @app.callback()
-    def hullwatch() -> None:
+    def hullwatch(version: bool = flag) -> None:
         """Callback: keeps a single registered command a subcommand."""
 
     hullwatch.__doc__ = _HELP
@@ -71,32 +89,58 @@ def build(argv: list[str] | None = None) -> typer.Typer:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `hullwatch`: never a traceback for what can be foreseen."""
     from hullwatch.control import ControlError
-    from hullwatch.store.errors import QueryError, StoreError
+    from hullwatch.store.errors import ContainerUnknown, QueryError, StoreError
 
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        build(arguments)(args=arguments, prog_name="hullwatch")
+        return _run(arguments)
     except QueryError as error:
         return _fail(error, ExitCode.QUERY)
+    except ContainerUnknown as error:
+        return _fail(error, ExitCode.NO)
     except StoreError as error:
         return _fail(error, ExitCode.STORE)
     except ControlError as error:
         return _fail(error, ExitCode.AGENT)
     except CommandError as error:
-        return _fail(error, error.code)
+        return _fail(error, error.code, error.details)
     except BrokenPipeError:
-        # The reader has gone (| head). Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone (| head).
+        _drop_output()
         return ExitCode.OK
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: permission denied; run as root", ExitCode.SENSOR)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
+            raise
+        _drop_output()
+        return _fail(f"the answer cannot be written: {error.strerror}", ExitCode.NO)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        build(arguments)(args=arguments, prog_name="hullwatch")
+        code: object = ExitCode.OK
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else ExitCode.OK
-    return ExitCode.OK
+        code = end.code
+    # Here and not when Python ends: what cannot be written is then an error like others.
+    sys.stdout.flush()
+    return code if isinstance(code, int) else ExitCode.OK
 
 
-def _fail(error: Exception, code: ExitCode) -> int:
+def _drop_output() -> None:
+    """Python would complain again when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(error: Exception | str, code: ExitCode, details: Sequence[str] = ()) -> int:
     from hullwatch.cli.show import say
 
     say(str(error))
+    for line in details:
+        say(f"  {line}")
     return int(code)

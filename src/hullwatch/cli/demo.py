@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hullwatch.cli.alert import Alerts
-from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import console, print_json, safe, say, size
 from hullwatch.demo.scratch import poll
@@ -41,7 +41,12 @@ def register(app: typer.Typer) -> None:
 def demo(
     store: Annotated[
         Path | None,
-        typer.Option("--store", metavar="DIR", help="Keep what is seen here. Default: a new one."),
+        typer.Option(
+            "--store",
+            metavar="DIR",
+            readable=False,
+            help="Keep what is seen here. Default: a new one.",
+        ),
     ] = None,
     stay: Annotated[
         bool, typer.Option("--stay", help="Leave all of it running and go on watching.")
@@ -190,7 +195,7 @@ class _Show:
                 if not self.json:
                     self._print(summary, agent)
         except WatcherError as error:
-            raise CommandError(str(error), ExitCode.SENSOR) from error
+            raise sensor_error(error) from error
         finally:
             _in_peace(watcher)
         return summary

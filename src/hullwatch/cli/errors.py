@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from enum import IntEnum
 
-__all__ = ["CommandError", "ExitCode"]
+__all__ = ["CommandError", "ExitCode", "sensor_error"]
+
+_ERRNO = re.compile(r"^\[Errno \d+\] ")
 
 
 class ExitCode(IntEnum):
@@ -22,8 +26,21 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """Ends a command with a line on stderr and a code."""
+    """Ends a command with a line on stderr and a code. details: further lines, in others' words."""
 
-    def __init__(self, message: str, code: ExitCode = ExitCode.NO) -> None:
+    def __init__(
+        self, message: str, code: ExitCode = ExitCode.NO, details: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.details = details
+
+
+def sensor_error(error: Exception) -> CommandError:
+    """Why the sensor cannot run: one line, then what libbpf and the kernel's verifier said."""
+    said = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+    first, *more = said or [type(error).__name__]
+    first = _ERRNO.sub("", first)
+    if more:
+        first += "; `hullwatch doctor` says what this kernel allows"
+    return CommandError(first, ExitCode.SENSOR, more)

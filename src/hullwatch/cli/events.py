@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hullwatch.store.catalog import Catalog
+    from hullwatch.store.query import Answer, Reader
 
 __all__ = ["register"]
 
@@ -31,21 +32,29 @@ def events(
     until: Until = None,
     container: Container = None,
     class_: Annotated[
-        list[str] | None, typer.Option("--class", help="Event class; may be repeated.")
+        list[str] | None,
+        typer.Option("--class", metavar="CLASS", help="Event class; may be repeated."),
     ] = None,
-    pid: Annotated[int | None, typer.Option(help="Process id, as the host sees it.")] = None,
+    pid: Annotated[
+        int | None, typer.Option("--pid", metavar="PID", help="Process id, as the host sees it.")
+    ] = None,
     limit: Limit = 200,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
     json: Json = False,
 ) -> None:
     """Show stored events, the newest last."""
     _check_classes(class_ or [])
+    if follow and (since or until):
+        raise CommandError(
+            "events: --follow shows what happens from now on; leave out --since and --until",
+            ExitCode.USAGE,
+        )
     if follow:
         _follow(store, container, class_ or [], pid, json)
         return
     from hullwatch.store.query import Reader
 
-    begin, end = parse_time(since), parse_time(until)
+    begin, end = parse_time(since, "--since"), parse_time(until, "--until")
     with Reader(store, begin, end, container) as reader:
         where = ["TRUE"]
         values: list[Any] = []
@@ -61,17 +70,33 @@ def events(
             values.append(pid)
         if reader.scope:
             where.append(scope_sql(reader.scope))
-        answer = reader.query(
-            f"SELECT * FROM events WHERE {' AND '.join(where)} ORDER BY boot DESC, mono DESC",
-            *values,
-            limit=limit,
-        )
+        answer = _newest(reader, " AND ".join(where), values, limit)
     for warning in answer.warnings:
         say(warning)
-    for row in reversed(rows_of(answer.table)):
+    rows = rows_of(answer.table)
+    for row in reversed(rows):
         _print(row, json)
+    if not rows and not json:
+        say("no such events are stored; what no rule can match is only counted (up --record)")
     if answer.truncated:
         say(f"older events left out: the newest {limit} are shown; --limit shows more")
+
+
+def _newest(reader: Reader, where: str, values: list[Any], limit: int) -> Answer:
+    """The newest rows. Found by their narrow keys: to sort whole rows would take much memory."""
+    keys = reader.query(
+        f"SELECT boot, mono FROM stored_events WHERE {where}"
+        f" ORDER BY boot DESC, mono DESC LIMIT {limit + 1}",
+        *values,
+    ).table
+    if keys.num_rows:
+        last = keys.slice(keys.num_rows - 1).to_pylist()[0]
+        boot, mono = len(values) + 1, len(values) + 2
+        where += f" AND (boot > ${boot} OR boot = ${boot} AND mono >= ${mono})"
+        values = [*values, last["boot"], last["mono"]]
+    return reader.query(
+        f"SELECT * FROM events WHERE {where} ORDER BY boot DESC, mono DESC", *values, limit=limit
+    )
 
 
 def scope_sql(scope: Any) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Container, Json, Limit, Since, Store
-from hullwatch.cli.show import console, iso, print_json, safe, say, short_time
+from hullwatch.cli.show import console, iso, print_json, quoted, safe, say, short_time
 from hullwatch.cli.when import parse_time
 
 __all__ = ["finding_text", "register"]
@@ -40,16 +40,17 @@ def findings(
     """List findings, newest last; `show ID` explains one. Exit code 1: no such finding."""
     from hullwatch.store.catalog import Catalog
 
-    words = [word for word in words or [] if word != "list"]
-    if words[:1] == ["show"]:
-        words = words[1:]
-        if len(words) != 1:
-            raise CommandError("findings show: give one finding's id", ExitCode.USAGE)
+    wish, *idents = words or ["list"]
+    if wish == "show" and len(idents) != 1:
+        raise CommandError("findings show: give one finding's id", ExitCode.USAGE)
+    if wish not in ("show", "list") or (wish == "list" and idents):
+        raise CommandError("findings: say `list`, `show ID`, or nothing: list", ExitCode.USAGE)
+    begin = parse_time(since, "--since")
     with Catalog(store) as catalog:
-        if words:
-            _show(_one(catalog, words[0]), json)
+        if wish == "show":
+            _show(_one(catalog, idents[0]), json)
             return
-        wanted = _Wanted(catalog, parse_time(since), container, min_severity)
+        wanted = _Wanted(catalog, begin, container, min_severity)
         rows = [row for row in _stored(catalog) if wanted(row)]
         rows.sort(key=lambda row: row["last"] or row["time"] or 0)
         if follow and since is None:
@@ -62,8 +63,8 @@ def findings(
             for row in _live(store, {row["id"]: row["count"] for row in _stored(catalog)}):
                 if wanted(row):
                     _print(row, json)
-        elif not json and rows:
-            say("`hullwatch findings show ID` explains one")
+        elif not json:
+            say("`hullwatch findings show ID` explains one" if rows else "no such findings")
 
 
 class _Wanted:
@@ -202,7 +203,9 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     count = row.get("count") or 1
     first, last = iso(row.get("first")), iso(row.get("last"))
     yield "when", first if count == 1 or first == last else f"{first} to {last}, {count} times"
-    event = " ".join(str(row[name]) for name in ("event", "object", "object2") if row.get(name))
+    # The two objects of an open are the kernel's path and the caller's text: mostly the same.
+    said = dict.fromkeys(str(row[name]) for name in ("object", "object2") if row.get(name))
+    event = " ".join((str(row.get("event") or ""), *said)).strip()
     where = " ".join(
         str(row[name])
         for name in ("container_name", "container_full_id", "container_id")[:2]
@@ -252,7 +255,7 @@ def _next_step(row: dict[str, Any], chain: list[dict[str, Any]]) -> None:
     from hullwatch.store.finding import container_of, pid_of
 
     steps = [
-        (f"hullwatch rules explain '{safe(row.get('rule') or '')}'", "what the rule looks for")
+        (f"hullwatch rules explain {quoted(row.get('rule') or '')}", "what the rule looks for")
     ]
     if (pid := pid_of(row)) is not None:
         steps.insert(0, (f"hullwatch events --pid {pid}", "what this process did"))

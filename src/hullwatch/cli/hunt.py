@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
+from decimal import Decimal
 from typing import Annotated
 
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Container, Json, Since, Store, Until
-from hullwatch.cli.show import iso, print_json, print_table, rows_of, safe, say
+from hullwatch.cli.show import print_json, print_table, rows_of, say, text_of
 from hullwatch.cli.when import parse_time
 
 __all__ = ["register"]
+
+_MEMORY = re.compile(r"0*[1-9]\d*(\.\d+)?\s*([KMGT]i?)?B", re.I)
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +26,8 @@ def register(app: typer.Typer) -> None:
 
 def hunt(
     sql: Annotated[
-        str | None, typer.Argument(help="One SELECT over the tables of --schema.")
+        str | None,
+        typer.Argument(metavar="[SQL]", help="One SELECT over the tables of --schema."),
     ] = None,
     store: Store = DEFAULT_STORE,
     since: Since = None,
@@ -34,8 +39,10 @@ def hunt(
     ] = 1000,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
     json: Json = False,
-    timeout: Annotated[float, typer.Option(help="Seconds a query may take.")] = 60.0,
-    memory: Annotated[str, typer.Option(help="Memory a query may use.")] = "1GB",
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a query may take.")] = 60.0,
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory a query may use: 500MB, 4GB.")
+    ] = "1GB",
 ) -> None:
     """Ask the store in SQL (DuckDB's dialect).
 
@@ -49,7 +56,12 @@ def hunt(
 
     if sql is None and not schema:
         raise CommandError("hunt: no SQL given; --schema lists what there is", ExitCode.USAGE)
-    with Reader(store, parse_time(since), parse_time(until), container, memory, timeout) as reader:
+    if json and as_csv:
+        raise CommandError("hunt: --json or --csv, not both", ExitCode.USAGE)
+    if not _MEMORY.fullmatch(memory.strip()):
+        raise CommandError(f"--memory {memory}: give a size such as 500MB or 4GB", ExitCode.USAGE)
+    begin, end = parse_time(since, "--since"), parse_time(until, "--until")
+    with Reader(store, begin, end, container, memory, timeout) as reader:
         if schema or sql is None:
             _print_schema(reader.tables(), json)
             return
@@ -72,10 +84,12 @@ def hunt(
 
 
 def _csv(value: object) -> object:
-    if value is None or isinstance(value, int | float):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or isinstance(value, int | float | Decimal):
         return value
     # A spreadsheet runs what begins like a formula.
-    text = safe(iso(value) or value)
+    text = text_of(value)
     return f"'{text}" if text[:1] in "=+-@" and not _number(text) else text
 
 

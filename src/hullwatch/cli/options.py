@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CONTROL", "Container", "DEFAULT_STORE", "Json", "Limit", "Since", "Store", "Until"]
+__all__ = [
+    "CONTROL",
+    "Container",
+    "DEFAULT_STORE",
+    "Json",
+    "Limit",
+    "Rules",
+    "Since",
+    "Store",
+    "Until",
+]
 
 DEFAULT_STORE = Path("/var/lib/hullwatch")
 CONTROL = "control.sock"
@@ -15,7 +25,11 @@ CONTROL = "control.sock"
 Store = Annotated[
     Path,
     typer.Option(
-        "--store", envvar="HULLWATCH_STORE", help="Directory of the store.", metavar="DIR"
+        "--store",
+        envvar="HULLWATCH_STORE",
+        help="Directory of the store.",
+        metavar="DIR",
+        readable=False,  # who may not read it learns so from the store, with the mend
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON, one value a line.")]
@@ -35,3 +49,13 @@ Container = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest.")]
+Rules = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--rules",
+        "-r",
+        metavar="PATH",
+        readable=False,
+        help="Rule file or folder; may be repeated. Default: the pack, then /etc/hullwatch/rules.",
+    ),
+]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.show import say, size
 
 __all__ = ["register"]
@@ -20,11 +20,19 @@ def register(app: typer.Typer) -> None:
 
 
 def record(
-    file: Annotated[Path, typer.Argument(help="The capture to write.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", readable=False, help="The capture to write.")
+    ],
     seconds: Annotated[
-        float, typer.Option("--seconds", "-s", help="End after so long; 0: on Ctrl-C.")
+        float,
+        typer.Option(
+            "--seconds", "-s", metavar="SECONDS", min=0, help="End after so long; 0: on Ctrl-C."
+        ),
     ] = 0,
-    tier: Annotated[str | None, typer.Option("--tier", help="Force a tier.")] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option("--tier", metavar="TIER", help="Force a tier (lsm, tracepoint)."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> None:
     """Write every event of this host to FILE; `hullwatch replay FILE` runs rules over it.
@@ -51,7 +59,7 @@ def record(
     except ValueError as error:
         raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:
-        raise CommandError(str(error), ExitCode.SENSOR) from error
+        raise sensor_error(error) from error
     resolver = Resolver()
     context = Context(resolver, hold=False)
     stopped: list[int] = []

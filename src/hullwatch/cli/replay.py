@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import Json
+from hullwatch.cli.options import Json, Rules
 from hullwatch.cli.show import print_json, say
-from hullwatch.cli.up import Rules, load_rules, show_finding
+from hullwatch.cli.up import load_rules, show_finding
 
 __all__ = ["register"]
 
@@ -21,11 +22,21 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="A capture made by `hullwatch record`.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", readable=False, help="A capture made by `hullwatch record`."
+        ),
+    ],
     rules: Rules = None,
     store: Annotated[
         Path | None,
-        typer.Option("--store", help="Also store what is replayed here, for hunts and trees."),
+        typer.Option(
+            "--store",
+            metavar="DIR",
+            readable=False,
+            help="Also store what is replayed here, for hunts and trees.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -33,6 +44,7 @@ def replay(
     from hullwatch.replay import Replay
     from hullwatch.sensor.capture import CaptureError
 
+    os.umask(0o077)  # a store is for its user only, as that of `hullwatch up`
     try:
         run = Replay(file, load_rules(rules), store)
     except CaptureError as error:

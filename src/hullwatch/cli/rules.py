@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import Json
-from hullwatch.cli.show import print_json, print_table, safe, say
+from hullwatch.cli.options import Json, Rules
+from hullwatch.cli.show import print_json, print_table, quoted, safe, say
 
 if TYPE_CHECKING:
     from hullwatch.detect.cases import Result
@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["default_rules", "register"]
 
-Rules = Annotated[
+Paths = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--rules",
-        metavar="PATH",
-        envvar="HULLWATCH_RULES",
-        help="Rule file or directory; may be repeated. Default: the pack that ships.",
-    ),
+    typer.Argument(metavar="[PATH]...", readable=False, help="Rule files or folders."),
 ]
 
 
@@ -98,7 +93,7 @@ def list_(rules: Rules = None, json: Json = False) -> None:
 
 
 def check(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Files or directories.")] = None,
+    paths: Paths = None,
     rules: Rules = None,
     json: Json = False,
 ) -> None:
@@ -133,7 +128,7 @@ def _problem(kind: str, problem: Any) -> dict[str, Any]:
 
 
 def test(
-    paths: Annotated[list[Path] | None, typer.Argument(help="Files or directories.")] = None,
+    paths: Paths = None,
     rules: Rules = None,
     json: Json = False,
 ) -> None:
@@ -204,11 +199,11 @@ def _print_result(result: Result, as_json: bool) -> None:
 
 
 def explain(
-    name: Annotated[str, typer.Argument(help="The rule's name, or a part of it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The rule's name, or a part of it.")],
     rules: Rules = None,
     json: Json = False,
 ) -> None:
-    """Explain one rule: what it looks for, in which events, and what decides it."""
+    """Explain one rule: what it looks for, and what decides it."""
     from dataclasses import asdict
 
     from hullwatch.detect.explain import explain as explained
@@ -234,11 +229,9 @@ def explain(
     print(f"kernel     {safe(found.verdict)}")
     for warning in found.warnings:
         print(f"warning    {safe(warning)}")
-    print(f"\nnext\n  hullwatch hunt \"SELECT * FROM findings WHERE rule = '{_sql(found.name)}'\"")
-
-
-def _sql(text: str) -> str:
-    return safe(text).replace("'", "''").replace('"', '\\"')
+    name = found.name.replace("'", "''")
+    sql = f"SELECT * FROM findings WHERE rule = '{name}'"
+    print(f"\nnext\n  hullwatch hunt {quoted(sql)}")
 
 
 def _find(loaded: RuleSet, name: str) -> Rule:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,11 +20,13 @@ __all__ = [
     "iso",
     "print_json",
     "print_table",
+    "quoted",
     "rows_of",
     "safe",
     "say",
     "short_time",
     "size",
+    "text_of",
 ]
 
 # What a terminal obeys or what hides text: C0, C1, DEL, line and paragraph separators, bidi
@@ -80,6 +85,12 @@ def say(text: str) -> None:
     print(f"hullwatch: {safe(text)}", file=sys.stderr)
 
 
+def quoted(text: str) -> str:
+    """Text as one word of a shell's command line, escaped; in double quotes if that is enough."""
+    text = safe(text)
+    return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
+
+
 def iso(moment: object) -> str:
     """datetime or unix ns to ISO 8601 in UTC with µs."""
     if isinstance(moment, int):
@@ -103,24 +114,53 @@ def size(count: float) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON knows: dicts, lists, str, numbers, bool, None; times and the rest as text.
+
+    SQL's NaN and infinities are no JSON: null. Its sums of whole numbers are Decimal: numbers.
+    """
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime):
         return iso(value)
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | bytearray):
         return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "nanoseconds"):
+        return _interval(*value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
     if hasattr(value, "__struct_fields__"):
         import msgspec
 
-        return msgspec.to_builtins(value)
+        return _plain(msgspec.to_builtins(value))
     return str(value)
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    """SQL's INTERVAL (Arrow's month_day_nano), as `3 months 2 days -04:05:06.789`."""
+    parts = [f"{n} {unit}" for n, unit in ((months, "months"), (days, "days")) if n]
+    seconds, micro = divmod(abs(nanoseconds) // 1000, 1_000_000)
+    if nanoseconds or not parts:
+        sign = "-" if nanoseconds < 0 else ""
+        clock = f"{sign}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        parts.append(clock + (f".{micro:06}".rstrip("0") if micro else ""))
+    return " ".join(parts)
 
 
 def print_json(value: Any, file: IO[str] | None = None) -> None:
     """One line of pure ASCII: no byte of it can do anything to a terminal."""
-    print(json.dumps(value, default=_plain, ensure_ascii=True), file=file or sys.stdout, flush=True)
+    text = json.dumps(_plain(value), ensure_ascii=True, allow_nan=False)
+    print(text, file=file or sys.stdout, flush=True)
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.to_pylist()
+    """Rows as plain values; an SQL MAP as a dict, where its keys are each there once."""
+    rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="lossy")
     return rows
 
 
@@ -156,10 +196,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[s
 def _cell(value: Any) -> tuple[str, bool]:
     if value is None:
         return "-", False
-    if isinstance(value, datetime):
-        return iso(value), False
     if isinstance(value, bool):
         return str(value).lower(), False
-    if isinstance(value, list):
-        return ",".join(safe(item) for item in value), False
-    return safe(value), isinstance(value, int | float)
+    if isinstance(value, int | float | Decimal):
+        return safe(value), True
+    return text_of(value), False
+
+
+def text_of(value: Any) -> str:
+    """A value of the store in a table or in CSV, escaped: a list by commas, nested ones as JSON."""
+    plain = _plain(value)
+    if isinstance(plain, list):
+        return ",".join(text_of(item) for item in plain)
+    if isinstance(plain, dict):
+        return safe(json.dumps(plain, ensure_ascii=False))
+    return safe(plain)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.errors import CommandError
 from hullwatch.cli.events import scope_sql
 from hullwatch.cli.options import DEFAULT_STORE, Json, Since, Store, Until
 from hullwatch.cli.show import console, print_json, safe, say, short_time, size
@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 
 def tree(
-    container: Annotated[str, typer.Argument(help="Container id, name or [NS/]POD.")],
+    container: Annotated[
+        str, typer.Argument(metavar="CONTAINER", help="Container id, name or [NS/]POD.")
+    ],
     store: Store = DEFAULT_STORE,
     since: Since = None,
     until: Until = None,
@@ -36,20 +38,20 @@ def tree(
     from hullwatch.store.query import Reader
     from hullwatch.store.story import flat, tell
 
-    begin, end = parse_time(since), parse_time(until)
+    begin, end = parse_time(since, "--since"), parse_time(until, "--until")
     with Reader(store, begin, end, container) as reader:
         where = scope_sql(reader.scope)
         for sign, value in ((">=", begin), ("<=", end)):
             if value is not None:
                 where += f" AND time {sign} make_timestamptz({value // 1000}::BIGINT)"
-        story = tell(reader, where)
+        story = tell(reader, where, begin, end)
         warnings = tuple(reader.warnings)
     for warning in (*warnings, *story.cut):
         say(warning)
     if json:
         print_json(flat(story))
     elif not (story.processes or story.findings or story.counted):
-        raise CommandError(f"{container}: nothing stored in that time", ExitCode.NO)
+        raise CommandError(f"tree {container}: nothing is stored of it in that time")
     else:
         draw(story, container, all_files)
 

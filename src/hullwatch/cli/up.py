@@ -12,8 +12,8 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 import typer
 
 from hullwatch.cli.alert import Alerts, show_finding
-from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import DEFAULT_STORE, Json, Store
+from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
+from hullwatch.cli.options import DEFAULT_STORE, Json, Rules, Store
 from hullwatch.cli.rules import default_rules
 from hullwatch.cli.show import print_json, safe, say, size
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
     from hullwatch.detect.finding import Finding
     from hullwatch.detect.ruleset import RuleSet
 
-__all__ = ["Rules", "load_rules", "register", "show_finding"]
-
-Rules = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--rules", "-r", help="Rule file or folder; may be given again. Default: the pack."
-    ),
-]
+__all__ = ["load_rules", "register", "show_finding"]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,18 +36,30 @@ def up(
     ] = False,
     tier: Annotated[
         str | None,
-        typer.Option("--tier", help="Force a tier (lsm, tracepoint). Default: the best there is."),
+        typer.Option(
+            "--tier",
+            metavar="TIER",
+            help="Force a tier (lsm, tracepoint). Default: the best there is.",
+        ),
     ] = None,
     max_bytes: Annotated[
-        int, typer.Option("--max-bytes", help="Size of the store; the oldest events go first.")
+        int,
+        typer.Option(
+            "--max-bytes",
+            metavar="BYTES",
+            min=1 << 20,
+            help="Size of the store; the oldest events go first.",
+        ),
     ] = 2 << 30,
     max_age: Annotated[
-        str, typer.Option("--max-age", help="Age of stored events: 12h, 7d.")
+        str,
+        typer.Option("--max-age", metavar="TIME", help="Age of stored events: 12h, 7d."),
     ] = "7d",
     cpu_budget: Annotated[
         float,
         typer.Option(
             "--cpu-budget",
+            metavar="PERCENT",
             min=0.0,
             max=100.0,
             help="Percent of all cores. Above it, repeats become counts; 0: no limit.",
@@ -76,7 +81,7 @@ def up(
 
     # Command lines and paths of every workload end up in these files: for the agent's user only.
     os.umask(0o077)
-    max_seconds = parse_duration(max_age)
+    max_seconds = parse_duration(max_age, "--max-age")
     lock.make(store)
     rights = privileges.begin(store, *store.iterdir())
     # From here on, as importing them makes threads.
@@ -108,7 +113,7 @@ def up(
     except ValueError as error:
         raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:
-        raise CommandError(str(error), ExitCode.SENSOR) from error
+        raise sensor_error(error) from error
     route_signals(daemon)
 
     def ready() -> None:
@@ -136,5 +141,8 @@ def load_rules(paths: list[Path] | None) -> RuleSet:
     for error in ruleset.errors:
         sys.stderr.write(f"rule refused: {safe(error)}\n")
     if not ruleset.rules:
-        raise CommandError("no rule could be loaded; see `hullwatch rules check`", ExitCode.CONTENT)
+        given = "".join(f" {path}" for path in paths or ())
+        raise CommandError(
+            f"no rule could be loaded; `hullwatch rules check{given}` says why", ExitCode.CONTENT
+        )
     return ruleset

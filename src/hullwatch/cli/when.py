@@ -14,7 +14,7 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _UNITS = {"ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9, "d": 86400e9, "w": 7 * 86400e9}
 
 
-def parse_time(text: str | None) -> int | None:
+def parse_time(text: str | None, option: str | None = None) -> int | None:
     """Unix ns; typer.BadParameter says what is understood. Times without a zone are UTC."""
     if text is None:
         return None
@@ -24,16 +24,19 @@ def parse_time(text: str | None) -> int | None:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r}: give a time ago (30s, 10m, 2h, 7d) or ISO 8601 (2026-01-31T09:30)"
+            f"{text!r}: give a time ago (30s, 10m, 2h, 7d) or ISO 8601 (2026-01-31T09:30)",
+            param_hint=option,
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1_000_000) * 1000
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str | None = None) -> float:
     """Seconds of `90s`, `12h`, `7d`; typer.BadParameter says what is understood."""
     found = _AGO.fullmatch(text.strip())
     if not found:
-        raise typer.BadParameter(f"{text!r}: give a duration such as 90s, 12h or 7d")
+        raise typer.BadParameter(
+            f"{text!r}: give a duration such as 90s, 12h or 7d", param_hint=option
+        )
     return float(found[1]) * _UNITS[found[2]] / 1e9

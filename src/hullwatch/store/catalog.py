@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from hullwatch.store.errors import StoreError, StoreMissing
+from hullwatch.store.errors import ContainerUnknown, StoreError, StoreMissing
 from hullwatch.store.finding import finding_row
 from hullwatch.store.reserve import read_reserve
 from hullwatch.store.schema import TIME
@@ -133,7 +133,7 @@ class Catalog:
         return list(found.values())
 
     def scope(self, text: str) -> Scope:
-        """A container by id (or its beginning), name, pod or namespace/pod; StoreError if none."""
+        """A container by id (or its beginning), name, pod or namespace/pod; ContainerUnknown."""
         rows = self.rows(
             """SELECT boot, cgroup, container_id FROM workloads
             WHERE name = ?1 OR pod = ?1 OR namespace || '/' || pod = ?1
@@ -142,7 +142,7 @@ class Catalog:
             text,
         )
         if not rows:
-            raise StoreError(f"container {text!r}", "not known here", self._hint(text))
+            raise ContainerUnknown(f"container {text!r}", "not known here", self._hint(text))
         return Scope(
             frozenset((boot, unsigned(cgroup)) for boot, cgroup, _ in rows),
             frozenset(ident for _, _, ident in rows if ident),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["QueryError", "StoreBusy", "StoreError", "StoreMissing"]
+__all__ = ["ContainerUnknown", "QueryError", "StoreBusy", "StoreError", "StoreMissing"]
 
 
 class StoreError(Exception):
@@ -19,6 +19,10 @@ class StoreBusy(StoreError):
 
 class StoreMissing(StoreError):
     """There is no store at this place."""
+
+
+class ContainerUnknown(StoreError):
+    """The store is fine, and knows no such container."""
 
 
 class QueryError(StoreError):

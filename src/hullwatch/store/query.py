@@ -221,7 +221,7 @@ def _friendly(error: duckdb.Error) -> QueryError:
         return QueryError(
             "hunt",
             "needs more memory than it may use",
-            "aggregate or filter more, or raise --memory",
+            "narrow it with --since or --container; a hunt may aggregate, or raise --memory",
         )
     if isinstance(error, duckdb.PermissionException):
         return QueryError("hunt", "files cannot be read from a hunt", "use the tables of --schema")

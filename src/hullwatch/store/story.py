@@ -9,7 +9,7 @@ import errno
 import re
 from collections import defaultdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -122,8 +122,11 @@ class Story(msgspec.Struct):
     cut: list[str]
 
 
-def tell(reader: Reader, where: str) -> Story:
-    """The story of the rows that `where` (SQL over events) selects; QueryError."""
+def tell(reader: Reader, where: str, since: int | None = None, until: int | None = None) -> Story:
+    """The story of the rows that `where` (SQL over events) selects; QueryError.
+
+    since, until (unix ns): of findings, counts and losses those that reach into that time.
+    """
     cut: list[str] = []
 
     def ask(sql: str, limit: int, what: str) -> list[dict[str, Any]]:
@@ -157,7 +160,8 @@ def tell(reader: Reader, where: str) -> Story:
         OBJECTS,
         "distinct objects",
     )
-    found = _findings(reader)
+    span = _Span(since, until)
+    found = _findings(reader, span)
     processes = _processes(lives, done)
     entering = _entering(processes, done)
     _place_deeds(processes, done, entering)
@@ -166,8 +170,8 @@ def tell(reader: Reader, where: str) -> Story:
         _workload(reader),
         _forest(processes, entering),
         loose,
-        _counted(reader),
-        _losses(reader),
+        _counted(reader, span),
+        _losses(reader, span),
         cut,
     )
 
@@ -417,12 +421,27 @@ def _ids(reader: Reader) -> tuple[list[str], list[int]]:
     return sorted(scope.containers), sorted(cgroup for _, cgroup in scope.cgroups)
 
 
-def _findings(reader: Reader) -> list[dict[str, Any]]:
+class _Span(NamedTuple):
+    """A time, as a filter on rows that have a first and a last moment."""
+
+    since: int | None
+    until: int | None
+
+    def sql(self, first: str) -> str:
+        text = ""
+        if self.since is not None:
+            text += f" AND last >= make_timestamptz({self.since // 1000}::BIGINT)"
+        if self.until is not None:
+            text += f" AND {first} <= make_timestamptz({self.until // 1000}::BIGINT)"
+        return text
+
+
+def _findings(reader: Reader, span: _Span) -> list[dict[str, Any]]:
     containers, cgroups = _ids(reader)
     rows: list[dict[str, Any]] = reader.query(
         "SELECT id, time, last, count, rule, priority, output, pid, proc FROM findings"
-        " WHERE list_contains($1, container_id) OR list_contains($2::UBIGINT[], cgroup)"
-        " ORDER BY time",
+        " WHERE (list_contains($1, container_id) OR list_contains($2::UBIGINT[], cgroup))"
+        f"{span.sql('time')} ORDER BY time",
         containers,
         cgroups,
         limit=1000,
@@ -443,20 +462,21 @@ def _workload(reader: Reader) -> dict[str, Any]:
     return rows[0] if rows else {}
 
 
-def _counted(reader: Reader) -> list[dict[str, Any]]:
+def _counted(reader: Reader, span: _Span) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = reader.query(
         "SELECT class, object, sum(count)::BIGINT AS count FROM counts"
-        " WHERE list_contains($1::UBIGINT[], cgroup) GROUP BY ALL ORDER BY count DESC",
+        f" WHERE list_contains($1::UBIGINT[], cgroup){span.sql('first')}"
+        " GROUP BY ALL ORDER BY count DESC",
         _ids(reader)[1],
         limit=10_000,
     ).table.to_pylist()
     return rows
 
 
-def _losses(reader: Reader) -> int:
+def _losses(reader: Reader, span: _Span) -> int:
     rows = reader.query(
         "SELECT coalesce(sum(count), 0)::BIGINT AS n FROM losses"
-        " WHERE list_contains($1::UBIGINT[], cgroup)",
+        f" WHERE list_contains($1::UBIGINT[], cgroup){span.sql('first')}",
         _ids(reader)[1],
     ).table.to_pylist()
     return int(rows[0]["n"])
