@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -516,6 +517,46 @@ def _hullwatch(*command: str, stdout=subprocess.PIPE) -> subprocess.CompletedPro
         text=True,
         check=False,
     )
+
+
+_COMPLETE = r"""
+eval "$SCRIPT"
+for words in "f" "rules e" "findings --min" "events --cl"; do
+    COMP_WORDS=(hullwatch $words)
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _hullwatch_completion hullwatch
+    echo "${COMPREPLY[@]}"
+done
+"""
+
+
+def test_bash_completes_commands_and_options(tmp_path):
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("needs bash")
+    program = tmp_path / "hullwatch"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m hullwatch "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src"),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    script = subprocess.run(
+        [program, "--show-completion", "bash"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    shown = subprocess.run(
+        [bash, "--norc", "-c", _COMPLETE],
+        env=environment | {"SCRIPT": script},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.split() == ["findings", "explain", "--min-severity", "--class"], shown
 
 
 def test_completion_for_each_shell():

@@ -190,7 +190,8 @@ class CaptureReader:
         except FileNotFoundError:
             raise CaptureError(f"{path}: no such file") from None
         except OSError as error:
-            raise CaptureError(f"{path}: {error}") from None
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise CaptureError(f"{path}: {why}") from None
         try:
             # A batch is decoded sooner than threads are woken for it.
             alone = pa.ipc.IpcReadOptions(use_threads=False)
