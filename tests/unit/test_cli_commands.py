@@ -483,6 +483,16 @@ def test_an_answer_that_cannot_be_written_is_an_error(store, command):
     assert ended.stderr == "hullwatch: the answer cannot be written: No space left on device\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_letters_ends_no_command(store, encoding):
+    sql = "SELECT 'ä→\U0001f600' x"
+    for command in (["hunt", sql], ["hunt", sql, "--csv"], ["hunt", "--schema"], ["tree", "agent"]):
+        ended = _hullwatch(*command, PYTHONIOENCODING=encoding)
+        assert (ended.returncode, ended.stderr) == (0, ""), command
+        if sql in command:
+            assert r"\u2192\U0001f600" in ended.stdout
+
+
 def test_without_rights_each_command_says_so(tmp_path, run, monkeypatch):
     """As the kernel answers who may not look into a folder: root may everywhere."""
     closed = tmp_path / "closed"
@@ -508,13 +518,17 @@ def test_without_rights_each_command_says_so(tmp_path, run, monkeypatch):
         assert "permission denied; run as root" in run.both.err
 
 
-def _hullwatch(*command: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+def _hullwatch(
+    *command: str, stdout=subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "hullwatch", *command],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")},
+        env=os.environ
+        | {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+        | environment,
         stdout=stdout,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="latin-1" if environment else "utf-8",
         check=False,
     )
 

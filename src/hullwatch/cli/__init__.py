@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -92,6 +93,9 @@ def main(argv: list[str] | None = None) -> int:
     from hullwatch.store.errors import ContainerUnknown, QueryError, StoreError
 
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A workload's file name must not end a command whose terminal lacks a letter of it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
     except QueryError as error:
