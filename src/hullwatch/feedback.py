@@ -71,6 +71,7 @@ class Feedback:
             ^ key["image"] * np.uint64(0x165667B19E3779F9)
         )
         _, first = np.unique(mixed, return_index=True)
+        given: set[int] = set()
         for _ in range(len(self._known) - _MAX_KNOWN):
             del self._known[next(iter(self._known))]
         for i in first.tolist():
@@ -82,11 +83,20 @@ class Feedback:
                 int(action[i]),
                 int(enriched.workload[row]),
                 int(enriched.image[row]),
+                given,
             )
 
     def _answer_one(
-        self, enriched: Enriched, cgroup: int, obj: int, action: int, workload: int, image: int
+        self,
+        enriched: Enriched,
+        cgroup: int,
+        obj: int,
+        action: int,
+        workload: int,
+        image: int,
+        given: set[int],
     ) -> None:
+        """given: keys that were answered for this batch, whatever the program."""
         tables = enriched.tables
         assert tables is not None
         if tables.workloads.workload(workload).state == "pending":
@@ -103,11 +113,13 @@ class Feedback:
         if known[0] == Verdict.REPORT:
             return
         # The kernel may have evicted a counted verdict: that it sent the event says so.
-        self._verdicts.put(cgroup, obj, action, known[0])
+        if key not in given:
+            given.add(key)
+            self._verdicts.put(cgroup, obj, action, known[0])
         if known[0] != Verdict.BYPROC:
             return
         found = tables.processes.image(image)
-        if not found.known:
+        if not found.known or found.ended:  # an ended one will not ask again
             return
         scope = image_scope(found.key, found.exec_id)
         key = _key(scope, obj, action)
