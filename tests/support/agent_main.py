@@ -24,13 +24,15 @@ def main() -> None:
 
     import msgspec
 
+    from hullwatch.cli.show import say
     from hullwatch.cli.up import load_rules
     from hullwatch.daemon import Daemon, Options, route_signals
 
     options = msgspec.json.decode(
         sys.argv[1], type=Options, dec_hook=lambda kind, value: kind(value)
     )
-    daemon = Daemon(options, load_rules([*map(Path, sys.argv[2:])]), rights)
+    rules = load_rules([*map(Path, sys.argv[2:])])
+    daemon = Daemon(options, rules, rights, on_notice=lambda kind, text: say(f"{kind}: {text}"))
     route_signals(daemon)
     daemon.run()
 
