@@ -53,10 +53,9 @@ _IDLE_WAIT = 0.2
 # Mapped rings are resident memory. What no rule is about does not come this way in detect mode.
 _RINGS = {"bulk": 4 << 20, "procs": 2 << 20, "packets": 512 << 10}
 _RECORD_ROWS = 65_536  # written at once: a string is encoded once for all of them
-_SHORT_PAUSE = 0.002  # after idleness: a finding is shown at once
+_SHORT_PAUSE = 0.002  # a finding is shown at once
 _LONG_PAUSE = 0.020  # under load: a turn costs half a millisecond whatever it carries
-_REST = 5.0  # pauses for each time of work
-_IDLE_GAP = 0.025
+_BUSY = 500.0  # events a second above which it is load
 _CROWDED = 1 / 8  # of a ring in use: no pause
 _HELD_WAIT = 0.01
 
@@ -161,16 +160,15 @@ class Daemon:
         if ready is not None:
             ready()
         try:
-            cost = ended = 0.0  # CPU time of a turn, lately; when the last one ended
+            drained, rate = time.monotonic(), 0.0
             while not self._stop:
                 held = self.context.holding() > 0
                 if self.sensor.wait(_HELD_WAIT if held else _IDLE_WAIT):
-                    idle = time.monotonic() - ended > _IDLE_GAP
-                    self._gather(0.0 if idle else _REST * cost)
-                begun = time.thread_time()
-                self._step(self.sensor.drain())
-                cost += 0.2 * (time.thread_time() - begun - cost)
-                ended = time.monotonic()
+                    self._gather(_LONG_PAUSE if rate > _BUSY else _SHORT_PAUSE)
+                before, drained = drained, time.monotonic()
+                batch = self.sensor.drain()
+                rate = len(batch.events) / max(drained - before, _SHORT_PAUSE)
+                self._step(batch)
         finally:
             self.close()
 
@@ -192,7 +190,7 @@ class Daemon:
     def _gather(self, pause: float) -> None:
         """Let a burst gather: fewer, larger batches. A crowded ring does not wait."""
         if max(self.sensor.fill().values()) < _CROWDED:
-            time.sleep(min(max(pause, _SHORT_PAUSE), _LONG_PAUSE))
+            time.sleep(pause)
 
     def close(self) -> None:
         """Take what is left in the rings, write everything down, let go of the kernel."""
@@ -254,6 +252,7 @@ class Daemon:
         if findings:
             self._guard("store", lambda: self.writer.add_findings(findings), None)
             self._guard("publish", lambda: self._publish(findings), None)
+            self._guard("store", self.writer.show_evidence, None)
         if not self.sensor.recording:
             self._guard("feedback", lambda: self.feedback.answer(part), None)
 

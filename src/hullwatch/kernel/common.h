@@ -274,11 +274,18 @@ struct {
 	__type(value, u64);
 } repeats SEC(".maps");
 
+/* Repeats are counted where the governor says so, and where they would soon be lost. */
+HOT bool spare_repeats(void)
+{
+	return settings.governed || (!settings.record_mode && ring_used(&bulk) > ring_size(&bulk) / 4);
+}
+
 /*
  * What one program image does again within a second, to the same object, in the same way, with the
- * same result: counted, for the container. Per image, for a rule may ask who did it.
+ * same result: counted, for the container, where repeats are spared. Per image, for a rule may ask
+ * who did it. Remembered before that, too: a burst fills the ring within its first round.
  */
-static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 action)
+static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 action, u32 spared)
 {
 	struct hw_verdict_key key = { .obj = obj, .action = action };
 	struct hw_verdict_value *v;
@@ -291,7 +298,7 @@ static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 actio
 		return false;
 	}
 	/* Another CPU may just have sent one and be ahead of us. */
-	if (*last + REPEAT_NS < now) {
+	if (!spared || *last + REPEAT_NS < now) {
 		*last = now;
 		return false;
 	}
@@ -303,12 +310,6 @@ static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 actio
 	else
 		lost(HW_L_REPEATED, action & 0xff, w->cgroup);
 	return true;
-}
-
-/* Repeats are counted where the governor says so, and where they would soon be lost. */
-HOT bool spare_repeats(void)
-{
-	return settings.governed || (!settings.record_mode && ring_used(&bulk) > ring_size(&bulk) / 4);
 }
 
 /* Answers of `wanted`; 0: not to be sent. Together with HAS_OBJECT: what `report` is told. */
@@ -333,7 +334,7 @@ __noinline int wanted(const struct who *w, u32 obj, u32 action)
 		if (v == HW_V_COUNT)
 			return 0;
 	}
-	if (spare_repeats() && repeated(w, obj, 0, action))
+	if ((settings.governed || !settings.record_mode) && repeated(w, obj, 0, action, spare_repeats()))
 		return 0;
 	return v == HW_V_REPORT ? AS_VITAL : AS_BULK;
 }
@@ -341,7 +342,7 @@ __noinline int wanted(const struct who *w, u32 obj, u32 action)
 /* Of two names either may be the one a rule is about, so such events are never answered with COUNT. */
 __noinline int wanted_pair(const struct who *w, u32 obj, u32 obj2, u32 action)
 {
-	return w && spare_repeats() && repeated(w, obj, obj2, action) ? 0 : AS_BULK;
+	return w && spare_repeats() && repeated(w, obj, obj2, action, true) ? 0 : AS_BULK;
 }
 
 #define SHED (~0u) /* instead of an id: a new string that the governor refused (strings.h) */

@@ -66,10 +66,10 @@ int BPF_PROG(exit_sensitive, struct pt_regs *regs, long ret)
 		return 0;
 	current_who(&w);
 	/* A debugger or profiler does these by the thousand: repeats within a second are counted. */
-	if (op == HW_OP_ptrace && repeated(&w, a1, a0, HW_PTRACE))
+	if (op == HW_OP_ptrace && repeated(&w, a1, a0, HW_PTRACE, true))
 		return 0;
 	if ((op == HW_OP_process_vm_readv || op == HW_OP_process_vm_writev) &&
-	    repeated(&w, a0, op, HW_VM_ACCESS))
+	    repeated(&w, a0, op, HW_VM_ACCESS, true))
 		return 0;
 	event_fill(&e, &w, HW_NONE, op);
 	switch (op) {

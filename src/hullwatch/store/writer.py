@@ -118,6 +118,7 @@ class Writer:
         moment = now()
         self._flushed = self._beaten = self._tidied = moment
         self._retry_at = 0
+        self._evidence = False
         self._compactor = Compactor(self.root, settings.limits) if settings.compaction else None
         self._restore()
         self._tidy()
@@ -169,8 +170,14 @@ class Writer:
                 return
             self._stats.findings += len(bodies)
             self._save(bodies)
-            if self._now() - self._flushed > self.settings.flush_ns // 10:
-                self.flush()  # the evidence should be there when somebody looks
+            self._evidence = True
+
+    def show_evidence(self) -> None:
+        """Write the events that findings were made of, if not just done: somebody may look soon.
+        Apart from `add_findings`, so that nobody waits for it to be told of the finding."""
+        with self._mutex:
+            if self._evidence and self._now() - self._flushed > self.settings.flush_ns // 10:
+                self.flush()
 
     def add_losses(self, losses: Iterable[Loss]) -> None:
         with self._mutex:
@@ -231,6 +238,7 @@ class Writer:
         """Write down all that waits."""
         with self._mutex:
             self._flushed = self._now()
+            self._evidence = False
             self._put_backlog()
             if not self._window.rows or self._stall:
                 return
