@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hullwatch.sensor.programs import RingSizes
-from hullwatch.sensor.wire import Class, Mark, ProcMark, Verdict
+from hullwatch.sensor.wire import Class, Mark, ProcMark, Stage, Verdict
 from support.scratch import poll
 from support.watch import Watch, missing_bpf, own_cgroup
 
@@ -266,3 +267,37 @@ def test_packets(cgroup: Path):
         act_unread(watch, cgroup, flood)
         _, lost = all_told(watch, cgroup, Class.DNS, "packet", count)
         assert lost > 100
+
+
+def test_counts_of_containers_that_are_gone_make_room():
+    """The kernel's table of losses is bounded; many cgroups must not make it nameless for ever."""
+    key = struct.Struct("<QII")
+    with small() as watch:
+        table = watch.sensor._programs.object.map("losses")
+        cgroups = range(1 << 50, (1 << 50) + 5000)
+
+        def lose(cgroup: int, count: int) -> None:
+            table.update(key.pack(cgroup, Class.OPEN, Stage.BULK), count.to_bytes(8, "little"))
+
+        def mine(entry: bytes) -> bool:
+            return key.unpack(entry)[0] in cgroups
+
+        def told() -> Counter[int]:
+            watch.pump()
+            total = Counter[int]()
+            for loss in watch.losses:
+                total[loss.cgroup] += loss.count
+            return Counter({cgroup: total[cgroup] for cgroup in cgroups if total[cgroup]})
+
+        for cgroup in cgroups:
+            lose(cgroup, 3)
+        everyone = Counter(dict.fromkeys(cgroups, 3))
+        poll(lambda: told() == everyone, seconds=30, waiting_for="5000 losses")
+        poll(
+            lambda: told() == everyone and not [k for k, _ in table.items() if mine(k)],
+            seconds=30,
+            waiting_for="room in the kernel's table",
+        )
+        lose(cgroups[7], 2)  # it loses again, in an entry made anew
+        everyone[cgroups[7]] += 2
+        poll(lambda: told() == everyone, seconds=30, waiting_for="one more loss")

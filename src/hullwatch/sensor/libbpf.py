@@ -58,6 +58,7 @@ def _load() -> ctypes.CDLL:
         ("bpf_map_update_elem", c_int, [c_int, c_void_p, c_void_p, c_uint64]),
         ("bpf_map_lookup_elem", c_int, [c_int, c_void_p, c_void_p]),
         ("bpf_map_delete_elem", c_int, [c_int, c_void_p]),
+        ("bpf_map_lookup_and_delete_elem", c_int, [c_int, c_void_p, c_void_p]),
         ("bpf_map_lookup_batch", c_int, [c_int] + [c_void_p] * 6),
         ("bpf_map_get_next_key", c_int, [c_int, c_void_p, c_void_p]),
         ("btf__load_vmlinux_btf", c_void_p, []),
@@ -241,6 +242,11 @@ class Map:
     def lookup(self, key: bytes) -> bytes | None:
         room = ctypes.create_string_buffer(self.value_size)
         return room.raw if lib().bpf_map_lookup_elem(self.fd, key, room) == 0 else None
+
+    def take(self, key: bytes) -> bytes | None:
+        """Look up and delete in one step; hash maps can since Linux 5.14 (3e87f192b405)."""
+        room = ctypes.create_string_buffer(self.value_size)
+        return room.raw if lib().bpf_map_lookup_and_delete_elem(self.fd, key, room) == 0 else None
 
     def delete(self, key: bytes) -> bool:
         return bool(lib().bpf_map_delete_elem(self.fd, key) == 0)

@@ -265,9 +265,20 @@ class Sensor:
         self._losses_due = now + _LOSS_INTERVAL
         found: list[Loss] = []
         totals: dict[tuple[str, int, int], int] = {}
-        for key, value in self._loss_map.items():
+        entries = list(self._loss_map.items())
+        crowded = len(entries) > self._loss_map.max_entries // 2
+        ended: list[tuple[str, int, int]] = []
+        for key, value in entries:
             cgroup, cls, stage = _LOSS.unpack(key)
-            totals[Stage(stage).name.lower(), cls, cgroup] = int.from_bytes(value, "little")
+            where = Stage(stage).name.lower(), cls, cgroup
+            total = int.from_bytes(value, "little")
+            # Containers come and go: what does not grow any more makes room for others.
+            if crowded and total == self._losses.get(where):
+                taken = self._loss_map.take(key)
+                if taken is not None:
+                    total = int.from_bytes(taken, "little")
+                    ended.append(where)
+            totals[where] = total
         for stage in Stage:
             value = self._loss_total.lookup(struct.pack("<I", stage)) or b""
             if any(value):
@@ -280,6 +291,8 @@ class Sensor:
                 self.verdicts.carry(Counted(cgroup, 0, cls, more))
             elif more > 0:
                 found.append(Loss(*where, more))
+        for where in ended:
+            del self._losses[where]
         return tuple(found)
 
 
