@@ -109,7 +109,7 @@ def test_a_storm_hides_nobody_else(cgroup: Path, other: Path, tmp_path: Path):
     new = os.O_WRONLY | os.O_CREAT
 
     def flood() -> None:
-        for i in range(1200):
+        for i in range(2000):
             os.close(os.open(folder / f"{'n' * 180}-{i}", new))
 
     with small(bulk=32 * PAGE, strings=64 * PAGE) as watch:
@@ -120,7 +120,7 @@ def test_a_storm_hides_nobody_else(cgroup: Path, other: Path, tmp_path: Path):
             lambda: [os.open(folder / f"quiet-{i}", new) for i in range(20)],
             keep=True,
         )
-        _, lost = all_told(watch, cgroup, Class.OPEN, "bulk", 1200)
+        _, lost = all_told(watch, cgroup, Class.OPEN, "bulk", 2000)
         assert lost > 100
         all_told(watch, other, Class.OPEN, "bulk", 20)
         seen = watch.find("open", cgroup=other.stat().st_ino)

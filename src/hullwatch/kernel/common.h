@@ -197,7 +197,7 @@ HOT u64 ring_size(void *ring)
 }
 
 /*
- * A ring that is half full takes only so much a second (1/SHARES of its size) of one kind of thing
+ * A ring that is nearly full takes only so much a second (1/SHARES of its size) of one kind of thing
  * from one cgroup, so that whoever makes a storm, on the host or in a container, hides nobody else,
  * and of itself nothing of another kind.
  */
@@ -238,7 +238,7 @@ HOT void send_bulk(struct hw_event *e)
 	/* Bulk events wake the reader once for every 64 KiB that wait, not one by one. */
 	bool wake = used >= BULK_WAKE && used % BULK_WAKE < 4 * step;
 
-	if ((used > size / 2 && !within_share(e->cgroup, e->cls, false, step, size / SHARES)) ||
+	if ((used > size / 4 * 3 && !within_share(e->cgroup, e->cls, false, step, size / SHARES)) ||
 	    bpf_ringbuf_output(&bulk, e, sizeof(*e), wake ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP))
 		lost(HW_L_BULK, e->cls, e->cgroup);
 }

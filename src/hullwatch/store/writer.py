@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     """flush_*: when the window is written. seal_*: when a tail is closed. Bytes, ns."""
 
     flush_ns: int = SECOND
-    flush_rows: int = 16_384
+    flush_rows: int = 8_192
     flush_bytes: int = 8 << 20
     seal_rows: int = 500_000
     seal_bytes: int = 64 << 20
