@@ -231,11 +231,12 @@ class Daemon:
         enriched = self._guard("context", lambda: self.context.enrich(batch), none)
         if not enriched and len(batch.events):
             self.writer.add_losses([Loss("context", 0, 0, len(batch.events))])
+        # Before the findings that name them.
+        if self.context.workload_news:
+            self.writer.put_workloads(self.context.workload_news)
         for part in enriched:
             self._handle(part)
         self._events += len(batch.events)
-        if self.context.workload_news:
-            self.writer.put_workloads(self.context.workload_news)
         if batch.losses:
             self._count_losses(batch.losses)
         self._guard("store", self.writer.tick, None)

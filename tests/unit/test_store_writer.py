@@ -148,6 +148,20 @@ def test_findings_fold_by_id_and_keep_their_extremes(tmp_path):
     w.close()
 
 
+def test_a_findings_container_is_known_as_soon_as_the_finding_is(tmp_path):
+    """Without a tick: the disk may be full, or the agent dead, before the next one."""
+    w = writer(tmp_path)
+    w.put_workloads(
+        [Workload(cgroup=7, cgroup_path="/x", state="resolved", container_id=CONTAINER)]
+    )
+    w.add_findings([finding("a")])
+    assert ask(tmp_path, "SELECT count(*) n FROM findings") == [{"n": 1}]
+    assert ask(
+        tmp_path, f"SELECT count(*) n FROM workloads WHERE container_id = '{CONTAINER}'"
+    ) == [{"n": 1}]
+    w.close()
+
+
 def test_losses_and_counts_add_up(tmp_path):
     w = writer(tmp_path)
     for _ in range(3):

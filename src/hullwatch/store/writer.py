@@ -169,6 +169,8 @@ class Writer:
             if not bodies:
                 return
             self._stats.findings += len(bodies)
+            if self._backlog.workloads:  # a finding's container is known as soon as the finding is
+                self._put_backlog()
             self._save(bodies)
             self._evidence = True
 
