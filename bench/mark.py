@@ -1,7 +1,7 @@
 """The mark to beat: Falco 0.44 with its 25 default rules, and what we aim at; printed as ratios.
 
-Falco's figures were measured by hand with the same storms on a machine like the one these
-benchmarks were written on (two cores, Linux 6.18); they are not measured again here. bpftrace is.
+Falco's figures were given to us, for the same storms on a machine like the one these benchmarks
+were written on (two cores, Linux 6.18). Nothing here measures them; bpftrace is measured.
 """
 
 from __future__ import annotations
