@@ -215,9 +215,16 @@ def explain(
         return
     print(f"{safe(found.name)}  ({safe(found.priority.lower())}, {safe(found.place)})")
     print(f"\n{safe(' '.join(found.desc.split()))}\n")
-    print("condition")
-    for line in found.expanded.splitlines():
-        print(f"  {safe(line)}")
+    if found.steps:
+        print(f"sequence   {safe(found.joined)}")
+        for step in found.steps:
+            print(f"  {safe(step.id)}{': ' if step.count else ''}{safe(step.count)}")
+            for line in step.condition.splitlines():
+                print(f"    {safe(line)}")
+    else:
+        print("condition")
+        for line in found.expanded.splitlines():
+            print(f"  {safe(line)}")
     print(f"events     {', '.join(found.classes)}")
     if found.tags:
         print(f"tags       {safe(', '.join(found.tags))}")

@@ -13,6 +13,10 @@ A file is a sequence of
             ancestors: [{name: python3, args: [python3, agent.py]}]   # nearest first
           event: {type: execve}    # or `events:` with several
 
+A rule over time needs more: `processes:`, a mapping of names to processes (each may have
+`parent: NAME` and `container: NAME`), `containers:` for more than one, and in each event
+`by: NAME` and `after: 90s` (since the event before; `times: N` repeats it, so far apart).
+
 An event's keys: type (a system call or event class) and then, as they apply: path, raw, to, from,
 flags, access (read|write), mode, result (a number or ENOENT), old, new, target, link, source,
 domain, socket (tcp|udp|unix|packet|raw), request, command, uid, old_fd, dns, names, marks,
@@ -36,6 +40,7 @@ from hullwatch.detect.errors import Place, RuleError, did_you_mean
 from hullwatch.detect.fields.event import types_of
 from hullwatch.detect.fields.field import ALL
 from hullwatch.detect.language.document import MAX_FILE
+from hullwatch.detect.language.sequences import duration
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.scene import START, Scene
 from hullwatch.sensor.events import BY_NAME
@@ -127,7 +132,7 @@ def run_case(rules: RuleSet, case: Case) -> Result:
     except RuleError as problem:
         return Result(case, False, False, error=problem.message)
     engine = Engine(rules, _ACCOUNTS)
-    found = {match.rule.name for match in engine.match(scene.enriched())}
+    found = {match.rule.name for match in engine.judge(scene.enriched())}
     matched = case.rule in found
     return Result(case, matched == case.expect, matched, tuple(sorted(found - {case.rule})))
 
@@ -136,20 +141,56 @@ def build(case: Case) -> Scene:
     """The scene of a case; raises RuleError for what it does not know."""
     scene = Scene()
     given = case.given
-    _only(given, {"name", "expect", "container", "process", "event", "events"}, "case")
-    container = given.get("container")
-    workload = 0
-    if container == "pending":
-        workload = scene.container(state="pending")
-    elif container:
-        workload = scene.container(**container)
-    image = _process(scene, given.get("process") or {"name": "test"}, workload)
+    _only(given, _CASE_KEYS, "case")
+    workload = _container(scene, given.get("container"))
+    images = _processes(scene, given, workload)
     events = given.get("events") or [given.get("event")]
     for event in events:
         if not isinstance(event, dict) or "type" not in event:
             raise RuleError("an event needs a 'type'", case.place)
-        _event(scene, image, event)
+        image = images.get(str(event.get("by", "")))
+        if image is None:
+            raise RuleError(
+                f"there is no process '{event['by']}'. {did_you_mean(str(event['by']), images)}"
+            )
+        apart = duration(str(event["after"]), case.place) if "after" in event else None
+        for _ in range(int(event.get("times", 1))):
+            if apart is not None:
+                scene.wait(apart)
+            _event(scene, image, event)
     return scene
+
+
+_CASE_KEYS = {
+    *("name", "expect", "container", "process", "event", "events", "containers", "processes"),
+}
+
+
+def _container(scene: Scene, given: Any) -> int:
+    if given == "pending":
+        return scene.container(state="pending")
+    return scene.container(**given) if given else 0
+
+
+def _processes(scene: Scene, given: dict[str, Any], workload: int) -> dict[str, int]:
+    """Slots by name; '' is the one that `process` describes."""
+    containers = {
+        name: _container(scene, one) for name, one in (given.get("containers") or {}).items()
+    }
+    images: dict[str, int] = {}
+    for name, one in (given.get("processes") or {}).items():
+        fields = dict(one)
+        of = fields.pop("container", None)
+        if of is not None and of not in containers:
+            raise RuleError(f"there is no container '{of}'. {did_you_mean(str(of), containers)}")
+        above = fields.get("parent")
+        if above is not None:
+            if above not in images:
+                raise RuleError(f"process '{name}': its parent '{above}' must stand before it")
+            fields["parent"] = images[above]
+        images[str(name)] = _process(scene, fields, containers[of] if of else workload)
+    images[""] = _process(scene, given.get("process") or {"name": "test"}, workload)
+    return images
 
 
 def _only(given: dict[str, Any], known: set[str], what: str) -> None:
@@ -163,7 +204,7 @@ def _process(scene: Scene, given: dict[str, Any], workload: int) -> int:
         given,
         {
             *("name", "exepath", "args", "cwd", "env", "uid", "tty", "caps", "marks", "script"),
-            *("vpid", "age", "ancestors", "loginuid"),
+            *("vpid", "age", "ancestors", "loginuid", "parent"),
         },
         "process",
     )
@@ -174,6 +215,8 @@ def _process(scene: Scene, given: dict[str, Any], workload: int) -> int:
             one["parent"] = parent
         parent = _one_process(scene, one, workload)
     one = {key: value for key, value in given.items() if key != "ancestors"}
+    if "parent" in given and parent is not None:
+        raise RuleError("a process has either a parent or ancestors")
     if parent is not None:
         one["parent"] = parent
     return _one_process(scene, one, workload)
@@ -214,7 +257,7 @@ def _event(scene: Scene, image: int, given: dict[str, Any]) -> None:
     cls = int(classes[0])
     made: dict[str, Any] = {"call": kind if kind in OPS else ""}
     for key, value in given.items():
-        if key == "type":
+        if key in ("type", "by", "after", "times"):
             continue
         setter = _SETTERS.get(key)
         if setter is None:

@@ -27,6 +27,7 @@ from hullwatch.detect.intern import KeyTable, SlotTable
 from hullwatch.detect.parts import Parts
 from hullwatch.detect.row import Env, Event, Object, Row, object_of, row_of
 from hullwatch.detect.ruleset import Rule, RuleSet
+from hullwatch.detect.sequence.sequences import Sequences
 from hullwatch.detect.signatures import Overflow, Signatures
 from hullwatch.detect.verdict import Verdicts
 from hullwatch.sensor.wire import Class
@@ -58,10 +59,11 @@ class Engine:
 
     def __init__(self, rules: RuleSet, accounts: Accounts | None = None) -> None:
         self.ruleset = rules
-        self.rules: list[Rule] = [rule for rule in rules.rules if rule.enabled]
+        self.rules: list[Rule] = [rule for rule in rules.rules if rule.enabled] + rules.steps
         self.env = Env(accounts if accounts is not None else HostAccounts.read())
         self.parts = Parts(rules.program, self.env)
         self.folder = Folder()
+        self.sequences = Sequences(self.rules)
         self.seen = 0  # events so far
         self.resets = 0
         self.objects = Signatures(_SIGNATURES)
@@ -95,11 +97,15 @@ class Engine:
 
     def process(self, enriched: Enriched) -> list[Finding]:
         """Findings of one batch, new or with new counts (see Folder). Batches go in order."""
-        self.env.wall_offset = int(enriched.batch.wall_offset)
-        return self.folder.fold(self.match(enriched), self.env)
+        return self.folder.fold(self.judge(enriched), self.env)
+
+    def judge(self, enriched: Enriched) -> list[Match]:
+        """What is to be told of one batch, before folding: rules that match, and sequences that
+        became complete. Batches go in order."""
+        return self.sequences.advance(self.match(enriched), self.env)
 
     def match(self, enriched: Enriched) -> list[Match]:
-        """The matches of one batch before folding: one per rule, process and object."""
+        """The matches of one batch: one per rule (or step of a sequence), process and object."""
         events = enriched.batch.events
         self.env.wall_offset = int(enriched.batch.wall_offset)
         self._prepare(enriched)
@@ -326,17 +332,34 @@ class Engine:
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             outcome = self._outcomes[int(columns[0][start])]
             members = rows[order[start:end]]
-            row = self.row(enriched, int(members[0]))
-            last = int(events["ts"][members[-1]])
-            found += [Match(self.rules[at], row, end - start, last) for at in outcome.sure]
+            for at in outcome.sure:
+                found += self._matches(enriched, at, members)
             if outcome.open:
-                found += self._single(enriched, members, outcome)
+                for at, some in self._single(enriched, members, outcome).items():
+                    found += self._matches(enriched, at, np.array(some))
         found.sort(key=lambda match: match.row.ts)
         return found
 
-    def _single(self, enriched: Enriched, members: np.ndarray, outcome: _Outcome) -> list[Match]:
-        """Rules that depend on the single event: each event is asked."""
-        counts: dict[int, tuple[Row, int, int]] = {}
+    def _matches(self, enriched: Enriched, at: int, members: np.ndarray) -> list[Match]:
+        """Events of one process and object that meet a rule, as one match; for some steps of
+        sequences as one each."""
+        rule = self.rules[at]
+        if rule.per_event and members.size > 1:
+            return [
+                one
+                for member in members.tolist()
+                for one in self._matches(enriched, at, np.array([member]))
+            ]
+        times = enriched.batch.events["ts"][members]
+        row = self.row(enriched, int(members[0]))
+        kept = times.astype(np.int64) if rule.step else None
+        return [Match(rule, row, members.size, int(times[-1]), kept)]
+
+    def _single(
+        self, enriched: Enriched, members: np.ndarray, outcome: _Outcome
+    ) -> dict[int, list[int]]:
+        """Rules that depend on the single event: each event is asked. Rows by rule."""
+        found: dict[int, list[int]] = {}
         for member in members.tolist():
             row = self.row(enriched, member)
             more = self.parts.row(row, outcome.unknown)
@@ -344,9 +367,8 @@ class Engine:
             fails = outcome.fails | outcome.unknown & ~more
             for at in outcome.open:
                 if self.rules[at].tree.ask(holds, fails):
-                    first, count, _ = counts.get(at, (row, 0, 0))
-                    counts[at] = (first, count + 1, row.ts)
-        return [Match(self.rules[at], *found) for at, found in counts.items()]
+                    found.setdefault(at, []).append(member)
+        return found
 
     def _plainly(self, enriched: Enriched) -> list[Match]:
         """Every rule on every event, without tables."""
@@ -356,7 +378,7 @@ class Engine:
             holds, fails = self.parts.truth(row)
             for index in self.by_class.get(row.event.cls, ()):
                 if self.rules[index].tree.ask(holds, fails):
-                    found.append(Match(self.rules[index], row, 1, row.ts))
+                    found += self._matches(enriched, index, np.array([at]))
         return found
 
     def row(self, enriched: Enriched, at: int) -> Row:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from hullwatch.detect.fields import Where
 from hullwatch.detect.language.ast import Expr, show
+from hullwatch.detect.language.sequences import SequenceDef
 from hullwatch.detect.ruleset import Rule, RuleSet, types_for
 from hullwatch.sensor.events import CLASSES
 
-__all__ = ["Explanation", "FieldUse", "MacroUse", "explain"]
+__all__ = ["Explanation", "FieldUse", "MacroUse", "StepUse", "explain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,20 @@ class MacroUse:
 
 
 @dataclass(frozen=True, slots=True)
+class StepUse:
+    """A step of a sequence; count: in words."""
+
+    id: str
+    count: str
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """verdict: what the kernel may leave out for this rule's sake, in words."""
+    """verdict: what the kernel may leave out for this rule's sake, in words.
+
+    steps, joined: of a sequence; its condition is that of any step.
+    """
 
     name: str
     place: str
@@ -50,26 +63,34 @@ class Explanation:
     classes: tuple[str, ...]
     verdict: str
     warnings: tuple[str, ...]
+    steps: tuple[StepUse, ...] = ()
+    joined: str = ""
 
 
 def explain(rules: RuleSet, name: str) -> Explanation:
     """KeyError if there is no such rule."""
     rule = rules.rule(name)
     definition = rule.definition
+    if isinstance(definition, SequenceDef):
+        texts = [str(step.condition) for step in definition.steps if step.condition is not None]
+        exceptions: tuple[str, ...] = ()
+    else:
+        texts = [str(definition.condition)]
+        exceptions = tuple(one.name for one in definition.exceptions)
     macros = tuple(
         MacroUse(
             one, str(rules.macros[one].place), " ".join(str(rules.macros[one].condition).split())
         )
         for one in rule.macros
     )
-    written = " ".join(str(definition.condition).split())
-    texts = [written, *(macro.condition for macro in macros)]
+    written = " / ".join(" ".join(text.split()) for text in texts)
+    texts += [macro.condition for macro in macros]
     lists = tuple(
         MacroUse(one, str(found.place), ", ".join(text for text, _ in found.items))
         for one, found in rules.lists.items()
         if any(_names(one, text) for text in texts)
     )
-    item = f"rule {name!r}"
+    item = f"{'rule' if rule.sequence is None else 'sequence'} {name!r}"
     return Explanation(
         rule.name,
         str(rule.place),
@@ -80,7 +101,7 @@ def explain(rules: RuleSet, name: str) -> Explanation:
         rule.hash,
         written,
         layout(rule.condition),
-        tuple(one.name for one in definition.exceptions),
+        exceptions,
         macros,
         lists,
         tuple(_use(rule, label) for label in rule.sources),
@@ -88,7 +109,40 @@ def explain(rules: RuleSet, name: str) -> Explanation:
         tuple(CLASSES[cls].name for cls in rule.classes),
         _verdict(rule),
         tuple(str(one) for one in rules.warnings if one.item == item),
+        _steps(rule, rules),
+        _joined(rule),
     )
+
+
+def _steps(rule: Rule, rules: RuleSet) -> tuple[StepUse, ...]:
+    if rule.sequence is None:
+        return ()
+    hidden = {one.name: one for one in rules.steps}
+    found = []
+    for step in rule.sequence.steps:
+        count = "" if step.count == 1 else f"{step.count} times"
+        if step.distinct is not None:
+            count = f"{step.count} different values of {step.distinct.label}"
+        of = hidden.get(step.rule)
+        found.append(StepUse(step.id, count, layout(of.condition) if of else "(disabled)"))
+    return tuple(found)
+
+
+def _joined(rule: Rule) -> str:
+    if rule.sequence is None:
+        return ""
+    order = "in this order" if rule.sequence.ordered else "in any order"
+    if len(rule.sequence.steps) == 1:
+        order = "counted"
+    return f"{order}, by {'; '.join(rule.sequence.by)}, within {spell(rule.sequence.within)}"
+
+
+def spell(duration: int) -> str:
+    """ns in words: 5m, 90s."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if duration % (size * 10**9) == 0:
+            return f"{duration // (size * 10**9)}{unit}"
+    return f"{duration // 10**6}ms"
 
 
 def _names(word: str, text: str) -> bool:

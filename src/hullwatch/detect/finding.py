@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from hullwatch.context.workload import Workload
 from hullwatch.detect.fields.process import ancestors
@@ -16,7 +17,7 @@ from hullwatch.detect.row import Env, Row
 from hullwatch.detect.ruleset import Rule
 from hullwatch.sensor.events import CLASSES
 
-__all__ = ["Finding", "Folder", "Match", "Process", "SEVERITY"]
+__all__ = ["Finding", "Folder", "Match", "Process", "SEVERITY", "Seen"]
 
 # OCSF severity_id: 1 informational ... 6 fatal.
 SEVERITY = {
@@ -40,6 +41,19 @@ class Process(msgspec.Struct, frozen=True):
     name: str
     exepath: str
     cmdline: str
+
+
+class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A step of a sequence that happened. time: unix ns. fields: those of this step that the
+    output prints. Texts are escaped."""
+
+    step: str
+    time: int
+    event: str
+    object: str
+    pid: int
+    process: str
+    fields: dict[str, str] = {}
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,16 +93,23 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 1
     first: int = 0
     last: int = 0
+    steps: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """`count` events of one process and object that meet a rule; row is the first of them."""
+    """`count` events of one process and object that meet a rule; row is the first of them.
+
+    times: of each event, int64 CLOCK_BOOTTIME ns, for a step of a sequence only. steps: for a
+    sequence, what happened, up to and with the event that completed it (row).
+    """
 
     rule: Rule
     row: Row
     count: int
     last: int  # CLOCK_BOOTTIME ns
+    times: np.ndarray | None = None
+    steps: tuple[Seen, ...] = ()
 
 
 class Folder:
@@ -131,7 +152,7 @@ def _key(match: Match) -> tuple[object, ...]:
 
 def make_finding(match: Match, env: Env, last: int) -> Finding:
     rule, row = match.rule, match.row
-    output, fields = rule.output.fill(row, env)
+    output, fields = rule.output.fill(row, env, {one.step: one.fields for one in match.steps})
     time = row.ts + env.wall_offset
     workload: Workload = row.workload
     chain = () if row.image is None else (row.image, *ancestors(row.image))[:_MAX_CHAIN]
@@ -169,4 +190,5 @@ def make_finding(match: Match, env: Env, last: int) -> Finding:
         count=match.count,
         first=time,
         last=last,
+        steps=match.steps,
     )

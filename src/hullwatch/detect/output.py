@@ -60,18 +60,38 @@ def shown(value: Any) -> str:
     return escape(text)
 
 
+class OfStep(NamedTuple):
+    """A field of an earlier step of a sequence: %read.fd.name."""
+
+    step: str
+    source: Source
+
+
 class Output(NamedTuple):
     """Text and sources in turn."""
 
-    pieces: tuple[str | Source, ...]
+    pieces: tuple[str | Source | OfStep, ...]
 
-    def fill(self, row: Row, env: Env) -> tuple[str, dict[str, str]]:
-        """The line, and every field's value by name."""
+    def of_step(self, step: str) -> tuple[Source, ...]:
+        """What it prints of one step."""
+        named = (one for one in self.pieces if isinstance(one, OfStep) and one.step == step)
+        return tuple({one.source.label: one.source for one in named}.values())
+
+    def fill(
+        self, row: Row, env: Env, steps: dict[str, dict[str, str]] | None = None
+    ) -> tuple[str, dict[str, str]]:
+        """The line, and every field's value by name. steps: the fields of earlier steps."""
         line: list[str] = []
         fields: dict[str, str] = {}
         for piece in self.pieces:
             if isinstance(piece, str):
                 line.append(piece)
+                continue
+            if isinstance(piece, OfStep):
+                label = piece.source.label
+                kept = (steps or {}).get(piece.step, {}).get(label, MISSING)
+                fields[f"{piece.step}.{label}"] = kept
+                line.append(kept)
                 continue
             value = fields.get(piece.label)
             if value is None:
@@ -80,13 +100,13 @@ class Output(NamedTuple):
         return "".join(line)[:MAX_OUTPUT], fields
 
 
-def read_output(text: str, place: Place) -> Output:
-    """Raises RuleError for a field that is not known."""
+def read_output(text: str, place: Place, steps: tuple[str, ...] = ()) -> Output:
+    """Raises RuleError for a field that is not known. steps: ids that a field may begin with."""
     # Before the container plugin, Falco filled this in from its command line.
     text = text.replace(
         "%container.info", "container_id=%container.id container_name=%container.name"
     )
-    pieces: list[str | Source] = []
+    pieces: list[str | Source | OfStep] = []
     at = 0
     while at < len(text):
         found = _next(text, at)
@@ -96,8 +116,13 @@ def read_output(text: str, place: Place) -> Output:
         start, end, what = found
         if start > at:
             pieces.append(escape(text[at:start]))
+        step = ""
+        if isinstance(what, FieldRef) and what.name.partition(".")[0] in steps:
+            step, _, name = what.name.partition(".")
+            what = FieldRef(name, what.arg)
         try:
-            pieces.append(source_of(_transform(what) if isinstance(what, str) else what))
+            source = source_of(_transform(what) if isinstance(what, str) else what)
+            pieces.append(OfStep(step, source) if step else source)
         except RuleError as problem:
             raise RuleError(f"in the output: {problem.message}", place, mend=problem.mend) from None
         at = end

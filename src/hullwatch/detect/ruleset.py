@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hullwatch.detect.errors import Place, RuleError, Warning_
 from hullwatch.detect.fields.event import types_of
 from hullwatch.detect.fields.field import ALL
-from hullwatch.detect.language.ast import And, Expr, Not, show
-from hullwatch.detect.language.collect import Collection, ListDef, MacroDef, RuleDef
+from hullwatch.detect.language.ast import And, Expr, Not, Or, show
+from hullwatch.detect.language.collect import Collection, ListDef, MacroDef, RuleDef, known
 from hullwatch.detect.language.document import MAX_FILE
 from hullwatch.detect.language.exceptions import exception_condition
 from hullwatch.detect.language.expand import Expander
 from hullwatch.detect.language.grammar import parse
+from hullwatch.detect.language.sequences import SequenceDef, StepDef
 from hullwatch.detect.output import Output, read_output
 from hullwatch.detect.program import Program
 from hullwatch.detect.results import FAILED
+from hullwatch.detect.sequence.compiled import Sequence, compile_sequence
 from hullwatch.detect.source import Source
 from hullwatch.detect.tree import NEVER, Tree
 
@@ -44,14 +46,21 @@ class Rule:
     sources: dict[str, Source]
     classes: tuple[int, ...]
     hash: str
-    definition: RuleDef
+    definition: RuleDef | SequenceDef
+    sequence: Sequence | None = None  # its steps are hidden rules; it has no tree of its own
+    step: bool = False  # a hidden rule: what it matches is not told but goes to its sequence
+    per_event: bool = False  # of a step: its events are looked at one by one
 
 
 @dataclass(slots=True)
 class RuleSet:
-    """What came of a set of files. A rule that is refused is in `errors`, with its reason."""
+    """What came of a set of files. A rule that is refused is in `errors`, with its reason.
+
+    rules: sequences too; steps: the hidden rules of enabled sequences.
+    """
 
     rules: list[Rule] = field(default_factory=list)
+    steps: list[Rule] = field(default_factory=list)
     errors: list[RuleError] = field(default_factory=list)
     warnings: list[Warning_] = field(default_factory=list)
     macros: dict[str, MacroDef] = field(default_factory=dict)
@@ -103,7 +112,7 @@ def load(paths: Iterable[str | Path]) -> RuleSet:
     return loaded
 
 
-def load_texts(texts: Sequence[tuple[str, str]]) -> RuleSet:
+def load_texts(texts: list[tuple[str, str]]) -> RuleSet:
     """The same for (text, path) pairs."""
     collection = Collection()
     for text, path in texts:
@@ -115,28 +124,36 @@ def load_texts(texts: Sequence[tuple[str, str]]) -> RuleSet:
         lists=collection.lists,
         files=tuple(path for _, path in texts),
     )
-    expander = Expander(collection)
+    compiler = _Compiler(collection, result)
     for definition in collection.rules.values():
         item = f"rule {definition.name!r}"
         try:
-            result.rules.append(_compile(definition, expander, result))
+            result.rules.append(compiler.rule(definition))
         except RuleError as problem:
-            where = (
-                problem
-                if problem.place.line
-                else RuleError(
-                    problem.message, definition.place, item=problem.item, mend=problem.mend
-                )
-            )
             if definition.skip_unknown and _about_fields(problem):
                 # The author asked for that; it is said all the same.
                 said = f"skipped, as skip-if-unknown-filter says: {problem.message}"
-                result.warnings.append(Warning_(where.place, item, said))
+                result.warnings.append(Warning_(_placed(problem, definition).place, item, said))
             else:
-                within = where.item
-                message = f"{within}: {where.message}" if within else where.message
-                result.errors.append(RuleError(message, where.place, item=item, mend=where.mend))
+                result.errors.append(_refused(problem, definition, item))
+    for sequence in collection.sequences.values():
+        try:
+            result.rules.append(compiler.sequence(sequence))
+        except RuleError as problem:
+            result.errors.append(_refused(problem, sequence, f"sequence {sequence.name!r}"))
     return result
+
+
+def _placed(problem: RuleError, definition: RuleDef | SequenceDef) -> RuleError:
+    if problem.place.line:
+        return problem
+    return RuleError(problem.message, definition.place, item=problem.item, mend=problem.mend)
+
+
+def _refused(problem: RuleError, definition: RuleDef | SequenceDef, item: str) -> RuleError:
+    where = _placed(problem, definition)
+    message = f"{where.item}: {where.message}" if where.item else where.message
+    return RuleError(message, where.place, item=item, mend=where.mend)
 
 
 def _about_fields(problem: RuleError) -> bool:
@@ -144,52 +161,134 @@ def _about_fields(problem: RuleError) -> bool:
     return "field '" in said or "is no event type" in said or "is not recorded" in said
 
 
-def _compile(definition: RuleDef, expander: Expander, result: RuleSet) -> Rule:
-    item = f"rule {definition.name!r}"
+class _Compiler:
+    """Definitions of one collection to rules of one program."""
+
+    def __init__(self, collection: Collection, result: RuleSet) -> None:
+        self.collection = collection
+        self.result = result
+        self.expander = Expander(collection)
+
+    def rule(self, definition: RuleDef) -> Rule:
+        """Raises RuleError."""
+        written = _with_exceptions(definition)
+        output = read_output(definition.output, definition.output_place)
+        made = self._made(definition, f"rule {definition.name!r}", written, output)
+        if ALL - {FAILED} <= set(made.classes) and definition.warn_evttypes:
+            said = "no evt.type limits the rule, so it is asked about every event"
+            self._warn(Warning_(definition.place, f"rule {definition.name!r}", said))
+        return made
+
+    def sequence(self, definition: SequenceDef) -> Rule:
+        """The rule that stands for a sequence; its steps become hidden rules."""
+        item = f"sequence {definition.name!r}"
+        if any(rule.name == definition.name for rule in self.result.rules):
+            raise RuleError("a rule has this name already", definition.place)
+        steps: list[Rule] = []
+
+        def compile_step(step: StepDef, name: str) -> tuple[int, ...]:
+            if step.condition is not None:
+                written = parse(str(step.condition), step.condition.locate)
+            else:
+                of = known(self.collection.rules, step.rule, "rule", step.place)
+                written = _with_exceptions(of)
+            made = self._made(definition, item, written, Output(()), name)
+            if not made.classes:
+                raise RuleError(f"step '{step.id}' can never happen", step.place)
+            steps.append(made)
+            return made.classes
+
+        sequence, output = compile_sequence(definition, compile_step)
+        if definition.enabled:
+            self.result.steps += [
+                replace(made, step=True, per_event=step.per_event)
+                for made, step in zip(steps, sequence.steps, strict=True)
+            ]
+        meaning = (
+            *(
+                f"{made.hash} {step.count} {step.distinct}"
+                for made, step in zip(steps, definition.steps, strict=True)
+            ),
+            *(str(sequence.within), str(sequence.ordered), *sequence.by),
+            *(definition.output, definition.priority),
+        )
+        return Rule(
+            definition.name,
+            definition.place,
+            definition.desc,
+            definition.priority,
+            definition.tags,
+            definition.enabled,
+            output,
+            Or(tuple(made.condition for made in steps), definition.place),
+            tuple(dict.fromkeys(name for made in steps for name in made.macros)),
+            NEVER,
+            {label: source for made in steps for label, source in made.sources.items()},
+            tuple(sorted({cls for made in steps for cls in made.classes})),
+            _hash(meaning),
+            definition,
+            sequence,
+        )
+
+    def _made(
+        self,
+        definition: RuleDef | SequenceDef,
+        item: str,
+        written: Expr,
+        output: Output,
+        name: str = "",
+    ) -> Rule:
+        condition, macros = self.expander.expand(written)
+        program = self.result.program
+        tree, notes = program.compile(condition)
+        classes = tuple(cls for cls in sorted(ALL) if _may_be(program, tree, cls))
+        for warning in dict.fromkeys(notes.warnings):
+            self._warn(warning._replace(item=item))
+        if tree is NEVER:
+            self._warn(Warning_(definition.place, item, "the condition can never hold"))
+        elif not classes:
+            raise RuleError(
+                "never matches: "
+                + (
+                    f"the sensor does not observe {', '.join(dict.fromkeys(notes.never))}"
+                    if notes.never
+                    else "no event of the sensor can meet the condition"
+                ),
+                definition.place,
+            )
+        return Rule(
+            name or definition.name,
+            definition.place,
+            definition.desc,
+            definition.priority,
+            definition.tags,
+            definition.enabled,
+            output,
+            condition,
+            macros,
+            tree,
+            notes.sources,
+            classes,
+            _hash((show(condition), definition.output, definition.priority)),
+            definition,
+        )
+
+    def _warn(self, warning: Warning_) -> None:
+        self.result.warnings.append(warning)
+
+
+def _with_exceptions(definition: RuleDef) -> Expr:
     written = parse(str(definition.condition), definition.condition.locate)
     parts: list[Expr] = [written]
     for one in definition.exceptions:
         excluded = exception_condition(one)
         if excluded is not None:
             parts.append(Not(excluded, one.place))
-    whole = parts[0] if len(parts) == 1 else And(tuple(parts), definition.place)
-    condition, macros = expander.expand(whole)
-    tree, notes = result.program.compile(condition)
-    output = read_output(definition.output, definition.output_place)
-    classes = tuple(cls for cls in sorted(ALL) if _may_be(result.program, tree, cls))
-    result.warnings += [warning._replace(item=item) for warning in dict.fromkeys(notes.warnings)]
-    if tree is NEVER:
-        result.warnings.append(Warning_(definition.place, item, "the condition can never hold"))
-    elif not classes:
-        raise RuleError(
-            "never matches: "
-            + (
-                f"the sensor does not observe {', '.join(dict.fromkeys(notes.never))}"
-                if notes.never
-                else "no event of the sensor can meet the condition"
-            ),
-            definition.place,
-        )
-    elif ALL - {FAILED} <= set(classes) and definition.warn_evttypes:
-        said = "no evt.type limits the rule, so it is asked about every event"
-        result.warnings.append(Warning_(definition.place, item, said))
-    meaning = "\0".join((show(condition), definition.output, definition.priority))
-    return Rule(
-        definition.name,
-        definition.place,
-        definition.desc,
-        definition.priority,
-        definition.tags,
-        definition.enabled,
-        output,
-        condition,
-        macros,
-        tree,
-        notes.sources,
-        classes,
-        hashlib.blake2b(meaning.encode(), digest_size=8).hexdigest(),
-        definition,
-    )
+    return parts[0] if len(parts) == 1 else And(tuple(parts), definition.place)
+
+
+def _hash(meaning: Iterable[str]) -> str:
+    return hashlib.blake2b("\0".join(meaning).encode(), digest_size=8).hexdigest()
 
 
 def _may_be(program: Program, tree: Tree, cls: int) -> bool:

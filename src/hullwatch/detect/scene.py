@@ -72,6 +72,7 @@ class Scene:
         self._ids: dict[tuple[int, bytes], int] = {}
         self._pid = 1000
         self._released: tuple[int, ...] = ()
+        self._ts = START
 
     # Tables protocols
 
@@ -170,7 +171,8 @@ class Scene:
         """Add an event; columns are those of struct hw_event. Returns its row."""
         process = self.images[image]
         event = np.zeros(1, EVENT)
-        event["ts"] = START + 1_000_000 * len(self._events)
+        event["ts"] = self._ts
+        self._ts += 1_000_000
         event["cls"], event["obj"], event["obj2"] = cls, obj, obj2
         event["op"] = op_of(call) if call else 0
         event["proc"], event["cgroup"], event["tid"] = process.key, process.cgroup, process.pid
@@ -181,6 +183,10 @@ class Scene:
         self._events.append(event)
         self._rows.append((image, process.workload))
         return len(self._events) - 1
+
+    def wait(self, duration: int) -> None:
+        """The next event is ns after the one before."""
+        self._ts += duration - 1_000_000
 
     def enriched(self) -> Enriched:
         """All events so far as one batch; building goes on with an empty one."""

@@ -13,6 +13,7 @@ from hullwatch.detect.language.items import (
     ListItem,
     MacroItem,
     RuleItem,
+    SequenceItem,
     Text,
     exceptions_of,
     flag_of,
@@ -21,6 +22,7 @@ from hullwatch.detect.language.items import (
     tags_of,
     text_of,
 )
+from hullwatch.detect.language.sequences import SequenceDef, define_sequence
 from hullwatch.detect.language.version import check_engine, check_plugins
 
 __all__ = ["Collection", "ListDef", "MacroDef", "RuleDef"]
@@ -66,6 +68,7 @@ class Collection:
     lists: dict[str, ListDef] = field(default_factory=dict)
     macros: dict[str, MacroDef] = field(default_factory=dict)
     rules: dict[str, RuleDef] = field(default_factory=dict)
+    sequences: dict[str, SequenceDef] = field(default_factory=dict)
     errors: list[RuleError] = field(default_factory=list)
     warnings: list[Warning_] = field(default_factory=list)
 
@@ -121,6 +124,8 @@ class Collection:
                     self.macros[name] = MacroDef(name, place, condition)
             case RuleItem():
                 self._add_rule(item)
+            case SequenceItem():
+                self._add_sequence(item)
 
     def _add_rule(self, item: RuleItem) -> None:
         given = item.given
@@ -139,6 +144,18 @@ class Collection:
                 self.rules[item.name] = _define(item)
         except RuleError as problem:
             raise problem.of(f"rule {item.name!r}") from None
+
+    def _add_sequence(self, item: SequenceItem) -> None:
+        try:
+            if set(item.given) == {"sequence", "enabled"}:
+                known(self.sequences, item.name, "sequence", item.place).enabled = flag_of(
+                    item.given["enabled"], "enabled"
+                )
+            else:
+                self.sequences.pop(item.name, None)
+                self.sequences[item.name] = define_sequence(item)
+        except RuleError as problem:
+            raise problem.of(f"sequence {item.name!r}") from None
 
     def _change(self, rule: RuleDef, item: RuleItem) -> None:
         for key, how in item.how.items():

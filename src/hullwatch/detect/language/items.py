@@ -16,6 +16,7 @@ __all__ = [
     "ListItem",
     "MacroItem",
     "RuleItem",
+    "SequenceItem",
     "Text",
 ]
 __all__ += ["read_item"]
@@ -86,7 +87,16 @@ class RuleItem:
     how: dict[str, str]
 
 
-Item = ListItem | MacroItem | RuleItem
+@dataclass(frozen=True, slots=True)
+class SequenceItem:
+    """A rule over time: see sequences.py."""
+
+    name: str
+    place: Place
+    given: dict[str, Value]
+
+
+Item = ListItem | MacroItem | RuleItem | SequenceItem
 
 _KEYS = {
     "list": {"list", "items", "append", "override"},
@@ -95,6 +105,10 @@ _KEYS = {
         *("rule", "condition", "output", "desc", "priority", "source", "enabled", "tags"),
         *("exceptions", "warn_evttypes", "skip-if-unknown-filter", "append", "override"),
         *("capture", "capture_duration"),
+    },
+    "sequence": {
+        *("sequence", "desc", "by", "within", "ordered", "steps", "output", "priority", "tags"),
+        "enabled",
     },
 }
 _APPENDABLE = {
@@ -129,6 +143,8 @@ def read_item(value: Value, warnings: list[Warning_]) -> Item | None:
             warnings.append(Warning_(place, item, said))
         elif key in _NO_EFFECT:
             warnings.append(Warning_(place, item, f"'{key}' has no effect here"))
+    if kind == "sequence":
+        return SequenceItem(name, value.place, value.data)
     try:
         how = _overrides(value, kind)
         if _flag(value, "append"):

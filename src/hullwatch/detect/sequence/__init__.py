@@ -1,0 +1,1 @@
+"""Rules over time: steps joined by a process tree, a container, a field. See `sequences.py`."""
