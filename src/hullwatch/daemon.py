@@ -31,6 +31,7 @@ from hullwatch.control import Control
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
 from hullwatch.detect.ruleset import RuleSet
+from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.feedback import Feedback
 from hullwatch.privileges import Rights
 from hullwatch.sensor import snapshot
@@ -40,7 +41,7 @@ from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tier import Tier
 from hullwatch.store.retention import Limits
-from hullwatch.store.state import CountRow, Session
+from hullwatch.store.state import CountRow, SequenceRow, Session
 from hullwatch.store.writer import Settings, Writer
 
 __all__ = ["Daemon", "Options", "route_signals"]
@@ -134,6 +135,7 @@ class Daemon:
         self.context = Context(self.resolver)
         self._alarm = LossAlarm(self._whose)
         self.engine = Engine(rules)
+        self.engine.sequences.restore(Saved(*row) for row in self.writer.sequences())
         self.feedback = Feedback(self.engine, self.sensor.verdicts)
         cores = os.cpu_count() or 1
         # Recording means everything: there is nothing to turn into counts.
@@ -296,11 +298,19 @@ class Daemon:
         lost = self._guard("alarm", lambda: self._alarm.due(now, force=force), None)
         if lost is not None:
             self._say("lost", lost)
+        self._guard("sequences", self._keep_sequences, None)
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
             self._counting = chain(self._counting, self.feedback.counts())
         if force:
             self._guard("counts", lambda: self.writer.add_counts(self._counting), None)
+
+    def _keep_sequences(self) -> None:
+        """How far sequences have come survives a restart, whatever ends this run."""
+        sequences = self.engine.sequences
+        changes = list(sequences.changes())
+        if not self.writer.put_sequences([SequenceRow(*one) for one in changes]):
+            sequences.unsaved(changes)
 
     def _govern(self) -> None:
         """Hold the agent to its budget; every change of level is said, and stored."""
@@ -328,7 +338,7 @@ class Daemon:
             "tier_reason": facts.reason,
             "kernel": facts.release,
             "mode": "record" if self.sensor.recording else "detect",
-            "rules": len(self.engine.rules),
+            "rules": sum(rule.enabled for rule in self.rules.rules),
             "rules_refused": len(self.rules.errors),
             "rules_digest": self.rules.digest,
             "events": self._events,
@@ -352,6 +362,7 @@ class Daemon:
                 "written": self.sensor.verdicts.written,
                 "refused": self.sensor.verdicts.refused,
             },
+            "sequences": self.engine.sequences.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

@@ -131,6 +131,12 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     refused = get("rules_refused")
     more = f", {refused} refused: `hullwatch rules check` says why" if refused else ""
     yield "rules", f"{safe(get('rules'))} run{more}"
+    sequences = get("sequences") or {}
+    if sequences.get("sequences"):
+        lost = sequences.get("evicted", 0)
+        more = f"; {lost} given up for want of room" if lost else ""
+        kept = f"{sequences.get('keys', 0)} states kept{more}"
+        yield "", f"{sequences['sequences']} of them over time, {kept}"
     processes, workloads = get("processes") or {}, get("workloads") or {}
     yield (
         "knows",

@@ -17,7 +17,7 @@ from hullwatch.store.errors import StoreError
 from hullwatch.store.finding import COLUMNS, finding_row
 from hullwatch.store.tables import MIGRATIONS, signed
 
-__all__ = ["CountRow", "LossRow", "Session", "State", "connect"]
+__all__ = ["CountRow", "LossRow", "SequenceRow", "Session", "State", "connect"]
 
 MINUTE, HOUR = 60 * 10**9, 3600 * 10**9
 COUNT_ROWS = 20_000
@@ -39,6 +39,18 @@ class CountRow(NamedTuple):
     cls: str
     object: str
     count: int  # type: ignore[assignment]
+
+
+class SequenceRow(NamedTuple):
+    """How far a sequence has come under one key. expires: unix ns. body '': no longer at all.
+    of_boot: means nothing after a reboot."""
+
+    rule: str
+    key: str
+    hash: str
+    of_boot: bool
+    expires: int
+    body: str
 
 
 class Session(NamedTuple):
@@ -280,6 +292,32 @@ class State:
                     for row in losses
                 ],
             )
+
+    def put_sequences(self, rows: Iterable[SequenceRow]) -> None:
+        """Replace the rows of these keys, and drop what has expired."""
+        with self.transaction(durable=False) as link:
+            for row in rows:
+                key = (row.rule, row.key)
+                if not row.body:
+                    link.execute("DELETE FROM sequence_state WHERE rule = ? AND key = ?", key)
+                    continue
+                boot = self.boot if row.of_boot else None
+                link.execute(
+                    "INSERT OR REPLACE INTO sequence_state VALUES (?,?,?,?,?,?)",
+                    (*key, row.hash, boot, row.expires, row.body),
+                )
+            link.execute("DELETE FROM sequence_state WHERE expires < ?", (time.time_ns(),))
+
+    def sequences(self) -> list[SequenceRow]:
+        """What still holds, in this boot."""
+        found = self.link.execute(
+            "SELECT rule, key, hash, boot IS NOT NULL, expires, body FROM sequence_state"
+            " WHERE expires >= ? AND (boot IS NULL OR boot = ?)",
+            (time.time_ns(), self.boot),
+        )
+        return [
+            SequenceRow(rule, key, hash_, bool(of), *rest) for rule, key, hash_, of, *rest in found
+        ]
 
     def add_counts(self, counts: Iterable[CountRow]) -> None:
         moment = time.time_ns()

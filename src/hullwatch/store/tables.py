@@ -70,4 +70,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE notices (
         id INTEGER PRIMARY KEY, time INTEGER, mono INTEGER, kind TEXT, text TEXT);
     """,
+    """
+    -- How far each sequence of the rules has come, by key. hash: of the sequence; expires: unix ns;
+    -- boot: the only one it means something in, NULL for any.
+    CREATE TABLE sequence_state (
+        rule TEXT, key TEXT, hash TEXT, boot INTEGER, expires INTEGER, body TEXT,
+        PRIMARY KEY (rule, key)) WITHOUT ROWID;
+    CREATE INDEX sequence_state_expires ON sequence_state (expires);
+    """,
 )

@@ -30,7 +30,7 @@ from hullwatch.store.reserve import Reserve
 from hullwatch.store.retention import Limits
 from hullwatch.store.schema import CLASS_NAMES
 from hullwatch.store.segments import NOTHING, bounds
-from hullwatch.store.state import CountRow, Session, State
+from hullwatch.store.state import CountRow, SequenceRow, Session, State
 from hullwatch.store.tail import TailFile
 from hullwatch.store.window import Window, losses_of
 
@@ -197,6 +197,18 @@ class Writer:
         with self._mutex:
             for workload in workloads:
                 self._backlog.workload(workload)
+
+    def put_sequences(self, rows: list[SequenceRow]) -> bool:
+        """Whether they were written; a kill loses none of them then."""
+        with self._mutex:
+            return not rows or self._try(lambda: self._state.put_sequences(rows))
+
+    def sequences(self) -> list[SequenceRow]:
+        """What was kept of sequences under way, as of the start."""
+        found: list[SequenceRow] = []
+        with self._mutex:
+            self._try(lambda: found.extend(self._state.sequences()))
+        return found
 
     def notice(self, kind: str, text: str) -> None:
         """Something an operator should read in `status`."""

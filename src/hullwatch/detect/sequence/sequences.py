@@ -24,6 +24,7 @@ MAX_COST = 16_384
 _COUNT_COST = 32
 _MAX_FIELD = 512  # characters of a field that is kept for an output
 _MAX_COMMAND = 256
+_KEY = tuple[str | int, ...]
 
 
 class Saved(NamedTuple):
@@ -106,6 +107,13 @@ class Sequences:
                 text = msgspec.json.encode(key).decode()
                 yield Saved(rule.name, text, rule.hash, sequence.of_boot, expires, body)
 
+    def unsaved(self, saved: Iterable[Saved]) -> None:
+        """These could not be kept: give them again with the next changes."""
+        for one in saved:
+            tracker = self.trackers[one.rule]
+            if len(tracker.dirty) < MAX_COST:
+                tracker.dirty.add(msgspec.json.decode(one.key, type=_KEY))
+
     def restore(self, saved: Iterable[Saved]) -> int:
         """Take up states again, oldest first; returns how many. Broken ones are left out."""
         hashes = {rule.name: rule.hash for rule in self.rules}
@@ -114,7 +122,7 @@ class Sequences:
             if hashes.get(one.rule) != one.hash:
                 continue
             try:
-                key = msgspec.json.decode(one.key, type=tuple[str | int, ...])
+                key = msgspec.json.decode(one.key, type=_KEY)
                 state = msgspec.json.decode(one.body, type=State)
             except msgspec.DecodeError:
                 continue
