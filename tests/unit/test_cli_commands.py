@@ -298,6 +298,23 @@ def test_a_finding_explains_itself(store, run):
     run("findings", "show", code=ExitCode.USAGE)
 
 
+def test_a_sequence_is_shown_with_its_steps(tmp_path, run):
+    steps = [
+        {"step": "read", "time": 10**18, "event": "open", "object": "/token\x1b[2J", "pid": 7,
+         "process": "cat /token"},
+        {"step": "leave", "time": 10**18 + 10**9, "event": "connect", "object": "1.1.1.1:9",
+         "pid": 8, "process": "curl"},
+    ]  # fmt: skip
+    w = writer(tmp_path)
+    w.add_findings([finding("story", steps=steps)])
+    out = run("findings", "show", "story", "--store", str(tmp_path)).splitlines()
+    w.close()
+    assert [line.split() for line in out if " by " in line] == [
+        "steps read: 01:46:40.000 open /token\\x1b[2J by cat /token [7]".split(),
+        "leave: 01:46:41.000 connect 1.1.1.1:9 by curl [8]".split(),
+    ]
+
+
 @pytest.mark.parametrize("agent", [True, False], ids=["from the agent", "from the store"])
 def test_findings_follow(tmp_path, agent):
     clock = Clock()

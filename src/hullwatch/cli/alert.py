@@ -12,7 +12,7 @@ from hullwatch.cli.show import console, safe, short_time
 if TYPE_CHECKING:
     from hullwatch.detect.finding import Finding
 
-__all__ = ["Alerts", "chain_of", "colour_of", "show_finding"]
+__all__ = ["Alerts", "chain_of", "colour_of", "show_finding", "step_text"]
 
 _SEEN = 10_000
 _COLOURS = {6: "bold red", 5: "bold red", 4: "red", 3: "yellow", 2: "cyan"}
@@ -111,10 +111,19 @@ def _facts(finding: dict[str, Any]) -> list[tuple[str, str]]:
         command = safe(chain[-1].get("cmdline") or "", 200)
         if command and command != safe(chain[-1].get("name") or ""):
             facts.append(("command", command))
+    for step in (finding.get("steps") or [])[:-1]:
+        facts.append(("before", step_text(step)))
     event, object_ = finding.get("event") or "", finding.get("object")
     if object_:
         facts.append((_OBJECTS.get(event, event), safe(object_, 200)))
     return facts
+
+
+def step_text(step: dict[str, Any]) -> str:
+    """A step of a sequence: when, what, by whom."""
+    who = safe(step.get("process") or "?", 120)
+    what = f"{step.get('event') or ''} {safe(step.get('object') or '', 200)}".strip()
+    return f"{short_time(step.get('time'))[11:]} {what} by {who} [{step.get('pid')}]"
 
 
 def _process(one: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hullwatch.cli.alert import step_text
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Container, Json, Limit, Since, Store
 from hullwatch.cli.show import console, iso, print_json, quoted, safe, say, short_time
@@ -181,6 +182,8 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
     print()
     for name, value in _facts(row):
         print(f"{name:<11}{safe(value)}")
+    for at, step in enumerate(row.get("steps") or []):
+        print(f"{'steps' if not at else '':<11}{safe(step.get('step'))}: {step_text(step)}")
     chain = [one for one in row.get("processes") or [] if isinstance(one, dict)]
     if chain:
         print("processes")
@@ -232,7 +235,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 _KNOWN = frozenset(
     "id time first last count rule priority severity output tags source rule_hash event object"
     " object2 processes uid container_id container_full_id container_name image image_digest pod"
-    " namespace cgroup state span fields".split()
+    " namespace cgroup state span fields steps".split()
 )
 
 
