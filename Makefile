@@ -43,7 +43,7 @@ endef
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: run-ready ## Attack real containers on this host and show what Hullwatch sees (ARGS=--stay)
@@ -64,6 +64,10 @@ live: test-ready ## Only the tests against real containers on this host
 	@$(PY) -m pytest tests/live $(ARGS)
 vm: test-ready ## Only the tests in VMs with BPF LSM
 	@$(PY) -m pytest tests/vm $(ARGS)
+
+.PHONY: conformance
+conformance: test-ready ## Every Falco, Sigma and own rule: loads, live, near miss, replay (ARGS=--json)
+	@$(PY) tests/conformance.py $(ARGS)
 
 .PHONY: vm-shell
 vm-shell: test-ready ## Run CMD in a VM with BPF LSM (KERNEL=6.1 or 6.12)
