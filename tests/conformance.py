@@ -7,7 +7,7 @@ HULLWATCH_CONFORMANCE set, so that they write down what they found out rule by r
 
     loads   the rule compiles, unmodified
     scene   a made event that meets it is found, one that nearly does is not
-    live    an act in a real container (or on the host) is found; "-": cannot be tried, with the reason
+    live    an act in a real container (or on the host) is found; "-": not tried, see the reason
     near    the act that is one property away is not
     replay  the recording of that run, replayed, gives the same findings
 
