@@ -56,14 +56,16 @@ class Column:
         elif test.unequal is not None:
             self._always |= bit
             self._without[test.unequal] = self._without.get(test.unequal, 0) | bit
-        elif test.prefix:
-            self._starts.setdefault(test.prefix, []).append(predicate)
+        elif test.prefixes or test.suffixes or test.parts:
+            for texts, held in (
+                (test.prefixes, self._starts),
+                (test.suffixes, self._ends),
+                (test.parts, self._holding),
+            ):
+                for text in texts:
+                    held.setdefault(text, []).append(predicate)
             self._prefixes = tuple(self._starts)
-        elif test.suffix:
-            self._ends.setdefault(test.suffix, []).append(predicate)
             self._suffixes = tuple(self._ends)
-        elif test.part:
-            self._holding.setdefault(test.part, []).append(predicate)
         else:
             self._runs.append((bit, test.run))
         self._memo.clear()
@@ -78,6 +80,18 @@ class Column:
                 found |= self._remembered(one)
             return found
         return self._remembered(value)
+
+    def about(self, alphabet: frozenset[str]) -> tuple[int, int]:
+        """(may hold, always hold) of a text that is made of these characters alone."""
+        may = always = 0
+        for predicate in self.predicates:
+            test, bit = predicate.test, predicate.bit
+            needed = test.equal or test.prefixes or test.suffixes or test.parts
+            if test.unequal is not None and not alphabet.issuperset(test.unequal):
+                always |= bit
+            elif not needed or any(alphabet.issuperset(text) for text in needed):
+                may |= bit
+        return may, always
 
     def _remembered(self, value: Any) -> int:
         found = self._memo.get(value)

@@ -43,17 +43,16 @@ _GLOB_STARS = re.compile(r"[*?]+")
 class Test(NamedTuple):
     """run decides; the rest lets a column ask many tests at once.
 
-    equal: the values that pass. unequal: the value that does not. prefix, suffix, part: what a text
-    must start with, end with or hold, if that is all or if nothing else can pass (then `exact` is
-    False).
+    equal: the values that pass. unequal: the value that does not. prefixes, suffixes, parts: a text
+    that passes starts with, ends with or holds one of these; exact: and any such text passes.
     """
 
     run: Callable[[Any], bool]
     equal: frozenset[Any] | None = None
     unequal: Any = None
-    prefix: str = ""
-    suffix: str = ""
-    part: str = ""
+    prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     exact: bool = False
 
 
@@ -139,15 +138,16 @@ def test_of(op: str, kind: Type, literals: Sequence[Literal], modifier: str = ""
         return Test(_path_match([str(value) for value in values]))
     text = literals[0].text
     if op == "startswith" and text:
-        return Test(_single(op, values[0]), prefix=text, exact=True)
+        return Test(_single(op, values[0]), prefixes=(text,), exact=True)
     if op == "endswith" and text:
-        return Test(_single(op, values[0]), suffix=text, exact=True)
+        return Test(_single(op, values[0]), suffixes=(text,), exact=True)
     if op == "contains" and text:
-        return Test(_single(op, values[0]), part=text, exact=True)
+        return Test(_single(op, values[0]), parts=(text,), exact=True)
     if op == "glob":
         prefix = _GLOB_PREFIX.match(text)[0]  # type: ignore[index]
         parts = _GLOB_STARS.split(text) if _GLOB_PLAIN.fullmatch(text) else [""]
-        return Test(values[0], prefix=prefix, part=max(parts, key=len))
+        part = max(parts, key=len)
+        return Test(values[0], prefixes=_given(prefix), parts=() if prefix else _given(part))
     return Test(_single(op, values[0]))
 
 
@@ -164,6 +164,10 @@ def _operand(op: str, kind: Type, literal: Literal) -> Any:
         except PatternError as problem:
             raise RuleError(f"'{value[:80]}': {problem}", literal.place) from None
     return value
+
+
+def _given(text: str) -> tuple[str, ...]:
+    return (text,) if text else ()
 
 
 def _single(op: str, value: Any) -> Callable[[Any], bool]:
@@ -191,6 +195,14 @@ def _with_modifier(op: str, kind: Type, literals: Sequence[Literal], modifier: s
     if modifier == "anyof":
         if op == "=":
             return test_of("in", kind, literals)
+        texts = tuple(literal.text for literal in literals)
+        if all(texts):
+            if op == "startswith":
+                return Test(lambda text: text.startswith(texts), prefixes=texts, exact=True)
+            if op == "endswith":
+                return Test(lambda text: text.endswith(texts), suffixes=texts, exact=True)
+            if op == "contains":
+                return Test(lambda text: any(one in text for one in texts), parts=texts, exact=True)
         return Test(lambda value: any(run(value) for run in runs))
     if modifier == "allof":
         return Test(lambda value: all(run(value) for run in runs))

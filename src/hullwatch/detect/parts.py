@@ -43,6 +43,20 @@ def _is_text(column: Column) -> bool:
     return source.apply is None and all(bound.field.text for bound in source.bounds)
 
 
+# What the text of a connection, "1.2.3.4:40000->[...]", is made of (fields/network.py).
+_ENDS = frozenset("0123456789abcdef.:->")
+
+
+def _about_ends(column: Column) -> tuple[int, int]:
+    """(may hold, always hold) where only the two ends of a connection decide the value."""
+    source = column.source
+    name = source.bounds[0].label
+    plain = source.label in (name, f"tolower({name})", f"basename({name})")
+    if not plain or source.type is not Type.STRING:
+        return column.all_bits, 0
+    return column.about(_ENDS)
+
+
 def _reader(column: Column) -> tuple[Column, Getter, Any]:
     """The short way to an object's value: (column, getter, argument)."""
     source = column.source
@@ -86,6 +100,7 @@ class Parts:
                     plan.rows.append(column)
         objects = {**found[Where.OBJ], **found[Where.OBJ2]}
         self.objects = list(objects.values())
+        self._of_ends = {id(one): _about_ends(one) for one in self.objects}
         self._of_address = [_reader(one) for one in self.objects]
         texts = [one for one in self.objects if not _only_addresses(one)]
         # Fields by many names, one value.
@@ -116,7 +131,9 @@ class Parts:
             if value is None:
                 continue
             if value is DEPENDS:
-                depends |= column.all_bits
+                may, always = self._of_ends[id(column)]
+                depends |= may
+                holds |= always
             else:
                 holds |= column.fresh(value)
         return holds, depends

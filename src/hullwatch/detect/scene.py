@@ -70,6 +70,7 @@ class Scene:
         self._events: list[np.ndarray] = []
         self._rows: list[tuple[int, int]] = []
         self._ids: dict[tuple[int, bytes], int] = {}
+        self._last_id = 0
         self._pid = 1000
         self._released: tuple[int, ...] = ()
         self._ts = START
@@ -94,9 +95,15 @@ class Scene:
             return 0
         known = self._ids.get((kind, data))
         if known is None:
-            known = self._ids[kind, data] = len(self._ids) + 1
+            self._last_id += 1
+            known = self._ids[kind, data] = self._last_id
             self.dictionary.add((String(known, kind, 0, len(data), data),))
         return known
+
+    def forget_strings(self, base: int) -> None:
+        """Ids below base are gone; a text of theirs gets another."""
+        self.dictionary.forget_below(base)
+        self._ids = {text: ident for text, ident in self._ids.items() if ident >= base}
 
     def address(self, text: str) -> int:
         return self.string(address_data(text), int(StrKind.ADDR)) if text else 0
