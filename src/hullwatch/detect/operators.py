@@ -135,7 +135,9 @@ def test_of(op: str, kind: Type, literals: Sequence[Literal], modifier: str = ""
     if op == "!=":
         return Test(values[0].__ne__, unequal=values[0])
     if op == "pmatch":
-        return Test(_path_match([str(value) for value in values]))
+        paths = [str(value) for value in values]
+        plain = () if any(char in path for path in paths for char in "*?[") else paths
+        return Test(_path_match(paths), prefixes=tuple(path.rstrip("/") or "/" for path in plain))
     text = literals[0].text
     if op == "startswith" and text:
         return Test(_single(op, values[0]), prefixes=(text,), exact=True)
