@@ -1,7 +1,7 @@
 """The scenarios again, in a guest per kernel where BPF LSM is active.
 
-Each test boots one kernel and runs, inside, `pytest -m scenario tests/live`; what fails there is
-named here. `HULLWATCH_VM_KERNELS` (default "6.1 6.12") and `HULLWATCH_VM_SELECT` (a -k expression)
+Each kernel boots in a guest of its own, all at once, and runs, inside,
+`pytest -m scenario tests/live`; what fails there is named here. `HULLWATCH_VM_KERNELS` (default "6.1 6.12") and `HULLWATCH_VM_SELECT` (a -k expression)
 narrow it down.
 """
 
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -34,32 +37,83 @@ def _runner() -> ModuleType:
 vm = _runner()
 
 
+class Guest:
+    """One kernel's run, begun at once; a guest has one CPU, so that two of them run side by side.
+
+    Its lines are printed as they come, each with the kernel's series before it.
+    """
+
+    def __init__(self, series: str) -> None:
+        self.image = vm.kernel(series)
+        reports = ROOT / "build" / "reports" / f"vm-{series}"
+        reports.mkdir(parents=True, exist_ok=True)
+        self.report = reports / "guest.xml"
+        self.report.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-m", "scenario"]
+        command += ["-o", "timeout=600", f"--junit-xml={self.report}", "--durations=5"]
+        command += [str(ROOT / "tests" / "vm" / "test_guest.py"), str(ROOT / "tests" / "live")]
+        if select := os.environ.get("HULLWATCH_VM_SELECT"):
+            command += ["-k", select]
+        env = ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"]
+        runner = [sys.executable, vm.__file__, "--kernel", str(self.image), "--share", str(reports)]
+        self.process = subprocess.Popen(
+            [*runner, "--timeout", str(BOOT_AND_RUN), "--", *env, *command],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._printer = threading.Thread(target=self._print, args=(series,), daemon=True)
+        self._printer.start()
+
+    def _print(self, series: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            os.write(1, f"[{series}] ".encode() + line)
+
+    def wait(self) -> int:
+        status = self.process.wait(BOOT_AND_RUN + 30)  # run.py ends it at BOOT_AND_RUN
+        self._printer.join(10)
+        return status
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def guests() -> Iterator[dict[str, Guest | str]]:
+    """By series: the run, or why there is none."""
+    _build_images()
+    begun: dict[str, Guest | str] = {}
+    try:
+        for series in KERNELS:
+            try:
+                vm.vng()
+                begun[series] = Guest(series)
+            except vm.VmError as error:
+                begun[series] = str(error)
+        yield begun
+    finally:
+        for guest in begun.values():
+            if isinstance(guest, Guest):
+                guest.end()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(BOOT_AND_RUN + 60)
 @pytest.mark.parametrize("series", KERNELS)
-def test_scenarios_with_bpf_lsm(series: str, capfd: pytest.CaptureFixture[str]):
-    try:
-        image = vm.kernel(series)
-        vm.vng()
-    except vm.VmError as error:
-        pytest.skip(str(error))
-    _build_images()
-    reports = ROOT / "build" / "reports" / f"vm-{series}"
-    reports.mkdir(parents=True, exist_ok=True)
-    report = reports / "guest.xml"
-    report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-m", "scenario"]
-    command += ["-o", "timeout=600", f"--junit-xml={report}", "--durations=5"]
-    command += [str(ROOT / "tests" / "vm" / "test_guest.py"), str(ROOT / "tests" / "live")]
-    if select := os.environ.get("HULLWATCH_VM_SELECT"):
-        command += ["-k", select]
-    env = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
-    with capfd.disabled():
-        print(f"\n--- guest: {image.name.removeprefix('vmlinuz-')} ---", flush=True)
-        status = vm.run(image, command, env=env, cwd=ROOT, share=[reports], timeout=BOOT_AND_RUN)
-        print(f"--- guest: exit {status} ---", flush=True)
-    passed, failed = read_report(report)
-    assert not failed, f"on {image.name}: " + ", ".join(failed)
+def test_scenarios_with_bpf_lsm(
+    series: str, guests: dict[str, Guest | str], capfd: pytest.CaptureFixture[str]
+):
+    guest = guests[series]
+    if isinstance(guest, str):
+        pytest.skip(guest)
+    with capfd.disabled():  # its lines are shown as they come
+        status = guest.wait()
+    passed, failed = read_report(guest.report)
+    assert not failed, f"on {guest.image.name}: " + ", ".join(failed)
     assert status == 0, f"the guest's pytest ended with {status}"
     assert passed, "the guest ran no test"
 
