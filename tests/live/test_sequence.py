@@ -15,7 +15,7 @@ from support.runc import Container, Runc
 from support.scratch import poll
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 RULES = """
 - sequence: Token, then out
@@ -133,6 +133,7 @@ def rules(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.scenario
 def test_the_steps_of_one_tree_are_one_finding_that_tells_them(
     worker: Worker, rules: Path, tmp_path: Path
 ) -> None:

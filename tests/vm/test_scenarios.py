@@ -1,8 +1,8 @@
 """The scenarios again, in a guest per kernel where BPF LSM is active.
 
 Each kernel boots in a guest of its own, all at once, and runs, inside,
-`pytest -m scenario tests/live`; what fails there is named here. `HULLWATCH_VM_KERNELS` (default "6.1 6.12") and `HULLWATCH_VM_SELECT` (a -k expression)
-narrow it down.
+`pytest -m scenario tests/live`; what fails there is named here. `HULLWATCH_VM_KERNELS` (default
+"6.1 6.12") and `HULLWATCH_VM_SELECT` (a -k expression) narrow it down.
 """
 
 from __future__ import annotations
