@@ -19,6 +19,7 @@ from hullwatch.detect.language.grammar import parse
 from hullwatch.detect.output import Output, read_output
 from hullwatch.detect.program import Program
 from hullwatch.detect.results import FAILED
+from hullwatch.detect.sigma import is_sigma, read_sigma
 from hullwatch.detect.source import Source
 from hullwatch.detect.tree import NEVER, Tree
 
@@ -76,8 +77,8 @@ class RuleSet:
 
 
 def load(paths: Iterable[str | Path]) -> RuleSet:
-    """Read files in the given order; a directory stands for its *.yaml files, sorted, with all
-    below it, but for test cases. Never raises: what is wrong is in `errors`."""
+    """Read files in the given order, our language and Sigma alike; a directory stands for its
+    *.yaml and *.yml files, sorted, with all below it, but for test cases. Never raises: what is wrong is in `errors`."""
     texts: list[tuple[str, str]] = []
     errors: list[RuleError] = []
     for given in paths:
@@ -106,8 +107,13 @@ def load(paths: Iterable[str | Path]) -> RuleSet:
 def load_texts(texts: Sequence[tuple[str, str]]) -> RuleSet:
     """The same for (text, path) pairs."""
     collection = Collection()
+    sigma = read_sigma([one for one in texts if is_sigma(one[0])])
     for text, path in texts:
-        collection.read(text, path)
+        if is_sigma(text):
+            sigma.add(path, collection)
+        else:
+            collection.read(text, path)
+    sigma.tell(collection)
     result = RuleSet(
         errors=collection.errors,
         warnings=collection.warnings,
