@@ -23,7 +23,7 @@ from hullwatch.detect.sigma import is_sigma, read_sigma
 from hullwatch.detect.source import Source
 from hullwatch.detect.tree import NEVER, Tree
 
-__all__ = ["Rule", "RuleSet", "load", "load_texts"]
+__all__ = ["Rule", "RuleSet", "load", "load_texts", "read_files"]
 
 TEST_SUFFIX = ".test.yaml"
 
@@ -78,7 +78,16 @@ class RuleSet:
 
 def load(paths: Iterable[str | Path]) -> RuleSet:
     """Read files in the given order, our language and Sigma alike; a directory stands for its
-    *.yaml and *.yml files, sorted, with all below it, but for test cases. Never raises: what is wrong is in `errors`."""
+    *.yaml and *.yml files, sorted, with all below it, but for test cases. Never raises: what is
+    wrong is in `errors`."""
+    texts, errors = read_files(paths)
+    loaded = load_texts(texts)
+    loaded.errors[:0] = errors
+    return loaded
+
+
+def read_files(paths: Iterable[str | Path]) -> tuple[list[tuple[str, str]], list[RuleError]]:
+    """(text, path) of each rule file, and of which could not be read the reason."""
     texts: list[tuple[str, str]] = []
     errors: list[RuleError] = []
     for given in paths:
@@ -99,9 +108,7 @@ def load(paths: Iterable[str | Path]) -> RuleSet:
             except (OSError, UnicodeDecodeError) as problem:
                 said = getattr(problem, "strerror", None) or str(problem)
                 errors.append(RuleError(f"cannot be read: {said}", Place(str(one))))
-    loaded = load_texts(texts)
-    loaded.errors[:0] = errors
-    return loaded
+    return texts, errors
 
 
 def load_texts(texts: Sequence[tuple[str, str]]) -> RuleSet:
@@ -113,7 +120,8 @@ def load_texts(texts: Sequence[tuple[str, str]]) -> RuleSet:
             sigma.add(path, collection)
         else:
             collection.read(text, path)
-    sigma.tell(collection)
+    collection.errors += sigma.errors
+    collection.warnings += sigma.warnings
     result = RuleSet(
         errors=collection.errors,
         warnings=collection.warnings,

@@ -8,6 +8,6 @@ mean here.
 
 from __future__ import annotations
 
-from hullwatch.detect.sigma.reader import is_sigma, read_sigma
+from hullwatch.detect.sigma.reader import Sigma, is_sigma, read_sigma
 
-__all__ = ["is_sigma", "read_sigma"]
+__all__ = ["Sigma", "is_sigma", "read_sigma"]

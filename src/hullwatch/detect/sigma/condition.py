@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from sigma.conditions import (
@@ -87,7 +87,7 @@ def _expr(tree: object, category: Category, document: Document, depth: int) -> E
 
 
 def _flat(expr: Expr) -> Expr:
-    return _joined(Or, _listed(list(expr.children))) if isinstance(expr, Or) else expr
+    return _joined(Or, _listed(expr.children)) if isinstance(expr, Or) else expr
 
 
 def _joined(kind: type[And] | type[Or], children: Iterable[Expr]) -> Expr:
@@ -98,26 +98,28 @@ def _joined(kind: type[And] | type[Or], children: Iterable[Expr]) -> Expr:
     return next(iter(found)) if len(found) == 1 else kind(tuple(found))
 
 
-def _listed(children: list[Expr]) -> list[Expr]:
+def _listed(children: Iterable[Expr]) -> list[Expr]:
     """`f = a or f = b` as `f in (a, b)`, at the place of the first."""
     found: list[Expr] = []
     at: dict[Operand, int] = {}
-    for child in (
-        one for each in children for one in (each.children if isinstance(each, Or) else (each,))
-    ):
-        if not isinstance(child, Check) or child.op not in ("=", "in") or child.modifier:
+    for child in _alternatives(children):
+        if not isinstance(child, Check) or not _lists(child):
             found.append(child)
-            continue
-        if not all(isinstance(one, Literal) for one in child.right):
-            found.append(child)
-            continue
-        earlier = at.get(child.left)
-        if earlier is None:
+        elif child.left in at:
+            before = found[at[child.left]]
+            assert isinstance(before, Check)
+            values = tuple(dict.fromkeys((*before.right, *child.right)))
+            found[at[child.left]] = replace(before, op="in", right=values, listed=True)
+        else:
             at[child.left] = len(found)
             found.append(child)
-            continue
-        before = found[earlier]
-        assert isinstance(before, Check)
-        values = tuple(dict.fromkeys((*before.right, *child.right)))
-        found[earlier] = replace(before, op="in", right=values, listed=True)
     return found
+
+
+def _alternatives(children: Iterable[Expr]) -> Iterator[Expr]:
+    for child in children:
+        yield from child.children if isinstance(child, Or) else (child,)
+
+
+def _lists(check: Check) -> bool:
+    return check.op in ("=", "in") and all(isinstance(one, Literal) for one in check.right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from sigma.correlations import SigmaCorrelationRule
@@ -29,29 +30,32 @@ class _Conversion:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.bases: dict[str, Base] = {}
-        self.silent: set[str] = set()
+        self.silent: set[str] = set()  # named by correlations that do not want them to report
 
     def run(self, texts: Iterable[SigmaText]) -> Reply:
         documents: list[Document] = []
         for one in texts:
-            self.tried("", Place(one.path), lambda one=one: documents.extend(read(*_pair(one))))  # type: ignore[misc]
+            documents += self.tried("", Place(one.path), partial(_documents, one)) or ()
         if len(documents) > MAX_DOCUMENTS:
             said = f"more than {MAX_DOCUMENTS} Sigma rules"
             self.problems.append(Problem(documents[MAX_DOCUMENTS].place, "", said))
             del documents[MAX_DOCUMENTS:]
-        rules = [(document, self.of(document, self._parsed)) for document in documents]
-        for document, rule in rules:
+        read = [(document, self.of(document, _parsed)) for document in documents]
+        for document, rule in read:
             if isinstance(rule, SigmaRule):
-                base = Base(rule, document)
-                self.bases |= {key: base for key in (rule.name, str(rule.id)) if key}
-        for _, rule in rules:
-            if isinstance(rule, SigmaCorrelationRule) and not rule.generate:
-                self.silent.update(refers_to(rule))
-        items = []
-        for document, rule in rules:
-            body = self.of(document, lambda d, rule=rule: self._item(d, rule)) if rule else None  # type: ignore[misc]
-            if body is not None:
-                items.append(Converted(document.place, str(rule.id or ""), body))
+                self.bases |= dict.fromkeys(_keys(rule), Base(rule, document))
+        # Correlations first: only one that works may silence the rules that it is made of.
+        made = {
+            at: body
+            for kind in (SigmaCorrelationRule, SigmaRule)
+            for at, (document, rule) in enumerate(read)
+            if isinstance(rule, kind) and (body := self.of(document, self._body(rule)))
+        }
+        items = [
+            Converted(document.place, str(rule.id or ""), made[at])
+            for at, (document, rule) in enumerate(read)
+            if rule is not None and at in made
+        ]
         return Reply(items, self.problems)
 
     def of(self, document: Document, make: Callable[[Document], T]) -> T | None:
@@ -72,23 +76,20 @@ class _Conversion:
             self.problems.append(Problem(place, item, text))
         return None
 
-    def _parsed(self, document: Document) -> SigmaRule | SigmaCorrelationRule:
-        for key, reason in _REFUSED.items():
-            if key in document.plain:
-                raise RuleError(reason, document.place_of(key))
-        kind = SigmaCorrelationRule if "correlation" in document.plain else SigmaRule
-        found: SigmaRule | SigmaCorrelationRule = parsed(kind, document)
-        return found
+    def _body(self, rule: SigmaRule | SigmaCorrelationRule) -> Callable[[Document], dict[str, Any]]:
+        def make(document: Document) -> dict[str, Any]:
+            if rule.status in OFF:
+                said = f"its status is {rule.status}, so it is disabled"
+                place = document.place_of("status")
+                self.problems.append(Problem(place, document.item, said, warning=True))
+            if isinstance(rule, SigmaRule):
+                return rule_item(rule, document, reports=not self.silent & _keys(rule))
+            body = sequence_item(rule, document, self.bases)
+            if not rule.generate:
+                self.silent.update(refers_to(rule))
+            return body
 
-    def _item(self, document: Document, rule: SigmaRule | SigmaCorrelationRule) -> dict[str, Any]:
-        if rule.status in OFF:
-            said = f"its status is {rule.status}, so it is disabled"
-            place = document.place_of("status")
-            self.problems.append(Problem(place, document.item, said, warning=True))
-        if isinstance(rule, SigmaCorrelationRule):
-            return sequence_item(rule, document, self.bases)
-        reports = not self.silent & {rule.name, str(rule.id)}
-        return rule_item(rule, document, reports=reports)
+        return make
 
 
 _REFUSED = {
@@ -97,5 +98,19 @@ _REFUSED = {
 }
 
 
-def _pair(one: SigmaText) -> tuple[str, str]:
-    return one.text, one.path
+def _parsed(document: Document) -> SigmaRule | SigmaCorrelationRule:
+    for key, reason in _REFUSED.items():
+        if key in document.plain:
+            raise RuleError(reason, document.place_of(key))
+    kind = SigmaCorrelationRule if "correlation" in document.plain else SigmaRule
+    found: SigmaRule | SigmaCorrelationRule = parsed(kind, document)
+    return found
+
+
+def _documents(one: SigmaText) -> list[Document]:
+    return list(read(one.text, one.path))
+
+
+def _keys(rule: SigmaRule) -> set[str]:
+    """What a correlation may call it."""
+    return {key for key in (rule.name, str(rule.id or "")) if key}

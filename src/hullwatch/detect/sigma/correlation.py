@@ -62,7 +62,7 @@ def sequence_item(
             document.place_of("type"),
             mend=f"one of {', '.join(one.name.lower() for one in (*_COUNTS, *_TEMPORAL))}",
         )
-    return {
+    item = {
         "sequence": correlation.title,
         "desc": described(correlation),
         "by": [
@@ -74,8 +74,8 @@ def sequence_item(
         "output": output_of(correlation, _SHOWS),
         "priority": PRIORITIES[correlation.level],
         "tags": tags_of(correlation),
-        "enabled": correlation.status not in OFF,
     }
+    return item | {"enabled": False} if correlation.status in OFF else item
 
 
 def _base(name: str, document: Document, bases: Mapping[str, Base]) -> Base:

@@ -99,8 +99,8 @@ def _keys(value: Value) -> Iterator[tuple[str, Place, Value]]:
 
 
 def _scalars(value: Value) -> Iterator[Value]:
-    if isinstance(value.data, list):
-        for one in value.data:
+    if isinstance(value.data, list | dict):
+        for one in value.data.values() if isinstance(value.data, dict) else value.data:
             yield from _scalars(one)
     elif isinstance(value.data, str):
         yield value

@@ -59,6 +59,8 @@ _SHOWS_PROCESS = (
     " container=%container.name image=%container.image.repository"
 )
 
+_IS_IPV6 = Mapped(words={"true": "fd.type = ipv6", "false": "fd.type = ipv4"})
+
 CATEGORIES: dict[str, Category] = {
     "process_creation": Category("hw.class = exec", _PROCESS, _SHOWS_PROCESS),
     # Sysmon's event 11 is "created or overwritten". Rules mean any way by which a name comes to
@@ -79,12 +81,10 @@ CATEGORIES: dict[str, Category] = {
             "DestinationIp": _ip("fd.sip"),
             "DestinationPort": Mapped("fd.sport"),
             "DestinationHostname": Mapped("fd.sip.name"),
-            "DestinationIsIpv6": Mapped(
-                words={"true": "fd.type = ipv6", "false": "fd.type = ipv4"}
-            ),
+            "DestinationIsIpv6": _IS_IPV6,
             "SourceIp": _ip("fd.cip"),
             "SourcePort": Mapped("fd.cport"),
-            "SourceIsIpv6": Mapped(words={"true": "fd.type = ipv6", "false": "fd.type = ipv4"}),
+            "SourceIsIpv6": _IS_IPV6,
             "Protocol": Mapped("fd.l4proto"),
             "Initiated": Mapped(
                 words={"true": "fd.is_server = false", "false": "fd.is_server = true"}

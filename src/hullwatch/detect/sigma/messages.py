@@ -30,6 +30,10 @@ class Converted(msgspec.Struct, frozen=True):
     ident: str
     body: dict[str, Any]
 
+    @property
+    def kind(self) -> str:
+        return next(iter(self.body))
+
 
 class Problem(msgspec.Struct, frozen=True):
     """A refusal, or (warning) something to know about a rule that is used all the same."""

@@ -38,36 +38,35 @@ class Sigma:
     """What the child made of all Sigma files, to be added file by file."""
 
     def __init__(self, reply: Reply) -> None:
-        self.problems = reply.problems
-        self._items: dict[str, list[Converted]] = {}
-        for item in reply.items:
-            self._items.setdefault(item.place.path, []).append(item)
+        taken: dict[str, set[str]] = {}
+        self.items = [_named(item, taken.setdefault(item.kind, set())) for item in reply.items]
+        self.errors = [
+            RuleError(one.message, one.place, item=one.item, mend=one.mend)
+            for one in reply.problems
+            if not one.warning
+        ]
+        self.warnings = [
+            Warning_(one.place, one.item, one.message) for one in reply.problems if one.warning
+        ]
+        self._files: dict[str, list[Converted]] = {}
+        for item in self.items:
+            self._files.setdefault(item.place.path, []).append(item)
 
     def add(self, path: str, collection: Collection) -> None:
         """The items of one file, once. A title that is taken gets its id: rules of our language
         replace each other by name, and no Sigma rule is meant to."""
-        for item in self._items.pop(path, ()):
-            collection.take(_value(named(item, collection), item.place))
-
-    def tell(self, collection: Collection) -> None:
-        for one in self.problems:
-            if one.warning:
-                collection.warnings.append(Warning_(one.place, one.item, one.message))
-            else:
-                error = RuleError(one.message, one.place, item=one.item, mend=one.mend)
-                collection.errors.append(error)
+        for item in self._files.pop(path, ()):
+            named = _named(item, set(collection.names(item.kind)))
+            collection.take(_value(named.body, item.place))
 
 
-def named(item: Converted, collection: Collection) -> dict[str, Any]:
-    kind = next(iter(item.body))
-    name = title = item.body[kind]
-    number = 2
-    while name in collection.names(kind):
-        name = (
-            f"{title} ({item.ident[:8]})" if item.ident and number == 2 else f"{title} ({number})"
-        )
-        number += 1
-    return {**item.body, kind: name}
+def _named(item: Converted, taken: set[str]) -> Converted:
+    """With a name that is not taken, and is now."""
+    title = item.body[item.kind]
+    others = (f"{title} ({mark})" for mark in (item.ident[:8] or "2", *range(3, 1000)))
+    name = next((name for name in (title, *others) if name not in taken), title)
+    taken.add(name)
+    return Converted(item.place, item.ident, {**item.body, item.kind: name})
 
 
 def read_sigma(texts: Sequence[tuple[str, str]]) -> Sigma:

@@ -83,10 +83,14 @@ def described(rule: SigmaRuleBase) -> str:
 
 def output_of(rule: SigmaRuleBase, shows: str) -> str:
     """The Detection Rule License wants the author named where a match is told."""
-    by = f", by {rule.author}" if rule.author else ""
+    whose = ", ".join(filter(None, (f"Sigma {rule.id or ''}".strip(), _by(rule.author))))
     # A percent sign would begin a field.
-    head, source = rule.title.replace("%", ""), f"Sigma {rule.id or ''}{by}".replace("%", "")
-    return " ".join(f"{head} ({shows} rule={source})".split())
+    head, tail = rule.title.replace("%", ""), whose.replace("%", "")
+    return " ".join(f"{head} ({shows} rule={tail})".split())
+
+
+def _by(author: str | None) -> str:
+    return f"by {author}" if author else ""
 
 
 def tags_of(rule: SigmaRuleBase) -> list[str]:
