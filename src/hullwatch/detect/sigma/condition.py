@@ -12,6 +12,7 @@ from sigma.conditions import (
     ConditionOR,
     ConditionValueExpression,
 )
+from sigma.exceptions import SigmaError
 from sigma.rule import SigmaRule
 
 from hullwatch.detect.errors import RuleError
@@ -50,14 +51,26 @@ def category_of(rule: SigmaRule, document: Document) -> Category:
 def condition_of(rule: SigmaRule, document: Document) -> Expr:
     """What the rule looks for; raises RuleError with the place of what cannot be said here."""
     category = category_of(rule, document)
-    found = [
-        _expr(parsed, category, document, 0)
-        for one in rule.detection.parsed_condition
-        if (parsed := one.parsed) is not None
-    ]
+    found = [_expr(one, category, document, 0) for one in _parsed(rule, document)]
     if not found:
         raise RuleError("the condition is empty", document.place_of("condition"))
     return _joined(And, [parse(category.guard), found[0] if len(found) == 1 else Or(tuple(found))])
+
+
+def _parsed(rule: SigmaRule, document: Document) -> list[object]:
+    """Of several conditions each is enough."""
+    place = document.place_of("condition")
+    try:
+        found = [one.parsed for one in rule.detection.parsed_condition]
+    except SigmaError as problem:
+        said = (str(problem).splitlines() or ["?"])[0]
+        if "pipe" in said:
+            mend = "write a correlation (event_count, value_count) instead"
+            raise RuleError(
+                "aggregations in a condition are not supported", place, mend=mend
+            ) from None
+        raise RuleError(said, place) from None
+    return [one for one in found if one is not None]
 
 
 def _expr(tree: object, category: Category, document: Document, depth: int) -> Expr:

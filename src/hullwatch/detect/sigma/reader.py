@@ -24,6 +24,7 @@ MAX_REQUEST = 64 << 20  # bytes of JSON, all files together
 MAX_REPLY = 64 << 20
 MAX_SECONDS = 120
 NO_PYSIGMA = 3
+_MODULE = "hullwatch.detect.sigma"
 
 # A key of Sigma at the start of a line: in a file of our language it is indented below an item.
 _SIGMA_KEY = re.compile(r"^[\"']?(?:detection|logsource|correlation)[\"']?[ \t]*:", re.M)
@@ -84,7 +85,7 @@ def _ask(texts: list[SigmaText]) -> Reply:
     try:
         # -P: the working directory is no place to import from.
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "hullwatch.detect.sigma"],
+            [sys.executable, "-P", "-m", _MODULE],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             input=request,
             capture_output=True,
