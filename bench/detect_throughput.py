@@ -18,7 +18,7 @@ import numpy as np
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.detect.engine import Engine
-from hullwatch.detect.ruleset import load_texts
+from hullwatch.detect.ruleset import load_texts, read_files
 from hullwatch.detect.scene import START, WALL, Scene
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.syscalls import op_of
@@ -138,11 +138,7 @@ def main() -> None:
         "--rules", nargs="*", default=[str(ROOT.parent / "shared/conformance/falco")]
     )
     chosen = options.parse_args()
-    texts = []
-    for given in chosen.rules:
-        path = Path(given)
-        found = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
-        texts += [(one.read_text(), str(one)) for one in found if one.exists()]
+    texts, _ = read_files(chosen.rules)
     if not texts:
         print("no rule files found; synthetic rules only")
     base = make(chosen.events, 2_000, 500, 200)
