@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # file → extras of pyproject.toml, and the lock whose versions hold for it.
 LOCKS: tuple[tuple[str, tuple[str, ...], str | None], ...] = (
-    ("requirements.lock", ("build",), None),
-    ("requirements-dev.lock", ("build", "dev"), "requirements.lock"),
+    ("requirements.lock", ("build", "sigma"), None),
+    ("requirements-dev.lock", ("build", "sigma", "dev"), "requirements.lock"),
 )
 
 

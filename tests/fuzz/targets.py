@@ -1,4 +1,4 @@
-"""What is fuzzed: parsers of bytes that a workload or a network peer chooses.
+"""What is fuzzed: parsers of bytes that a workload, a network peer or a rule's author chooses.
 
 Each target takes any bytes, must not raise, and holds what it returns to a bound.
 """
@@ -34,8 +34,33 @@ def dictionary_record(data: bytes) -> None:
     str(strings.address(2)).encode()
 
 
+def sigma_file(data: bytes) -> None:
+    """Every refusal has a place, and what is converted reads back as our language."""
+    from hullwatch.detect.language.grammar import parse
+    from hullwatch.detect.sigma.convert import convert
+    from hullwatch.detect.sigma.messages import SigmaText
+
+    text = _SIGMA_HEAD * (data[:1] < b"\x80") + data[1:].decode("utf-8", "replace")
+    reply = convert([SigmaText("fuzz.yml", text)])
+    assert all(problem.place.path == "fuzz.yml" for problem in reply.problems)
+    for item in reply.items:
+        for part in (item.body, *item.body.get("steps", ())):
+            if "condition" in part:
+                parse(part["condition"])
+
+
+# So that most inputs get as far as the detection.
+_SIGMA_HEAD = """title: t
+logsource: {product: linux, category: process_creation}
+detection:
+  condition: s
+  s:
+    """
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "dns": dns_message,
     "tls": tls_hello,
     "dictionary": dictionary_record,
+    "sigma": sigma_file,
 }

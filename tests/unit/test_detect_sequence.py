@@ -328,7 +328,7 @@ def test_the_kernel_must_send_what_a_step_is_about() -> None:
         (("[container]", "[fd.ip]"), "has many values"),
         (("[container]", "[{read: fd.name}]"), "no field for step 'leave'"),
         (("[container]", "[{raed: fd.name, leave: fd.name}]"), "there is no step 'raed'"),
-        (("60s", "8d"), "up to 7d"),
+        (("60s", "32d"), "up to 31d"),
         (("60s", "soon"), "is not a duration"),
         (("id: read", "id: fd"), "cannot be a step's id"),
         (("id: leave", "id: read"), "given twice"),

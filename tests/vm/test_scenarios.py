@@ -55,7 +55,14 @@ class Guest:
         if select := os.environ.get("HULLWATCH_VM_SELECT"):
             command += ["-k", select]
         env = ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"]
-        runner = [sys.executable, vm.__file__, "--kernel", str(self.image), "--share", str(reports)]
+        runner = [
+            sys.executable,
+            str(vm.__file__),
+            "--kernel",
+            str(self.image),
+            "--share",
+            str(reports),
+        ]
         self.process = subprocess.Popen(
             [*runner, "--timeout", str(BOOT_AND_RUN), "--", *env, *command],
             cwd=ROOT,

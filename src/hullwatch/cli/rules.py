@@ -1,4 +1,4 @@
-"""`hullwatch rules`: list, check, test and explain detection rules."""
+"""`hullwatch rules`: list, check, test, explain and convert detection rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Paths = Annotated[
 
 def register(app: typer.Typer) -> None:
     rules = typer.Typer(
-        help="List, check, test and explain detection rules.",
+        help="List, check, test, explain and convert detection rules.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     rules.command("check")(check)
     rules.command("test")(test)
     rules.command("explain")(explain)
+    rules.command("convert")(convert)
     app.add_typer(rules, name="rules")
 
 
@@ -239,6 +240,40 @@ def explain(
     name = found.name.replace("'", "''")
     sql = f"SELECT * FROM findings WHERE rule = '{name}'"
     print(f"\nnext\n  hullwatch hunt {quoted(sql)}")
+
+
+def convert(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", readable=False, help="Sigma files or folders."),
+    ],
+    json: Json = False,
+) -> None:
+    """Print what Sigma rules become, as a rule file that you can read, edit and load.
+
+    Sigma files need no conversion to be used: give them to --rules as they are. Exit code 6:
+    something is refused, with file, line and mend (on stderr).
+
+    Example: hullwatch rules convert sigma/rules/linux > linux.yaml
+    """
+    from hullwatch.detect.ruleset import read_files
+    from hullwatch.detect.sigma import is_sigma, read_sigma
+    from hullwatch.detect.sigma.written import as_yaml
+
+    texts, errors = read_files(paths)
+    sigma = read_sigma([one for one in texts if is_sigma(one[0])])
+    for item in sigma.items:
+        if json:
+            print_json({"place": str(item.place), **item.body})
+        else:
+            print(as_yaml(item))
+    refused = [*errors, *sigma.errors]
+    for problem in (*refused, *sigma.warnings):
+        say(safe(problem))
+    if refused:
+        raise typer.Exit(ExitCode.CONTENT)
+    if not sigma.items:
+        raise CommandError("rules convert: no Sigma rule in the given files", ExitCode.CONTENT)
 
 
 def _find(loaded: RuleSet, name: str) -> Rule:

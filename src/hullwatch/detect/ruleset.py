@@ -21,10 +21,11 @@ from hullwatch.detect.output import Output, read_output
 from hullwatch.detect.program import Program
 from hullwatch.detect.results import FAILED
 from hullwatch.detect.sequence.compiled import Sequence, compile_sequence
+from hullwatch.detect.sigma import is_sigma, read_sigma
 from hullwatch.detect.source import Source
 from hullwatch.detect.tree import NEVER, Tree
 
-__all__ = ["Rule", "RuleSet", "load", "load_texts"]
+__all__ = ["Rule", "RuleSet", "load", "load_texts", "read_files"]
 
 TEST_SUFFIX = ".test.yaml"
 
@@ -85,8 +86,17 @@ class RuleSet:
 
 
 def load(paths: Iterable[str | Path]) -> RuleSet:
-    """Read files in the given order; a directory stands for its *.yaml files, sorted, with all
-    below it, but for test cases. Never raises: what is wrong is in `errors`."""
+    """Read files in the given order, our language and Sigma alike; a directory stands for its
+    *.yaml and *.yml files, sorted, with all below it, but for test cases. Never raises: what is
+    wrong is in `errors`."""
+    texts, errors = read_files(paths)
+    loaded = load_texts(texts)
+    loaded.errors[:0] = errors
+    return loaded
+
+
+def read_files(paths: Iterable[str | Path]) -> tuple[list[tuple[str, str]], list[RuleError]]:
+    """(text, path) of each rule file, and of which could not be read the reason."""
     texts: list[tuple[str, str]] = []
     errors: list[RuleError] = []
     for given in paths:
@@ -107,16 +117,20 @@ def load(paths: Iterable[str | Path]) -> RuleSet:
             except (OSError, UnicodeDecodeError) as problem:
                 said = getattr(problem, "strerror", None) or str(problem)
                 errors.append(RuleError(f"cannot be read: {said}", Place(str(one))))
-    loaded = load_texts(texts)
-    loaded.errors[:0] = errors
-    return loaded
+    return texts, errors
 
 
 def load_texts(texts: list[tuple[str, str]]) -> RuleSet:
     """The same for (text, path) pairs."""
     collection = Collection()
+    sigma = read_sigma([one for one in texts if is_sigma(one[0])])
     for text, path in texts:
-        collection.read(text, path)
+        if is_sigma(text):
+            sigma.add(path, collection)
+        else:
+            collection.read(text, path)
+    collection.errors += sigma.errors
+    collection.warnings += sigma.warnings
     result = RuleSet(
         errors=collection.errors,
         warnings=collection.warnings,

@@ -119,6 +119,10 @@ def _cwd(image: ProcessImage) -> str | None:
     return (image.cwd if image.cwd.endswith("/") else image.cwd + "/") if image.cwd else None
 
 
+def _plain_cwd(image: ProcessImage) -> str | None:
+    return image.cwd.rstrip("/") or "/" if image.cwd else None
+
+
 def _env(image: ProcessImage) -> str | None:
     return " ".join(image.env_names) if image.known else None
 
@@ -303,6 +307,10 @@ FIELDS: tuple[Field, ...] = (
     of_row("proc.ppid.duration", N, _since(_parent_started), "age of the parent, ns"),
     of_row("proc.pid.ts", N, _at(_started), "start of the process, unix ns"),
     of_row("proc.ppid.ts", N, _at(_parent_started), "start of the parent, unix ns"),
+    of_image("hw.proc.cwd", S, _plain_cwd, "working directory without a slash at its end"),
+    of_image(
+        "hw.proc.pexeline", S, _of(_parent, _exeline), "arguments with the first, of the parent"
+    ),
     _within("hw.proc.aname", _name, "name"),
     _within("hw.proc.acmdline", _cmdline, "name and arguments"),
     of_image(

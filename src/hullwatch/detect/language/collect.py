@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -87,14 +88,22 @@ class Collection:
             return
         for document in documents:
             for value in document.data if isinstance(document.data, list) else ():
-                if value.is_null or _is_requirement(value):
-                    continue
-                try:
-                    item = read_item(value, self.warnings)
-                    if item is not None:
-                        self._add(item)
-                except RuleError as problem:
-                    self.errors.append(problem)
+                if not value.is_null and not _is_requirement(value):
+                    self.take(value)
+
+    def take(self, value: Value) -> None:
+        """Add one item; what is wrong with it is in `errors`."""
+        try:
+            item = read_item(value, self.warnings)
+            if item is not None:
+                self._add(item)
+        except RuleError as problem:
+            self.errors.append(problem)
+
+    def names(self, kind: str) -> Iterable[str]:
+        """The names of a kind of item ('rule', ...) that are taken."""
+        found: dict[str, object] = getattr(self, f"{kind}s", {})
+        return found
 
     def _check_versions(self, document: Value) -> None:
         for value in document.data:

@@ -37,7 +37,7 @@ __all__ = ["ByDef", "SequenceDef", "StepDef", "define_sequence", "duration"]
 MAX_STEPS = 8
 MAX_BY = 4
 MAX_COUNT = 10_000
-MAX_WITHIN = 7 * 86_400_000_000_000  # ns
+MAX_WITHIN = 31 * 86_400_000_000_000  # ns
 
 _ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
 # An id must not read like the beginning of a field in an output.
@@ -118,7 +118,7 @@ def duration(text: str, place: Place) -> int:
         raise RuleError(f"'{text[:40]}' is not a duration", place, mend="write 30s, 5m or 2h")
     given = int(found[1]) * _UNITS[found[2]]
     if given > MAX_WITHIN:
-        raise RuleError("a duration may be up to 7d", place)
+        raise RuleError("a duration may be up to 31d", place)
     return given
 
 
@@ -144,7 +144,8 @@ def _steps(whole: Value) -> tuple[StepDef, ...]:
         if any(step.id == other.id for other in found):
             raise RuleError(f"step '{step.id}' is given twice", one.place)
         found.append(step)
-    if len(found) == 1 and found[0].count == 1:
+    only = given.data[0].data
+    if len(found) == 1 and isinstance(only, dict) and "count" not in only:
         raise RuleError(
             "one step without a count is a rule", found[0].place, mend="give 'count' or more steps"
         )
@@ -180,8 +181,8 @@ def _step(value: Value, number: int) -> StepDef:
         condition = Text((data["condition"],))
     count = _count(data["count"]) if "count" in data else 1
     distinct = text_of(value, "distinct").strip() if "distinct" in data else ""
-    if distinct and count < 2:
-        raise RuleError("'distinct' needs a 'count' of 2 or more", data["distinct"].place)
+    if distinct and "count" not in data:
+        raise RuleError("'distinct' needs a 'count'", data["distinct"].place)
     return StepDef(
         ident,
         value.place,
