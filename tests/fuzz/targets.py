@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hullwatch.detect.language.grammar import parse
+from hullwatch.detect.sigma.convert import convert
+from hullwatch.detect.sigma.messages import SigmaText
 from hullwatch.sensor import dns, tls
 from hullwatch.sensor.batch import String
 from hullwatch.sensor.dictionary import Dictionary
@@ -36,10 +39,6 @@ def dictionary_record(data: bytes) -> None:
 
 def sigma_file(data: bytes) -> None:
     """Every refusal has a place, and what is converted reads back as our language."""
-    from hullwatch.detect.language.grammar import parse
-    from hullwatch.detect.sigma.convert import convert
-    from hullwatch.detect.sigma.messages import SigmaText
-
     text = _SIGMA_HEAD * (data[:1] < b"\x80") + data[1:].decode("utf-8", "replace")
     reply = convert([SigmaText("fuzz.yml", text)])
     assert all(problem.place.path == "fuzz.yml" for problem in reply.problems)
