@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hullwatch.detect.fields import Where
+from hullwatch.detect.frameworks import named
 from hullwatch.detect.language.ast import Expr, show
 from hullwatch.detect.ruleset import Rule, RuleSet, types_for
 from hullwatch.sensor.events import CLASSES
@@ -31,13 +32,15 @@ class MacroUse:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """verdict: what the kernel may leave out for this rule's sake, in words."""
+    """frameworks: ids of OWASP and MITRE among the tags, with their names.
+    verdict: what the kernel may leave out for this rule's sake, in words."""
 
     name: str
     place: str
     desc: str
     priority: str
     tags: tuple[str, ...]
+    frameworks: dict[str, str]
     enabled: bool
     hash: str
     written: str
@@ -76,6 +79,7 @@ def explain(rules: RuleSet, name: str) -> Explanation:
         definition.desc,
         rule.priority,
         rule.tags,
+        named(rule.tags),
         rule.enabled,
         rule.hash,
         written,
