@@ -7,13 +7,10 @@ found: neither in the attacked containers nor in those that do harmless things o
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +19,7 @@ from hullwatch.cli.alert import chain_of
 from hullwatch.detect.ruleset import load
 from support.agent import PACK, Agent
 from support.attacks import ATTACKS, Attack
-from support.bundles import Mount
+from support.attacks.driven import done, drive
 from support.conformance import record
 from support.images import Image
 from support.needs import missing
@@ -32,9 +29,6 @@ from support.scratch import poll
 from support.watch import missing_bpf
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(900)]
-
-DRIVER = Path(__file__).with_name("attacks") / "driver.py"
-SECRETS = "/run/secrets/kubernetes.io/serviceaccount"
 
 
 # Things of the same kind that no rule is about, in a container with an agent and in one without.
@@ -69,28 +63,6 @@ HARMLESS_SHELL = (
     " /bin/rm /tmp/p; /bin/sh -c true; /bin/nc 127.0.0.1 1;"
     " /bin/grep -r OPENAI_API_KEY /etc; echo done; exec /bin/sleep 1000"
 )
-# What the attacks find there; not attacks themselves.
-PREPARE = """
-set -e
-mkdir -p /opt/bin /models /srv/app /srv/vectors /usr/lib/python3/dist-packages
-mkdir -p /root/.aws /root/.ssh /root/.kube /root/.docker /root/.bitcoin
-mkdir -p /root/.claude/hooks /root/.claude/projects/p
-for name in ollama claude node; do ln -s /usr/bin/python3 /opt/$name; done
-for name in gh git xdg-open sudo trufflehog pip npx nvidia-ctk ssh curl pg_dump psql pkill; do
-    ln -s /bin/true /opt/bin/$name
-done
-for file in .kube/config .docker/config.json .bitcoin/wallet.dat .bash_history .npmrc; do
-    echo x > /root/$file
-done
-echo '{}' > /root/.claude/projects/p/1.jsonl
-echo '#!/bin/true' > /root/.claude/hooks/pre.sh; chmod 755 /root/.claude/hooks/pre.sh
-echo x > /models/old.gguf; echo x > /srv/vectors/chroma.sqlite3
-echo x > /root/.aws/credentials; echo x > /root/.ssh/id_ed25519
-echo x > /root/.ssh/id_ed25519.pub
-echo x > /models/tiny.gguf; echo OPENAI_API_KEY=x > /srv/app/.env
-echo 'def main(): pass' > /srv/app/main.py
-cp /bin/busybox /tmp/kworker; cp /bin/busybox /srv/helper; cp /bin/busybox /srv/touch
-"""
 
 
 @dataclass
@@ -118,31 +90,6 @@ class Attacked:
         return self.agent.stored(self.containers[name].id)
 
 
-def drive(runc: Runc, image: Image, name: str, folder: Path, attacks: Any, **options: Any) -> Any:
-    """A container whose agent does all of `attacks`; its files are prepared before."""
-    place = folder / name
-    place.mkdir()
-    (place / "attacks.json").write_text(json.dumps([[a.name, a.code] for a in attacks]))
-    (place / "driver.py").write_text(DRIVER.read_text())
-    (place / "token").write_text("planted")
-    mounts = [Mount(place, "/attacks"), Mount(place, SECRETS)]
-    argv = ["python3", "/attacks/driver.py", "/attacks/attacks.json"]
-    env = {"PYTHONDONTWRITEBYTECODE": "1"}
-    bundle = runc.make(argv, name=name, image=image, mounts=mounts, env=env, **options)
-    # From outside, and before any of it is watched as this container's.
-    subprocess.run(["chroot", bundle.rootfs, "/bin/sh", "-c", PREPARE], check=True)
-    return runc.launch(bundle)
-
-
-def done(container: Container, attacks: Any) -> None:
-    """Wait for the driver's end; an attack that could not be carried out fails here."""
-    lines = container.wait_for_output("done", 600).splitlines()[:-1]
-    said = [json.loads(line) for line in lines]
-    assert [one["attack"] for one in said] == [one.name for one in attacks]
-    failed = [f"{one['attack']}: {one['error']}" for one in said if one["error"]]
-    assert not failed, "\n".join(failed)
-
-
 @pytest.fixture(scope="module")
 def attacked(
     tmp_path_factory: pytest.TempPathFactory, busybox_image: Image, python_image: Image
@@ -153,23 +100,21 @@ def attacked(
     plain = [attack for attack in ATTACKS if not attack.privileged]
     mighty = [attack for attack in ATTACKS if attack.privileged]
     harmless = [Attack(code, code, {}) for code in HARMLESS_AGENT]
-    recording = Recording(folder / "capture")
     with Agent(folder / "store") as agent, Runc(busybox_image) as runc, Network("air") as network:
-        recording.__enter__()
         for address in ("203.0.113.7", "203.0.113.9", "169.254.169.254"):
             network.add_address(f"{address}/32")
         containers: dict[str, Container] = {}
-        for name, attacks, options in (
-            ("agent", plain, {"network": network.path}),
-            ("mighty", mighty, {"privileged": True}),
-            ("harmless", harmless, {}),
-        ):
-            containers[name] = drive(runc, python_image, name, folder, attacks, **options)
-            done(containers[name], attacks)
-        containers["shell"] = runc.start(["/bin/sh", "-c", HARMLESS_SHELL], name="shell")
-        containers["shell"].wait_for_output("done", 120)
-        agent.settle()
-        recording.__exit__()
+        with Recording(folder / "capture") as recording:
+            for name, attacks, options in (
+                ("agent", plain, {"network": network.path}),
+                ("mighty", mighty, {"privileged": True}),
+                ("harmless", harmless, {}),
+            ):
+                containers[name] = drive(runc, python_image, name, folder, attacks, **options)
+                done(containers[name], attacks)
+            containers["shell"] = runc.start(["/bin/sh", "-c", HARMLESS_SHELL], name="shell")
+            containers["shell"].wait_for_output("done", 120)
+            agent.settle()
         replayed, lost = recording.findings([PACK])
         yield Attacked(agent, containers, network, replayed, lost)
 
