@@ -32,7 +32,7 @@ HEADS = ("loads", "scene", "live", "near", "replay")
 TESTS = {
     "falco": ("tests/unit/test_detect_falco.py", "tests/live/test_falco.py"),
     "sigma": ("tests/unit/test_detect_sigma.py", "tests/live/test_sigma.py"),
-    "own": ("tests/unit/test_rule_pack.py", "tests/live/test_attacks_pack.py"),
+    "own": ("tests/unit/test_detect_rules.py", "tests/live/test_attacks_pack.py"),
 }
 
 Facts = dict[str, Any]

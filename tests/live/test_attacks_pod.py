@@ -95,6 +95,12 @@ def attacked(
             f"{SECRETS}/token",
             ["python3", "python3"],
         ),
+        (
+            "app",
+            "Secret read by code from the command line",
+            f"{SECRETS}/token",
+            ["python3", "python3"],
+        ),
         ("app", "Shell started by an AI agent", "/bin/sh", ["python3", "sh"]),
         (
             "app",
@@ -135,7 +141,7 @@ def test_found_once_with_pod_and_container(
 def test_nothing_else_is_found_in_the_pod(attacked: tuple[Agent, Pod]):
     agent, pod = attacked
     counts = {name: len(agent.stored(one.id)) for name, one in pod.containers.items()}
-    assert counts == {"prepare": 1, "istio-proxy": 1, "app": 3}
+    assert counts == {"prepare": 1, "istio-proxy": 1, "app": 4}
     assert agent.stored(pod.id) == []  # the sandbox
 
 

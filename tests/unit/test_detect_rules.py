@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from hullwatch.detect import explain, load, run_cases
+from hullwatch.detect.finding import SEVERITY
+from hullwatch.detect.frameworks import ATLAS, ATTACK, NAMES, OWASP_AGENTIC, OWASP_LLM
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.scene import Scene
 from hullwatch.sensor.wire import Class
@@ -14,6 +17,7 @@ from hullwatch.sensor.wire import Class
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
 FALCO = ROOT.parent / "shared" / "conformance" / "falco"
+FRAMEWORK_ID = re.compile(r"(ASI|LLM)\d.*|T\d.*|AML\..*")
 CASES = sorted(RULES.rglob("*.test.yaml"))
 
 
@@ -24,7 +28,7 @@ def pack() -> RuleSet:
 
 def test_the_pack_loads_clean(pack: RuleSet) -> None:
     assert not pack.errors and not pack.warnings
-    assert len(pack.rules) >= 20
+    assert len(pack.rules) >= 60
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -40,9 +44,43 @@ def test_every_rule_has_a_case_of_each_kind(pack: RuleSet) -> None:
     assert [rule.name for rule in pack.rules if seen.get(rule.name) != {True, False}] == []
 
 
-def test_every_rule_names_a_framework(pack: RuleSet) -> None:
+def test_every_rule_is_mapped_to_ids_that_exist(pack: RuleSet) -> None:
     for rule in pack.rules:
-        assert any(tag.startswith(("ASI", "LLM")) or tag[:1] == "T" for tag in rule.tags), rule.name
+        ids = [tag for tag in rule.tags if FRAMEWORK_ID.fullmatch(tag)]
+        assert [tag for tag in ids if tag not in NAMES] == [], rule.name
+        assert any(tag in OWASP_AGENTIC or tag in OWASP_LLM for tag in ids), rule.name
+        assert any(tag in ATTACK for tag in ids), rule.name
+        # Whatever else is there is a word: no id with a slip of the pen.
+        rest = [tag for tag in rule.tags if tag not in ids]
+        assert [tag for tag in rest if not re.fullmatch("[a-z0-9_]+", tag)] == [], rule.name
+
+
+def test_the_frameworks_are_whole() -> None:
+    assert [*OWASP_AGENTIC] == [f"ASI{number:02}" for number in range(1, 11)]
+    assert [*OWASP_LLM] == [f"LLM{number:02}" for number in range(1, 11)]
+    assert all(re.fullmatch(r"T\d{4}(\.\d{3})?", one) for one in ATTACK)
+    assert all(re.fullmatch(r"AML\.T\d{4}(\.\d{3})?", one) for one in ATLAS)
+
+
+def test_every_rule_says_what_it_means_and_what_to_do(pack: RuleSet) -> None:
+    for rule in pack.rules:
+        desc = " ".join(rule.definition.desc.split())
+        assert len(re.findall(r"[.!?](?= |$)", desc)) >= 2, rule.name
+        assert rule.priority in SEVERITY, rule.name
+
+
+def test_no_rule_needs_every_open_of_a_container(pack: RuleSet) -> None:
+    """Opens are what there is most of: the kernel must be able to rule most of them out."""
+    for rule in pack.rules:
+        told = explain(pack, rule.name)
+        assert "open" not in told.classes or "all of its events" not in told.verdict, rule.name
+
+
+def test_explain_names_the_frameworks(pack: RuleSet) -> None:
+    told = explain(pack, "Python start-up hook written")
+    assert told.frameworks["ASI04"] == "Agentic Supply Chain Vulnerabilities"
+    assert told.frameworks["T1546.018"] == "Python Startup Hooks"
+    assert told.frameworks["AML.T0010.001"] == "AI Supply Chain Compromise: AI Software"
 
 
 def test_the_pack_leaves_others_macros_alone(pack: RuleSet) -> None:

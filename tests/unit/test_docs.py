@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hullwatch.cli import COMMANDS, build
-from hullwatch.detect import load_texts
+from hullwatch.detect import load, load_texts
 from hullwatch.detect.cases import read_cases, run_cases
 from hullwatch.store.query import Reader
 from support.enriched import Builder
@@ -137,6 +137,15 @@ def test_the_rule_that_is_shown_passes_its_cases(tmp_path):
     assert not loaded.errors and not loaded.warnings
     assert len(read_cases(tmp_path / "model.test.yaml")) == 3
     assert all(result.ok for result in run_cases(loaded, [tmp_path / "model.test.yaml"]))
+
+
+def test_the_rules_of_the_pack_are_listed():
+    from hullwatch.detect.catalogue import table
+
+    rules = load([ROOT / "rules"])
+    text = (ROOT / "docs/rules.md").read_text()
+    assert table(rules) in text, "hullwatch rules list --rules rules --markdown writes the tables"
+    assert f"{len(rules.rules)} rules" in text
 
 
 def test_exit_codes_are_documented():

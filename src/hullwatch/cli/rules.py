@@ -73,14 +73,29 @@ def _row(rule: Rule) -> dict[str, Any]:
         "enabled": rule.enabled,
         "events": [CLASSES[cls].name for cls in rule.classes if cls in CLASSES],
         "tags": list(rule.tags),
+        "desc": " ".join(rule.definition.desc.split()),
         "place": str(rule.place),
         "hash": rule.hash,
     }
 
 
-def list_(rules: Rules = None, json: Json = False) -> None:
+def list_(
+    rules: Rules = None,
+    json: Json = False,
+    markdown: Annotated[
+        bool,
+        typer.Option(
+            "--markdown", help="As docs/rules.md has it: what each rule sees, and what it maps to."
+        ),
+    ] = False,
+) -> None:
     """List the rules that can run."""
     loaded = _load(rules)
+    if markdown:
+        from hullwatch.detect.catalogue import table
+
+        print(table(loaded))
+        return
     rows = [_row(rule) for rule in loaded.rules]
     if json:
         for row in rows:
@@ -229,6 +244,8 @@ def explain(
     print(f"events     {', '.join(found.classes)}")
     if found.tags:
         print(f"tags       {safe(', '.join(found.tags))}")
+    for at, (ident, title) in enumerate(found.frameworks.items()):
+        print(f"{'maps to' if not at else '':<10} {ident}: {title}")
     for title, uses in (("macros", found.macros), ("lists", found.lists)):
         for at, use in enumerate(uses):
             print(f"{title if not at else '':<10} {safe(use.name)}: {safe(use.condition, 160)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hullwatch.detect.fields import Where
+from hullwatch.detect.frameworks import named
 from hullwatch.detect.language.ast import Expr, show
 from hullwatch.detect.language.sequences import SequenceDef
 from hullwatch.detect.ruleset import Rule, RuleSet, types_for
@@ -41,8 +42,8 @@ class StepUse:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """verdict: what the kernel may leave out for this rule's sake, in words.
-
+    """frameworks: ids of OWASP and MITRE among the tags, with their names.
+    verdict: what the kernel may leave out for this rule's sake, in words.
     steps, joined: of a sequence; its condition is that of any step.
     """
 
@@ -51,6 +52,7 @@ class Explanation:
     desc: str
     priority: str
     tags: tuple[str, ...]
+    frameworks: dict[str, str]
     enabled: bool
     hash: str
     written: str
@@ -97,6 +99,7 @@ def explain(rules: RuleSet, name: str) -> Explanation:
         definition.desc,
         rule.priority,
         rule.tags,
+        named(rule.tags),
         rule.enabled,
         rule.hash,
         written,

@@ -1,8 +1,8 @@
 """Runs inside a container: each attack in a child of its own, one after the other.
 
-Usage: driver.py ATTACKS.json, a list of [name, code]. Code sees `run`, `call`, `touch` and this
-module's imports. Prints one line of JSON for each: {"attack": name, "error": text or null}. What
-an attack needs and what would be an event of its own (listeners, planted files) is made before.
+Usage: driver.py ATTACKS.json, a list of [name, code]. Code sees `run`, `install`, `call`, `touch`
+and this module's imports. Prints one line of JSON for each: {"attack": name, "error": text or null}
+What an attack needs and would be an event of its own (listeners, planted files) is made before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ def run(*argv: str) -> int:
     return subprocess.run(
         argv, stdin=none, stdout=none, stderr=none, timeout=60, check=False
     ).returncode
+
+
+def install(code: str) -> int:
+    """Python code in the place of a package's hook: in a child of `node /usr/bin/npm install`."""
+    hook = f"import os, subprocess\nif os.fork():\n  os.wait(); os._exit(0)\n{code}"
+    return run("/opt/node", "-c", hook, "/usr/bin/npm", "install", "left-pad")
 
 
 def call(number: int, *arguments: object) -> int:
@@ -85,7 +91,7 @@ def listen(*ports: int) -> None:
 def main() -> None:
     with open(sys.argv[1]) as file:
         attacks = json.load(file)
-    listen(80, 443, 4444)
+    listen(25, 80, 443, 853, 4444, 9050, 10250)
     serve_names("203.0.113.9")
     for name, code in attacks:
         reading, writing = os.pipe()
