@@ -146,7 +146,7 @@ def _key(match: Match) -> tuple[object, ...]:
         match.rule.name,
         row.workload.container_id or row.workload.cgroup,
         row.image.exepath if row.image else "",
-        row.obj.text if row.obj else "",
+        row.obj.text if row.obj and not match.steps else "",  # a story is one, whatever ended it
     )
 
 

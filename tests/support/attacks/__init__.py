@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from support.attacks import agent, config, escape, gpu, model, network, packages, secrets, tamper
+from support.attacks import (
+    agent,
+    config,
+    escape,
+    gpu,
+    model,
+    network,
+    packages,
+    secrets,
+    stories,
+    tamper,
+)
 from support.attacks.attack import Attack
 
 __all__ = ["ATTACKS", "Attack"]
@@ -16,5 +27,6 @@ ATTACKS: tuple[Attack, ...] = (
     *model.ATTACKS,
     *network.ATTACKS,
     *secrets.ATTACKS,
+    *stories.ATTACKS,
     *tamper.ATTACKS,
 )
