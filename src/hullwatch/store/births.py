@@ -67,13 +67,15 @@ class Earlier:
 
     def rows(self, piece: Piece) -> Ints:
         """Positions of the rows of an earlier segment (or of the earlier rows of the first) that
-        make up these processes, and of answers that gave addresses a name still in use."""
+        make up these processes, of what each did first (a forked one becomes a copy of its parent
+        then), and of answers that gave addresses a name still in use."""
         table = piece.read(_COLUMNS)
         cls = restore.class_numbers(table)
         mono = restore.numbers(table.column("mono"))
         before = mono < self.begin
         at = np.flatnonzero(PROCESS[cls] & before)
-        kind, proc = cls[at], restore.numbers(table.column("proc"))[at]
+        everyone = restore.numbers(table.column("proc"))
+        kind, proc = cls[at], everyone[at]
         num, parent = (restore.numbers(table.column(name))[at] for name in ("num", "parent"))
         forks, births = kind == _FORK, restore.BIRTH[kind]
         child = np.where(forks, num, proc)
@@ -91,7 +93,10 @@ class Earlier:
             ttl = restore.numbers(table.column("num2"))[naming].astype(np.float64) * 1e9
             ttl[cls[naming] != int(Class.DNS)] = 0
             naming = naming[mono[naming] + np.maximum(ttl, kept) > self.begin]
-        return np.union1d(at[known], naming)
+        acting = np.flatnonzero(before & np.isin(everyone, self._keys))
+        acting = acting[np.argsort(mono[acting], kind="stable")]
+        acting = acting[np.unique(everyone[acting], return_index=True)[1]]
+        return np.union1d(np.union1d(at[known], naming), acting)
 
     def strangers(self) -> dict[int, list[int]]:
         """Segment -> rows in it where a process acts first whose beginning was not found."""

@@ -23,7 +23,7 @@ from hullwatch.sensor.wire import EVENT, PROC, Class, StrKind
 from hullwatch.store import detail
 from hullwatch.store.schema import CLASS_NAMES, KIND_NAMES, OP_NAMES
 
-__all__ = ["BIRTH", "EVENT_COLUMNS", "IMAGE_COLUMNS", "Interned", "Procs"]
+__all__ = ["ADDR", "BIRTH", "EVENT_COLUMNS", "IMAGE_COLUMNS", "Interned", "Procs"]
 __all__ += ["address_data", "class_numbers", "events_of", "numbers", "offsets_of", "procs_of"]
 __all__ += ["task_events"]
 
@@ -43,13 +43,13 @@ _NUMBER_OF = {name: number for number, name in enumerate(CLASS_NAMES)}
 _OP_OF = {name: number for number, name in enumerate(OP_NAMES)}
 _KIND_OF = {name: number for number, name in enumerate(KIND_NAMES)}
 _SAME = ("cgroup", "tid", "proc", "ret", "flags", "num", "num2", "port", "labels", "marks", "span")
-_ADDR = int(StrKind.ADDR)
+ADDR = int(StrKind.ADDR)
 # What the second object of a class is; elsewhere a path or a text, which rules read alike.
 _SECOND = np.full(int(Class.CLASS_MAX), int(StrKind.RAW), np.uint8)
 _SECOND[
     [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP]
-] = _ADDR
-_SECOND[Class.TLS] = _ADDR
+] = ADDR
+_SECOND[Class.TLS] = ADDR
 _SECOND[[Class.EXEC, Class.TASK]] = int(StrKind.ARGV)
 _SECOND[Class.DNS] = int(StrKind.TEXT)
 _PID_MASK = (1 << 22) - 1
@@ -143,7 +143,7 @@ class Interned:
         there = codes >= 0
         for kind in np.flatnonzero(np.bincount(kinds[there], minlength=1)).tolist():
             rows = np.flatnonzero(there & (kinds == kind))
-            if kind != _ADDR:
+            if kind != ADDR:
                 ids[rows] = self._some(codes[rows], texts, kind, 0)
                 continue
             of = families[rows]
@@ -157,7 +157,7 @@ class Interned:
         used[codes] = True
         at = np.flatnonzero(used)
         values = texts.take(pa.array(at)).to_pylist()
-        if kind == _ADDR:
+        if kind == ADDR:
             made = [self.of(kind, address_data(text, family)) for text in values]
         else:
             made = [self.text(kind, text) for text in values]

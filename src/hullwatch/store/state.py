@@ -176,6 +176,14 @@ class State:
                 ),
             )
 
+    def keep_rules(self, digest: str, hashes: Mapping[str, str]) -> None:
+        """What the rules of a set meant, by name: a later set is held against it."""
+        with self.transaction(durable=False) as link:
+            link.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (f"rules:{digest}", msgspec.json.encode(dict(hashes)).decode()),
+            )
+
     def beat(self, session: int, how: str | None = None) -> clock.Reading:
         """Move the store's clock on; with `how`, end the session."""
         with self.transaction() as link:
