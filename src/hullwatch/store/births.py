@@ -55,6 +55,10 @@ class Earlier:
         acting = self._before(proc[within])
         parents = self._before(restore.numbers(table.column("parent"))[within])
         self._keys = np.union1d(self._keys, np.union1d(acting, parents))[:_MAX_KEYS]
+        # A key's time is cut to 65 µs: its fork may come right after `begin`.
+        forks = within[restore.class_numbers(table)[within] == _FORK]
+        children = self._before(restore.numbers(table.column("num"))[forks])
+        self._born = np.union1d(self._born, children)
         fresh = acting[~np.isin(acting, np.fromiter(self._first, np.uint64, len(self._first)))]
         if not len(fresh):
             return
