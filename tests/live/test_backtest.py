@@ -16,11 +16,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from live.test_attacks_pack import ATTACKS, done, drive
 
 from hullwatch.detect.ruleset import load
 from hullwatch.replay import Replay
 from hullwatch.store.history import History
+from live.test_attacks_pack import ATTACKS, done, drive
 from support.agent import PACK, Agent
 from support.images import Image
 from support.needs import missing

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +21,17 @@ from hullwatch.context.recorded import RecordedResolver
 from hullwatch.detect.accounts import HostAccounts
 from hullwatch.detect.row import Env, row_of
 from hullwatch.detect.ruleset import RuleSet
+from hullwatch.detect.scene import make_image
 from hullwatch.replay import Replay
+from hullwatch.sensor.dictionary import decode_address
+from hullwatch.sensor.wire import EVENT, Class
+from hullwatch.store.batches import in_time
+from hullwatch.store.detail import decode, encode, split
 from hullwatch.store.history import History, Run
+from hullwatch.store.restore import address_data
+from hullwatch.store.schema import SCHEMA
+from hullwatch.store.state import connect
+from hullwatch.store.tail import read_tail
 from hullwatch.store.writer import Writer
 from support.stores import Clock, settle, writer
 from support.streams import SECOND, WORKLOADS, Stream, fields
@@ -131,3 +145,168 @@ def test_who_was_there_before_the_span_is_known(seed: int) -> None:
             assert run.strangers == 0
         finally:
             history.close()
+
+
+def test_runs_and_boots_are_read_apart(tmp_path: Path) -> None:
+    """Keys and cgroups of one boot mean nothing in another."""
+    told: list[Values] = []
+    for boot, seed in ((1, 7), (2, 7), (2, 8)):
+        store, context = begin(tmp_path)
+        store._window.boot = store.boot = boot
+        told.append(live(Stream(seed), store, context, 10))
+        store.close()
+        store_boot(tmp_path, boot)
+        settle(tmp_path)
+    history = History(tmp_path)
+    runs = history.runs()
+    assert [run.about.boot for run in runs] == [1, 2, 2]
+    for then, run in zip(told, runs, strict=True):
+        same(then, replayed(run))
+    history.close()
+
+
+def store_boot(root: Path, boot: int) -> None:
+    """The newest run was of this boot, which has the same containers."""
+    link = connect(root / "state.db", write=True)
+    newest = "session=(SELECT max(session) FROM sessions)"
+    link.execute(f"UPDATE sessions SET boot=? WHERE {newest}", (boot,))
+    (first,) = link.execute("SELECT min(boot) FROM workloads").fetchone()
+    link.execute("CREATE TEMP TABLE copied AS SELECT * FROM workloads WHERE boot=?", (first,))
+    link.execute("UPDATE copied SET boot=?", (boot,))
+    link.execute("INSERT OR IGNORE INTO workloads SELECT * FROM copied")
+    link.close()
+
+
+def test_what_retention_took_is_said_and_the_rest_is_known_in_part(tmp_path: Path) -> None:
+    store, context = begin(tmp_path, seal_rows=60)
+    stream = Stream(3)
+    live(stream, store, context, 30)
+    store.close()
+    settle(tmp_path)
+    link = connect(tmp_path / "state.db", write=True)
+    (oldest,) = link.execute("SELECT file FROM segments ORDER BY seq LIMIT 1").fetchone()
+    link.execute("DELETE FROM segments WHERE file=?", (oldest,))
+    link.close()
+    (tmp_path / oldest).unlink()
+    history = History(tmp_path)
+    (run,) = history.runs()
+    now = replayed(run)
+    assert run.begin > 0 and run.strangers > 0
+    # Of a stranger its rows still say the name, though not the terminal.
+    strangers = {key for key in now if now[key]["proc.name"] and not now[key]["proc.tty"]}
+    assert strangers
+    history.close()
+
+
+def test_a_segment_that_is_gone_or_broken_is_named(tmp_path: Path) -> None:
+    store, context = begin(tmp_path, seal_rows=60)
+    then = live(Stream(4), store, context, 60)
+    store.close()
+    settle(tmp_path)
+    segments = sorted((tmp_path / "segments").iterdir())
+    assert len(segments) > 3
+    segments[1].unlink()
+    segments[2].write_bytes(segments[2].read_bytes()[:-100])
+    history = History(tmp_path)
+    (run,) = history.runs()
+    now = replayed(run)
+    assert 0 < len(now) < len(then) and now.keys() < then.keys()
+    assert len(run.gone) == 2
+    assert any("file is missing" in text for text in run.gone)
+    assert any("the manifest says" in text for text in run.gone)
+    history.close()
+
+
+def test_a_torn_tail_is_read_up_to_its_end(tmp_path: Path) -> None:
+    store, context = begin(tmp_path, seal_rows=10_000)
+    then = live(Stream(5), store, context, 20)
+    store.flush()
+    (tail,) = (tmp_path / "tail").iterdir()
+    os.truncate(tail, tail.stat().st_size - 40)
+    history = History(tmp_path)
+    (run,) = history.runs()
+    now = replayed(run)
+    assert 0 < len(now) < len(then)
+    same({key: then[key] for key in now}, now)
+    history.close()
+    store.close()
+
+
+def test_rows_of_an_earlier_version_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    """Parquet without the columns that came later, and a tail without them."""
+    store, context = begin(tmp_path, seal_rows=10_000)
+    stream = Stream(6)
+    then = live(stream, store, context, 15)
+    store.close()
+    settle(tmp_path)
+    (segment,) = (tmp_path / "segments").iterdir()
+    old = [name for name in SCHEMA.names if name not in ("detail", "wall_offset")]
+    pq.write_table(pq.read_table(segment).select(old), segment)
+    link = connect(tmp_path / "state.db", write=True)
+    link.execute("UPDATE segments SET bytes=?", (segment.stat().st_size,))
+    link.close()
+    history = History(tmp_path)
+    (run,) = history.runs()
+    now = replayed(run)
+    assert now.keys() == then.keys() and run.partial > 0
+    for name in (
+        "proc.name",
+        "proc.exepath",
+        "fd.name",
+        "evt.type",
+        "container.name",
+        "proc.pname",
+    ):
+        assert all(now[key][name] == then[key][name] for key in then), name
+    # Times to the microsecond: that is all there was.
+    name = "evt.rawtime"
+    assert all(abs(now[key][name] - then[key][name]) < 400_000_000 for key in then)
+    history.close()
+
+    batch = pa.RecordBatch.from_pylist([], schema=pa.schema([SCHEMA.field(name) for name in old]))
+    path = tmp_path / "old.arrows"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, batch.schema) as stream_:
+        stream_.write_batch(batch)
+    batches, scan = read_tail(path)
+    assert [one.schema for one in batches] == [SCHEMA] and not scan.error
+
+
+def test_events_of_one_moment_come_as_the_sensor_gives_them() -> None:
+    """Vital ring, bulk ring, process images, packets: see Sensor.drain."""
+    kinds = (Class.DNS, Class.EXEC, Class.OPEN, Class.FORK)
+    events = np.zeros(8, EVENT)
+    events["cls"] = [*kinds, *kinds]
+    events["ts"] = [5] * 4 + [4] * 4
+    ordered = events[in_time(events)]
+    assert ordered["ts"].tolist() == [4] * 4 + [5] * 4
+    assert ordered["cls"].tolist() == [*reversed(kinds), *reversed(kinds)]
+
+
+@pytest.mark.parametrize("text", [
+    "1.2.3.4:80", "1.2.3.4", "[2001:db8::1]:443", "2001:db8::1", "/run/x.sock", "@abstract", "unix",
+    "af16", "[::1]:22", "0.0.0.0",
+])  # fmt: skip
+def test_an_address_comes_back_from_its_text(text: str) -> None:
+    assert str(decode_address(address_data(text, 0))) == text
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)))
+def test_arguments_come_apart_as_they_were(words: list[str]) -> None:
+    program = make_image(argv=tuple(words))
+    known = decode(encode(program))
+    assert known is not None
+    line = "\0".join(words).rstrip("\0").replace("\0", " ")
+    assert split(line, known.argv) == tuple(words)
+
+
+def test_only_what_is_wanted_is_given_and_ancestors_are_known(tmp_path: Path) -> None:
+    store, context = begin(tmp_path)
+    then = live(Stream(9), store, context, 30)
+    store.close()
+    history = History(tmp_path, cgroups=frozenset({(store.boot, 77)}))
+    (run,) = history.runs()
+    now = replayed(run)
+    inside = {key for key in then if then[key]["container.name"] == "agent"}
+    assert inside and inside <= now.keys() and len(now) < len(then)
+    same({key: then[key] for key in inside}, {key: now[key] for key in inside})
+    history.close()

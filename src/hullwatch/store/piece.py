@@ -64,7 +64,9 @@ class Piece:
         if reason := sound(catalog.root, now):
             path.stat()  # FileNotFoundError
             raise Gone(f"{now.file}: {reason}; its {now.rows} events are left out")
-        self._file = pq.ParquetFile(path, read_dictionary=_TEXT)
+        there = pq.read_schema(path).names
+        text = [name for name in _TEXT if name in there]
+        self._file = pq.ParquetFile(path, read_dictionary=text)
         self._segment = now
 
     def __enter__(self) -> Self:
