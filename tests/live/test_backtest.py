@@ -20,7 +20,7 @@ import pytest
 from hullwatch.detect.ruleset import load
 from hullwatch.replay import Replay
 from hullwatch.store.history import History
-from live.test_attacks_pack import ATTACKS, done, drive
+from live.test_attacks_pack import ATTACKS, Attack, done, drive
 from support.agent import PACK, Agent
 from support.images import Image
 from support.needs import missing
@@ -64,8 +64,7 @@ def happened(
         for address in ("203.0.113.7", "203.0.113.9", "169.254.169.254"):
             network.add_address(f"{address}/32")
         with Agent(store, record=request.param, rings=_ROOM) as agent:
-            reader = {"code": 'open("/srv/app/main.py").read()', "found": {}}
-            attacks = [*PLAIN, PLAIN[0]._replace(name="reader", **reader)]
+            attacks = [*PLAIN, Attack("reader", 'open("/srv/app/main.py").read()', {})]
             container = drive(runc, python_image, "agent", folder, attacks, network=network.path)
             done(container, attacks)
             agent.settle()

@@ -268,11 +268,13 @@ def summary(report: Report) -> list[str]:
             f"{report.partial:,} processes from before {short_time(report.partial_until, True)} are"
             " known only in part: an earlier version stored them"
         )
-    if report.strangers or report.unknown:
+    if report.strangers:
         said.append(
-            f"the beginnings of {report.strangers:,} processes are no longer stored: known only in"
-            f" part; of {report.unknown:,} nothing is known but what they did"
+            f"{report.strangers:,} processes are known only in part: their beginnings are no"
+            " longer stored"
         )
+    if report.unknown:
+        said.append(f"{report.unknown:,} processes are known by nothing but what they did")
     if report.left_out:
         said.append(f"{report.left_out:,} matches of further rules and workloads are left out")
     return said + report.gone
