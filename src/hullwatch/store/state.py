@@ -23,6 +23,8 @@ MINUTE, HOUR = 60 * 10**9, 3600 * 10**9
 COUNT_ROWS = 20_000
 """Distinct (cgroup, class, object) kept in an hour; the rest is folded into one object."""
 OTHERS = "(others)"
+RULE_SETS = 64
+"""Sessions whose rules are remembered by their hashes."""
 
 
 class LossRow(NamedTuple):
@@ -182,6 +184,12 @@ class State:
             link.execute(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)",
                 (f"rules:{digest}", msgspec.json.encode(dict(hashes)).decode()),
+            )
+            link.execute(
+                "DELETE FROM meta WHERE key LIKE 'rules:%' AND substr(key, 7) NOT IN"
+                " (SELECT ? UNION SELECT rules FROM (SELECT rules FROM sessions"
+                " WHERE rules IS NOT NULL ORDER BY session DESC LIMIT ?))",
+                (digest, RULE_SETS),
             )
 
     def beat(self, session: int, how: str | None = None) -> clock.Reading:
