@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hullwatch.sensor.events import CLASSES, Grade, classes_mask
 from hullwatch.sensor.wire import Class
+from hullwatch.store.restore import BIRTH
 
-__all__ = ["cuts", "in_time"]
+__all__ = ["Part", "cuts", "in_time", "merged", "part_of"]
 
 Ints = np.ndarray[Any, Any]
 _ROWS = 16_384
@@ -72,3 +73,42 @@ def cuts(events: Ints, offsets: Ints, begin: int) -> Iterator[tuple[int, int]]:
     for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(events)], strict=True):
         for at in range(first, last, _ROWS):
             yield at, min(at + _ROWS, last)
+
+
+class Part(NamedTuple):
+    """Rows in order of time; a PROC row for each EXEC and TASK among them, in their order."""
+
+    first_id: int
+    events: Ints
+    offsets: Ints
+    procs: Ints
+
+    def split(self, limit: int) -> tuple[Part, Part]:
+        """Those before CLOCK_BOOTTIME `limit`, and the rest."""
+        at = int(np.searchsorted(self.events["ts"], np.uint64(limit)))
+        born = int(BIRTH[self.events["cls"][:at]].sum())
+        events, offsets, procs = self.events, self.offsets, self.procs
+        return (
+            Part(self.first_id, events[:at], offsets[:at], procs[:born]),
+            Part(self.first_id, events[at:], offsets[at:], procs[born:]),
+        )
+
+
+def part_of(first_id: int, events: Ints, offsets: Ints, procs: Ints) -> Part:
+    """In order of time. procs: one for each EXEC and TASK, in the order of these."""
+    order = in_time(events)
+    number = np.cumsum(BIRTH[events["cls"]]) - 1
+    events = events[order]
+    born = number[order[BIRTH[events["cls"]]]]
+    return Part(first_id, events, offsets[order], procs[born])
+
+
+def merged(parts: Sequence[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
+    return part_of(
+        min(part.first_id for part in parts),
+        np.concatenate([part.events for part in parts]),
+        np.concatenate([part.offsets for part in parts]),
+        np.concatenate([part.procs for part in parts]),
+    )

@@ -7,7 +7,7 @@ segment is in memory at a time, and what of the next ones lies before its end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from hullwatch.context.workload import Workload
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.wire import EVENT, PROC, Class
 from hullwatch.store import restore
-from hullwatch.store.batches import cuts, in_time
+from hullwatch.store.batches import Part, cuts, merged, part_of
 from hullwatch.store.births import NAMING, PROCESS, Earlier, known_only
 from hullwatch.store.catalog import Catalog
 from hullwatch.store.piece import Gone, Piece
@@ -46,45 +46,6 @@ class About(NamedTuple):
     kernel: str = ""
     mode: str = ""
     rules: str = ""
-
-
-class _Part(NamedTuple):
-    """Rows in order of time; a PROC row for each EXEC and TASK among them, in their order."""
-
-    first_id: int
-    events: Ints
-    offsets: Ints
-    procs: Ints
-
-    def split(self, limit: int) -> tuple[_Part, _Part]:
-        """Those before CLOCK_BOOTTIME `limit`, and the rest."""
-        at = int(np.searchsorted(self.events["ts"], np.uint64(limit)))
-        born = int(BIRTH[self.events["cls"][:at]].sum())
-        events, offsets, procs = self.events, self.offsets, self.procs
-        return (
-            _Part(self.first_id, events[:at], offsets[:at], procs[:born]),
-            _Part(self.first_id, events[at:], offsets[at:], procs[born:]),
-        )
-
-
-def _part(first_id: int, events: Ints, offsets: Ints, procs: Ints) -> _Part:
-    """In order of time. procs: one for each EXEC and TASK, in the order of these."""
-    order = in_time(events)
-    number = np.cumsum(BIRTH[events["cls"]]) - 1
-    events = events[order]
-    born = number[order[BIRTH[events["cls"]]]]
-    return _Part(first_id, events, offsets[order], procs[born])
-
-
-def _merged(parts: Sequence[_Part]) -> _Part:
-    if len(parts) == 1:
-        return parts[0]
-    return _part(
-        min(part.first_id for part in parts),
-        np.concatenate([part.events for part in parts]),
-        np.concatenate([part.offsets for part in parts]),
-        np.concatenate([part.procs for part in parts]),
-    )
 
 
 class History:
@@ -211,7 +172,7 @@ class Run:
                 if piece is not None:
                     earlier.meet(segment.seq, piece)
         interned = Interned(self._next_id)
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for segment in reversed([*self._earlier, *self._segments]):
             if segment.min_mono is not None and segment.min_mono >= self.begin:
                 continue
@@ -227,15 +188,15 @@ class Run:
                     procs, partial = restore.procs_of(table, interned, max(began - 1, 1))
                 self.strangers += partial
                 offsets = np.full(len(procs), self._offset(segment), np.int64)
-                parts.append(_part(interned.first, restore.task_events(procs), offsets, procs))
+                parts.append(part_of(interned.first, restore.task_events(procs), offsets, procs))
         self._next_id = interned.next
         if parts:
-            yield from self._cut(_merged(parts), interned.strings)
+            yield from self._cut(merged(parts), interned.strings)
 
     # -- in it -----------------------------------------------------------------------------
 
     def _within(self) -> Iterator[Batch]:
-        waiting: list[_Part] = []
+        waiting: list[Part] = []
         strings: list[Any] = []
         for number, segment in enumerate(self._segments):
             with self._reading(segment) as piece:
@@ -250,13 +211,13 @@ class Run:
             later = [one.min_mono or 0 for one in self._segments[number + 1 :]]
             both = [part.split(min(later, default=_ALWAYS)) for part in waiting]
             waiting = [rest for _, rest in both if len(rest.events)]
-            yield from self._cut(_merged([now for now, _ in both]), strings)
+            yield from self._cut(merged([now for now, _ in both]), strings)
             strings = []
 
     def _reading(self, segment: Segment) -> _Reading:
         return _Reading(self, segment)
 
-    def _load(self, piece: Piece, interned: Interned, at: Ints | None = None) -> _Part:
+    def _load(self, piece: Piece, interned: Interned, at: Ints | None = None) -> Part:
         """Rows of the span that are wanted, or those at these positions."""
         table = piece.read(EVENT_COLUMNS, at)
         positions = np.arange(len(table)) if at is None else at
@@ -279,9 +240,9 @@ class Run:
             if partial:
                 self.partial += partial
                 self.partial_until = max(self.partial_until, int((events["ts"] + offsets).max()))
-        return _part(interned.first, events, offsets, procs)
+        return part_of(interned.first, events, offsets, procs)
 
-    def _cut(self, part: _Part, strings: list[Any]) -> Iterator[Batch]:
+    def _cut(self, part: Part, strings: list[Any]) -> Iterator[Batch]:
         events, offsets = part.events, part.offsets
         given = int(np.searchsorted(events["ts"], np.uint64(self.begin)))
         if len(events) > given:
