@@ -131,6 +131,7 @@ class Daemon:
                 version=__version__,
             )
         )
+        self.writer.keep_rules(rules.digest, rules.hashes)
         self.resolver = Resolver()
         self.context = Context(self.resolver)
         self._alarm = LossAlarm(self._whose)

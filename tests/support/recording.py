@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from hullwatch.detect.ruleset import load
-from hullwatch.replay import Replay
+from hullwatch.replay import Capture, Replay
 from support.scratch import poll
 
 __all__ = ["Recording"]
@@ -58,6 +58,6 @@ class Recording:
 
     def findings(self, rules: Iterable[Path]) -> tuple[set[tuple[str, str, str]], int]:
         """(rule, full container id, object) of all that rules find in it; and what was lost."""
-        replay = Replay(self.path, load([*rules]))
+        replay = Replay(Capture(self.path), load([*rules]))
         found = {(one.rule, one.container_full_id, one.object) for batch in replay for one in batch}
         return found, replay.lost

@@ -10,9 +10,12 @@ import pytest
 from hullwatch.context.workload import Workload
 from hullwatch.sensor.batch import Loss
 from hullwatch.store import compact
+from hullwatch.store.catalog import Catalog
+from hullwatch.store.counted import rule_hashes
 from hullwatch.store.errors import StoreBusy, StoreError
 from hullwatch.store.query import Reader
-from hullwatch.store.state import OTHERS, CountRow, Session
+from hullwatch.store.state import OTHERS, RULE_SETS, CountRow, Session
+from hullwatch.store.writer import Settings, Writer
 from support.enriched import CONTAINER, WALL, Builder
 from support.stores import SECOND, Clock, finding, opens, settle, writer
 
@@ -280,3 +283,15 @@ def test_what_is_made_is_for_the_agents_user_alone(tmp_path):
     assert modes.pop("store") == 0o700 and set(modes.values()) == {0o600}
     for name in ("lock", "reserve"):
         assert (root / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_meanings_of_rules_are_kept_for_the_last_sessions_only(tmp_path):
+    for number in range(RULE_SETS + 3):
+        store = Writer(tmp_path, Session(rules=f"d{number}"), Settings(compaction=False))
+        store.keep_rules(f"d{number}", {"a": str(number)})
+        store.close()
+    with Catalog(tmp_path) as catalog:
+        (kept,) = catalog.rows("SELECT count(*) FROM meta WHERE key LIKE 'rules:%'")[0]
+        assert kept <= RULE_SETS + 1
+        assert rule_hashes(catalog, f"d{number}") == {"a": str(number)}
+        assert rule_hashes(catalog, "d0") == {}

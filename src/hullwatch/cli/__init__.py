@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "rules": "hullwatch.cli.rules",
     "record": "hullwatch.cli.record",
     "replay": "hullwatch.cli.replay",
+    "backtest": "hullwatch.cli.backtest",
 }
 
 # What writing to a full disk, a dead disk or a file limit gives, where it is the output.

@@ -41,12 +41,12 @@ def replay(
     json: Json = False,
 ) -> None:
     """Run rules over a capture, by the same stages as live: context, detect, and store if asked."""
-    from hullwatch.replay import Replay
+    from hullwatch.replay import Capture, Replay
     from hullwatch.sensor.capture import CaptureError
 
     os.umask(0o077)  # a store is for its user only, as that of `hullwatch up`
     try:
-        run = Replay(file, load_rules(rules), store)
+        run = Replay(Capture(file), load_rules(rules), store)
     except CaptureError as error:
         raise CommandError(str(error), ExitCode.CONTENT) from error
     began = time.perf_counter()

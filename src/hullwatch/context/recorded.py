@@ -1,6 +1,6 @@
 """The resolver of a replay: the values that were recorded with the capture, and no others."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -10,9 +10,17 @@ __all__ = ["RecordedResolver"]
 
 
 class RecordedResolver:
-    """Answers from recorded values; ``add`` takes more as the capture goes on."""
+    """Answers from recorded values; ``add`` takes more as the capture goes on.
 
-    def __init__(self, values: Iterable[Workload] = ()) -> None:
+    find: asked for a cgroup that is not among them, where all of them would be too many.
+    """
+
+    def __init__(
+        self,
+        values: Iterable[Workload] = (),
+        find: Callable[[int], Workload | None] = lambda cgroup: None,
+    ) -> None:
+        self._find = find
         self._values: dict[int, Workload] = {}
         self._changed: dict[int, Workload] = {}
         self._missing: set[int] = set()
@@ -27,7 +35,7 @@ class RecordedResolver:
         """What was learnt of it when it was recorded stands."""
 
     def lookup(self, cgroup: int) -> Workload:
-        value = self._values.get(cgroup)
+        value = self._values.get(cgroup) or self._find(cgroup)
         if value is not None:
             return value
         if len(self._missing) < 65_536:

@@ -77,6 +77,11 @@ class RuleSet:
         raise KeyError(name)
 
     @property
+    def hashes(self) -> dict[str, str]:
+        """Name to hash of what it means, of every enabled rule."""
+        return {rule.name: rule.hash for rule in self.rules if rule.enabled}
+
+    @property
     def digest(self) -> str:
         """Of all enabled rules: changes when any of them means something else."""
         whole = "".join(

@@ -113,6 +113,23 @@ class Verdicts:
             return self._answer(action, seen, whose, None) != COUNT
         return self._answer_for(action, seen, whose, None, self.parts.image(image)) != COUNT
 
+    def which(self, cls: int, obj: Object | None, workload: Workload) -> tuple[int, ...]:
+        """The rules (places in the engine's list) that may hold for some event of which only this
+        is known. obj None: any object."""
+        everything = (0, self.parts.all)
+        seen = everything if obj is None else self.parts.object(obj)
+        whose = everything
+        if workload.state != "pending":
+            whose = (self.parts.workload(workload), 0)
+        found: set[int] = set()
+        for write in (False, True) if cls == _OPEN else (False,):
+            holds, fails = self._known(_action(cls, write, obj or Object("")), seen, whose, None)
+            process = self.parts.plans[cls].bits[Where.IMAGE]
+            found |= set(
+                self.engine.ask(self.engine.by_class[cls], holds | process, fails | process)
+            )
+        return tuple(sorted(found))
+
     def _signatures(self, obj: int, workload: int, tables: Tables) -> tuple[int, int]:
         engine = self.engine
         try:

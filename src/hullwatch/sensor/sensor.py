@@ -39,6 +39,7 @@ _DRAIN_LIMIT = 8192  # events of one ring in one batch: bounds memory
 _FLOOD_LIMIT = 1024
 _EPOCH_STRINGS = 100_000  # new strings before the dictionary starts a new epoch
 _LOSS_INTERVAL = 1.0  # s
+_CLOCK_STEP = 100_000  # ns between the clocks that count as a change; less is how they were read
 _REPEATED = Stage.REPEATED.name.lower()
 
 
@@ -79,6 +80,7 @@ class Sensor:
         self._made: dict[tuple[int, bytes], int] = {}
         self._next_made = 1
         self._pending: list[String] = []
+        self._wall_offset = 0
         self.unreadable_packets = 0
         self.bulk_events = 0
         """Taken since the start: what the governor's rate is made of."""
@@ -206,10 +208,18 @@ class Sensor:
             strings=strings,
             losses=self._take_losses(final),
             dict_base=self._epoch_start[0],
-            wall_offset=time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            wall_offset=self._offset(),
             drained=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             tier=self.facts.tier.value,
         )
+
+    def _offset(self) -> int:
+        """From CLOCK_BOOTTIME to the wall clock. The same for long, so that storing it costs
+        nothing, and times of events that are near each other compare."""
+        found = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        if abs(found - self._wall_offset) >= _CLOCK_STEP:
+            self._wall_offset = found
+        return self._wall_offset
 
     def _complete(self, procs: np.ndarray) -> np.ndarray:
         order = np.argsort(procs["ts"], kind="stable")

@@ -151,7 +151,8 @@ def _to_parquet(state: State, root: Path, segment: Segment) -> int:
     target, draft = root / name, root / (name + ".tmp")
     target.parent.mkdir(exist_ok=True)
     strings = [field.name for field in SCHEMA if _is_text(field)]
-    numbers = ["boot", "cgroup", "pid", "tid", "proc", "parent", "ppid", "uid", "euid", "flags"]
+    numbers = ["boot", "wall_offset", "cgroup", "pid", "tid", "proc", "parent", "ppid"]
+    numbers += ["uid", "euid", "flags"]
     try:
         with pq.ParquetWriter(
             draft,

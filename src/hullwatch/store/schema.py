@@ -46,6 +46,7 @@ COLUMNS: tuple[Column, ...] = (
     # The exact ns are in mono.
     Column("time", TIME, "wall clock, UTC, µs; mono + the wall offset when it was drained"),
     Column("mono", pa.int64(), "CLOCK_BOOTTIME ns; orders the events of one boot exactly"),
+    Column("wall_offset", pa.int64(), "mono + this = unix ns, as rules and findings had it"),
     Column("boot", pa.int32(), "which boot of the machine: mono, proc and cgroup belong to it"),
     Column("class", TEXT, "event class, see sensor/events.py"),
     Column("op", TEXT, "system call, NULL where it was none"),
@@ -63,6 +64,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("cwd", TEXT, "working directory, exec and task rows only"),
     Column("env_names", TEXT, "names of environment variables, exec and task rows only"),
     Column("script", TEXT, "script the interpreter runs, NULL if none"),
+    Column("detail", TEXT, "exec and task rows only, JSON: all else of the image, see detail.py"),
     Column("uid", pa.uint32(), "real user id"),
     Column("euid", pa.uint32(), "effective user id"),
     Column("object", TEXT, "first object: a path, an address, a name"),

@@ -23,6 +23,8 @@ MINUTE, HOUR = 60 * 10**9, 3600 * 10**9
 COUNT_ROWS = 20_000
 """Distinct (cgroup, class, object) kept in an hour; the rest is folded into one object."""
 OTHERS = "(others)"
+RULE_SETS = 64
+"""Sessions whose rules are remembered by their hashes."""
 
 
 class LossRow(NamedTuple):
@@ -186,6 +188,20 @@ class State:
                     session.pid,
                     number,
                 ),
+            )
+
+    def keep_rules(self, digest: str, hashes: Mapping[str, str]) -> None:
+        """What the rules of a set meant, by name: a later set is held against it."""
+        with self.transaction(durable=False) as link:
+            link.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (f"rules:{digest}", msgspec.json.encode(dict(hashes)).decode()),
+            )
+            link.execute(
+                "DELETE FROM meta WHERE key LIKE 'rules:%' AND substr(key, 7) NOT IN"
+                " (SELECT ? UNION SELECT rules FROM (SELECT rules FROM sessions"
+                " WHERE rules IS NOT NULL ORDER BY session DESC LIMIT ?))",
+                (digest, RULE_SETS),
             )
 
     def beat(self, session: int, how: str | None = None) -> clock.Reading:

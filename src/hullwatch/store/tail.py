@@ -110,11 +110,23 @@ class TailScan(NamedTuple):
 def _batches(data: pa.Buffer) -> Iterator[pa.RecordBatch]:
     """Record batches up to the last whole message; raises pa.ArrowInvalid or OSError there."""
     reader = pa.ipc.open_stream(data)
+    older = reader.schema != SCHEMA
     while True:
         try:
-            yield reader.read_next_batch()
+            batch = reader.read_next_batch()
         except StopIteration:
             return
+        yield _as_now(batch) if older else batch
+
+
+def _as_now(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch of an earlier version: columns that it does not know are NULL."""
+    there = batch.schema.names
+    columns = [
+        batch.column(field.name) if field.name in there else pa.nulls(len(batch), field.type)
+        for field in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 def _load(path: Path) -> pa.Buffer:

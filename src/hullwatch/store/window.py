@@ -16,6 +16,7 @@ import pyarrow as pa
 from hullwatch.context.enriched import Enriched, ProcessImage, Tables
 from hullwatch.sensor.events import CLASSES, Grade, classes_mask
 from hullwatch.sensor.wire import Class, Mark
+from hullwatch.store import detail
 from hullwatch.store.schema import CLASS_NAMES, GRADES, KIND_NAMES, OP_NAMES, SCHEMA
 
 __all__ = ["Window", "encode", "losses_of"]
@@ -171,6 +172,7 @@ class _Part(NamedTuple):
     objects: Ints
     objects2: Ints
     births: Ints
+    details: Ints
     names: dict[int, str]
 
 
@@ -186,7 +188,7 @@ class Window:
         self.rows = 0
         self.extra = 0
         self._parts: list[_Part] = []
-        self._text = {name: _Strings() for name in _IMAGE_TEXT}
+        self._text = {name: _Strings() for name in (*_IMAGE_TEXT, "detail")}
         self._image_rows: list[tuple[int, ...]] = []
         self._containers, self._objects = _Strings(), _Strings()
         self._container_of: list[int] = []
@@ -222,6 +224,7 @@ class Window:
         objects = self._ids.of(events["obj"], lambda number: self._object(tables, number))
         objects2 = self._ids.of(events["obj2"], lambda number: self._object(tables, number))
         births = _BIRTH[classes]
+        details = self._details(tables, enriched.image[births])
         batch, names = enriched.batch, enriched.names
         self._parts.append(
             _Part(
@@ -233,6 +236,7 @@ class Window:
                 objects,
                 objects2,
                 births,
+                details,
                 names,
             )
         )
@@ -264,6 +268,12 @@ class Window:
             image.euid,
             image.marks,
         )
+
+    def _details(self, tables: Tables, slots: Ints) -> Ints:
+        """Codes of `detail`, one a birth."""
+        text, image = self._text["detail"], tables.processes.image
+        codes = [text.code(detail.encode(image(slot))) for slot in slots.tolist()]
+        return np.array(codes, np.int32)
 
     def _workload(self, tables: Tables, slot: int) -> int:
         container = tables.workloads.workload(slot).container_id
@@ -302,6 +312,8 @@ class Window:
         objects = _joined([part.objects for part in parts])
         objects2 = _joined([part.objects2 for part in parts])
         births = _joined([part.births for part in parts])
+        details = np.full(len(ev), -1, np.int32)
+        details[births] = _joined([part.details for part in parts])
         mono = ev["ts"].astype(np.int64)
         offset = np.repeat([part.wall_offset for part in parts], sizes).astype(np.int64)
         cls = np.minimum(ev["cls"], len(CLASS_NAMES) - 1).astype(np.int32)
@@ -325,6 +337,7 @@ class Window:
         return texts | {
             "time": pa.array((mono + offset) // 1000, pa.int64()).view(SCHEMA.field("time").type),
             "mono": _numbers(mono),
+            "wall_offset": _numbers(offset),
             "boot": _numbers(np.full(len(ev), self.boot, np.int32)),
             "class": _dictionary(cls, _STATIC["class"]),
             "op": _dictionary(np.where(op == 0, -1, op).astype(np.int32), _STATIC["op"]),
@@ -340,6 +353,7 @@ class Window:
             "ppid": _numbers(np.maximum(image["ppid"], 0).astype(np.uint32), no_parent),
             "uid": _numbers(image["uid"].astype(np.uint32), unknown_uid),
             "euid": _numbers(image["euid"].astype(np.uint32), unknown_uid),
+            "detail": self._text["detail"].array(details),
             "object": self._objects.array(text),
             "object2": self._objects.array(object_of[objects2, 0]),
             "object_kind": _dictionary(np.maximum(kind, -1).astype(np.int32), _STATIC["kind"]),

@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -220,6 +220,11 @@ class Writer:
         with self._mutex:
             self._described = session._replace(pid=session.pid or os.getpid())
             self._try(lambda: self._state.describe_session(self._session, self._described))
+
+    def keep_rules(self, digest: str, hashes: Mapping[str, str]) -> None:
+        """digest: as in the Session; rule to hash of what it means."""
+        with self._mutex:
+            self._try(lambda: self._state.keep_rules(digest, hashes))
 
     # --- time -----------------------------------------------------------------------------
 
