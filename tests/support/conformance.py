@@ -15,7 +15,7 @@ VARIABLE = "HULLWATCH_CONFORMANCE"
 
 
 def record(content: str, rule: str, **facts: bool | str | None) -> None:
-    """content: falco, sigma, own. facts: loads, live, near_miss, replay (None: not tried), reason."""
+    """content: falco, sigma, own. facts: loads, live, near_miss, replay (None: untried), reason."""
     path = os.environ.get(VARIABLE)
     if not path:
         return

@@ -24,8 +24,8 @@ class Act(NamedTuple):
     """code: for the driver of a container of this place; a command line where `way` says so.
 
     found: rule → the object of its one finding (a regular expression), beside the rule's own.
-    way: '' driver, 'exec' runc exec, 'terminal' runc exec with a terminal, 'start' the start itself,
-    which containers of the other places in `alike` show too.
+    way: '' driver, 'exec' runc exec, 'terminal' runc exec with a terminal, 'start' the start itself
+    (containers of the places in `alike` show that too).
     """
 
     code: str
@@ -105,7 +105,8 @@ mkdir -p /srv/app /root/.ssh /etc/cron.d /etc/pam.d /var/log /usr/lib/lib /usr/l
 echo x > /root/.ssh/id_ed25519; echo x > /root/.ssh/known_hosts
 echo x > /etc/sudoers; echo x > /etc/pam.conf; echo x > /etc/pam.d/login
 echo x > /root/.bash_history; echo x > /root/.bash_historic
-echo x > /etc/cron.d/job; echo x > /srv/app/data; echo x > /var/log/auth.log; echo x > /srv/scratch; echo x > /srv/mode
+echo x > /etc/cron.d/job; echo x > /srv/app/data; echo x > /var/log/auth.log
+echo x > /srv/scratch; echo x > /srv/mode
 echo x > /usr/lib/liblzma.so.5.6.1; echo x > /usr/lib/liblzma.so.5.6.2
 cp /bin/busybox /srv/true; chmod 755 /srv/true
 echo exit 0 > /srv/run.sh
@@ -272,12 +273,14 @@ STABLE = (
             "os.kill(pid, 9); os.waitpid(pid, 0)",
             "",
         ),
-        Near("_libc.ptrace(ctypes.c_long(1), ctypes.c_long(1), None, None)", "ptrace", ""),
+        Near("_libc.ptrace(ctypes.c_long(6), ctypes.c_long(1), None, None)", "ptrace", ""),
     ),
     Rule(
         "PTRACE anti-debug attempt",
         Act("_libc.ptrace(ctypes.c_long(0), ctypes.c_long(0), None, None)", ""),
-        Near("_libc.ptrace(ctypes.c_long(2), ctypes.c_long(1), None, None)", "ptrace", ""),
+        Near(
+            "_libc.ptrace(ctypes.c_long(6), ctypes.c_long(os.getppid()), None, None)", "ptrace", ""
+        ),
     ),
     Rule(
         "Find AWS Credentials",
@@ -517,7 +520,6 @@ INCUBATING = (
         Near(
             twin("sshd", 'open("/usr/lib/liblzma.so.5.6.2")'), "open", "/usr/lib/liblzma.*", "sshd"
         ),
-        ("evt.arg.flags",),
     ),
     Rule(
         "BPF Program Not Profiled",
