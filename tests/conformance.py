@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("loads", "scene", "live", "near_miss", "replay")
 HEADS = ("loads", "scene", "live", "near", "replay")
 TESTS = {
-    "falco": ("tests/unit/test_detect_falco.py", "tests/live/test_falco.py"),
-    "sigma": ("tests/unit/test_detect_sigma.py", "tests/live/test_sigma.py"),
+    "falco": ("tests/live/test_falco.py",),
+    "sigma": ("tests/unit/test_detect_sigma_rules.py", "tests/live/test_sigma.py"),
     "own": ("tests/unit/test_detect_rules.py", "tests/live/test_attacks_pack.py"),
 }
 

@@ -5,14 +5,21 @@ Each target takes any bytes, must not raise, and holds what it returns to a boun
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
+from hullwatch.detect.engine import Engine
+from hullwatch.detect.errors import RuleError
 from hullwatch.detect.language.grammar import parse
+from hullwatch.detect.output import MAX_OUTPUT
+from hullwatch.detect.ruleset import load_texts
+from hullwatch.detect.scene import Scene
 from hullwatch.detect.sigma.convert import convert
 from hullwatch.detect.sigma.messages import SigmaText
 from hullwatch.sensor import dns, tls
 from hullwatch.sensor.batch import String
 from hullwatch.sensor.dictionary import Dictionary
+from hullwatch.sensor.wire import Class
 
 __all__ = ["TARGETS"]
 
@@ -55,6 +62,112 @@ detection:
   condition: s
   s:
     """
+# What conditions, outputs and exceptions are made of: a byte is a word.
+_WORDS = (
+    *("proc.name", "fd.name", "proc.aname", "[2]", "[", "]", "evt.arg.flags", "container.label[a]"),
+    *(
+        "and",
+        "or",
+        "not",
+        "(",
+        ")",
+        ",",
+        "in",
+        "=",
+        "!=",
+        "<",
+        "contains",
+        "glob",
+        "regex",
+        "pmatch",
+    ),
+    *("exists", "startswith anyof", "allof", "tolower(", "val(", "concat(", "join(", "len("),
+    *(
+        "x",
+        "7",
+        "0x1",
+        "*?[",
+        "'",
+        '"',
+        "\\",
+        "\\n",
+        "%",
+        "%%",
+        "%12",
+        "%proc.name",
+        "%fd.name[",
+        "*",
+    ),
+    *(
+        "lst",
+        "mac",
+        "evt.type=openat",
+        "evt.type in (execve)",
+        "%toupper(",
+        "\n",
+        "\x1b[31m",
+        "\u202e",
+    ),
+)
+_COMPS = ("=", "in", "startswith", "contains anyof", "pmatch", "intersects", "exists", "is")
+_HOW = ("append", "replace", "drop")
+_CHANGED = ("condition", "output", "exceptions", "tags", "priority", "enabled")
+
+
+def _phrase(data: bytes) -> str:
+    return " ".join(_WORDS[byte % len(_WORDS)] for byte in data)
+
+
+def rule_file(data: bytes) -> None:
+    """The bytes as a file, and as words of a rule, its exceptions and what overrides them."""
+    raw = load_texts([(data.decode("utf-8", "replace"), "raw.yaml")])
+    condition, output, more, values, *_ = parts = [_phrase(data[at::5]) for at in range(5)]
+    pick = list(data[:8]) + [0] * 8
+    exception = {
+        "name": "e",
+        "fields": ["proc.name", "fd.name"] if pick[0] & 1 else "proc.name",
+        "comps": [_COMPS[pick[1] % 8], _COMPS[pick[2] % 8]] if pick[0] & 2 else _COMPS[pick[1] % 8],
+        "values": [[values, more.split()], [values, "x"]] if pick[0] & 4 else values.split(),
+    }
+    change: dict[str, object] = {"rule": "r", "exceptions": [exception]}
+    change |= {"condition": parts[4], "output": more, "tags": more.split(), "enabled": "false"}
+    change |= {"priority": "alert"}
+    change["override"] = {
+        key: _HOW[(number >> 1) % 3]
+        for key, number in zip(_CHANGED, pick[2:], strict=False)
+        if number & 1
+    }
+    whole = {"desc": "d", "priority": "info", "condition": "evt.type=openat", "output": "o"}
+    items = [
+        {"list": "lst", "items": values.split()[:20]},
+        {"macro": "mac", "condition": more},
+        {"rule": "r", "desc": "d", "priority": "info", "condition": condition, "output": output},
+        # Each of the others by itself, so that one mistake does not hide the rest.
+        whole | {"rule": "s", "output": output},
+        whole | {"rule": "t", "exceptions": [exception]},
+        whole | {"rule": "u", "condition": f"evt.type=openat and ({condition})"},
+        {
+            "sequence": "q",
+            "desc": "d",
+            "priority": "info",
+            "output": f"%s.fd.name {output}",
+            "by": ["container", values] if pick[0] & 16 else [values],
+            "within": more[:4] if pick[0] & 32 else "5m",
+            "steps": [
+                {"id": "s", "condition": condition if pick[0] & 64 else "evt.type=openat"},
+                {"rule": "s", "count": str(pick[3]), "distinct": values},
+            ],
+        },
+        change if pick[0] & 8 else {"rule": "r", "append": "true", "condition": parts[4]},
+    ]
+    made = load_texts([(json.dumps(items), "made.yaml")])
+    assert all(isinstance(error, RuleError) and str(error) for error in raw.errors + made.errors)
+    scene = Scene()
+    process = scene.process("x", parent=scene.process("sh"))
+    scene.event(Class.OPEN, process, call="openat", obj=scene.string("/x"), ret=3)
+    for finding in Engine(made).process(scene.enriched()):
+        assert len(finding.output) <= MAX_OUTPUT
+        assert not {"\n", "\x1b", "\u202e"} & set(finding.output)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -62,4 +175,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "tls": tls_hello,
     "dictionary": dictionary_record,
     "sigma": sigma_file,
+    "rules": rule_file,
 }

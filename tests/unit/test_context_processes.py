@@ -213,6 +213,18 @@ def test_setid_and_capset_change_the_living_image() -> None:
     assert (image.cap_effective, image.cap_permitted) == (5, 7)
 
 
+def test_a_child_whose_first_act_is_to_drop_its_rights_has_dropped_them() -> None:
+    s = Stream()
+    parent, child = key(10, SECOND), key(11, 2 * SECOND)
+    s.run(parent, b"server")
+    s.fork(parent, child)
+    s.event(Class.SETID, child, num2=(33 << 32) | 33, flags=33)
+    s.event(Class.OPEN, child)
+    above, _, changed, image = (s.table.image(int(slot)) for slot in s.send())
+    assert changed is image and image is not above
+    assert (image.uid, image.euid, image.name, above.uid) == (33, 33, "server", 0)
+
+
 def test_what_runs_the_same_shares_one_program() -> None:
     s = Stream()
     shell, other = key(10, SECOND), key(11, SECOND)

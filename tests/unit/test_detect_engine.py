@@ -168,6 +168,11 @@ CHECKS = st.one_of(
             *("evt.arg.filename startswith /etc", "toupper(evt.res) != EACCES"),
             *("fd.name startswith anyof (/etc, /dev)", "proc.cmdline contains allof (-c, id)"),
             *("fd.name = val(fd.nameraw)", "basename(fd.name) = shadow", "fd.nameraw contains ../"),
+            *("evt.type.is.openat = 1", "evt.count.error.net = 1", "evt.count.error.file != 0"),
+            *("evt.abspath startswith /etc", "evt.abspath.src = /tmp/x", "evt.is_async = false"),
+            *("evt.abspath.dst contains ssh", "proc.is_pgid_leader = true", "evt.category = file"),
+            *("proc.pgid.name in (sh, bash)", "container.is_pod_sandbox = false"),
+            *("k8s.pod.id exists", "evt.hostname exists", "container.labels exists"),
             *("hw.container.state = unknown", "thread.cap_effective contains CAP_SYS_ADMIN"),
         )
     ),

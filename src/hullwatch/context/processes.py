@@ -203,9 +203,12 @@ class ProcessTable:
                     slots[at] = image.slot
                 continue
             if cls in _IDS:
-                changed = current.get(key) if ret >= 0 else None
-                if changed is None:
+                if ret < 0:
                     continue
+                # It may be the first thing a forked child does: what drops privileges often does.
+                changed = current.get(key) or self._materialise(key, cgroup, ts)
+                if slots[at] < 0:
+                    slots[at] = changed.slot
                 if cls == _SETID:
                     changed.uid, changed.gid = num2 >> 32, num2 & 0xFFFFFFFF
                     changed.euid = flags

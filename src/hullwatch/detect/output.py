@@ -1,5 +1,8 @@
 """Rule outputs: a text with %fields, read when the rule is loaded, filled in per finding.
 
+As libsinsp's formatter: `%12proc.name` fills or cuts a value to 12 characters; a star at the start
+(print the line though a field has no value) is what all rules have. `%%` is a percent sign.
+
 Values come from workloads and are not to be trusted: control characters, terminal escapes and
 bidirectional overrides are shown as escapes, and every value is bounded.
 """
@@ -21,7 +24,9 @@ MISSING = "<NA>"
 MAX_VALUE = 4096
 MAX_OUTPUT = 64 * 1024
 
-_FIELD = re.compile(r"%([a-zA-Z][a-zA-Z0-9_]*(?:\.[a-zA-Z][a-zA-Z0-9_]*)+)(\[[^\]\s]{1,128}\])?")
+_FIELD = re.compile(
+    r"%(\d{1,4})?([a-zA-Z][a-zA-Z0-9_]*(?:\.[a-zA-Z][a-zA-Z0-9_]*)+)(\[[^\]\s]{1,128}\])?"
+)
 _CALL = re.compile(rf"%(?=(?:{'|'.join(TRANSFORMERS)})\()")
 _BAD = {
     **{code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))},
@@ -67,10 +72,17 @@ class OfStep(NamedTuple):
     source: Source
 
 
+class Wide(NamedTuple):
+    """A source whose value takes just so many characters."""
+
+    source: Source
+    width: int
+
+
 class Output(NamedTuple):
     """Text and sources in turn."""
 
-    pieces: tuple[str | Source | OfStep, ...]
+    pieces: tuple[str | Source | Wide | OfStep, ...]
 
     def of_step(self, step: str) -> tuple[Source, ...]:
         """What it prints of one step."""
@@ -93,10 +105,11 @@ class Output(NamedTuple):
                 fields[f"{piece.step}.{label}"] = kept
                 line.append(kept)
                 continue
-            value = fields.get(piece.label)
+            source, width = piece if isinstance(piece, Wide) else (piece, 0)
+            value = fields.get(source.label)
             if value is None:
-                value = fields[piece.label] = shown(piece.read_row(row, env))
-            line.append(value)
+                value = fields[source.label] = shown(source.read_row(row, env))
+            line.append(f"{value[:width]:{width}}" if width else value)
         return "".join(line)[:MAX_OUTPUT], fields
 
 
@@ -106,38 +119,41 @@ def read_output(text: str, place: Place, steps: tuple[str, ...] = ()) -> Output:
     text = text.replace(
         "%container.info", "container_id=%container.id container_name=%container.name"
     )
-    pieces: list[str | Source | OfStep] = []
+    text = text.removeprefix("*")
+    pieces: list[str | Source | Wide | OfStep] = []
     at = 0
     while at < len(text):
         found = _next(text, at)
         if found is None:
-            pieces.append(escape(text[at:]))
+            pieces.append(escape(text[at:].replace("%%", "%")))
             break
-        start, end, what = found
+        start, end, what, width = found
         if start > at:
-            pieces.append(escape(text[at:start]))
+            pieces.append(escape(text[at:start].replace("%%", "%")))
         step = ""
         if isinstance(what, FieldRef) and what.name.partition(".")[0] in steps:
             step, _, name = what.name.partition(".")
             what = FieldRef(name, what.arg)
         try:
             source = source_of(_transform(what) if isinstance(what, str) else what)
-            pieces.append(OfStep(step, source) if step else source)
+            shaped = Wide(source, width) if width else source
+            pieces.append(OfStep(step, source) if step else shaped)
         except RuleError as problem:
             raise RuleError(f"in the output: {problem.message}", place, mend=problem.mend) from None
         at = end
     return Output(tuple(pieces))
 
 
-def _next(text: str, start: int) -> tuple[int, int, FieldRef | str] | None:
-    """The next field from start: its span, and the field or the text of a transformer."""
+def _next(text: str, start: int) -> tuple[int, int, FieldRef | str, int] | None:
+    """The next field from start: its span, the field or the text of a transformer, its width."""
     while (at := text.find("%", start)) >= 0:
         if field := _FIELD.match(text, at):
-            return at, field.end(), FieldRef(field[1], field[2][1:-1] if field[2] else None)
+            name = FieldRef(field[2], field[3][1:-1] if field[3] else None)
+            return at, field.end(), name, int(field[1] or 0)
         if _CALL.match(text, at):
             end = _closing(text, at)
-            return at, end, text[at + 1 : end]
-        start = at + 1
+            return at, end, text[at + 1 : end], 0
+        start = at + (2 if text.startswith("%%", at) else 1)
     return None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from os import environ, uname
 from typing import NamedTuple
 
 from hullwatch.context.enriched import Enriched, ProcessImage
@@ -54,10 +55,14 @@ def object_of(dictionary: Dictionary, ident: int) -> Object:
 
 @dataclass(slots=True)
 class Env:
-    """What getters need beside the value itself. wall_offset: of the batch in hand, ns."""
+    """What getters need beside the value itself. wall_offset: of the batch in hand, ns.
+
+    hostname: FALCO_HOSTNAME stands for the kernel's, as in Falco (a node's name in Kubernetes).
+    """
 
     accounts: Accounts
     wall_offset: int = 0
+    hostname: str = field(default_factory=lambda: environ.get("FALCO_HOSTNAME") or uname().nodename)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from hullwatch.detect.fields.field import Field, Type, Where, each, of_event, of_row
 from hullwatch.detect.names import errno_name
@@ -134,18 +133,31 @@ def iso8601(ns: int) -> str:
 
 
 def _category(event: Event) -> str:
+    if event.cls in (Class.MMAP, Class.MPROTECT):
+        return "memory"
     return _CATEGORY.get(CLASSES[event.cls].ocsf, "other")
 
 
-def _const(value: Any) -> Any:
-    return lambda row, env, arg: value
+def _errors(name: str, which: str, *categories: str) -> Field:
+    def count(event: Event) -> int:
+        return int(_raw_res(event) < 0 and (not categories or _category(event) in categories))
+
+    return of_event(name, N, count, "ret marks", f"1 for a call that failed, {which}, else 0")
 
 
 FIELDS: tuple[Field, ...] = (
     of_row("evt.num", N, lambda row, _, __: row.number, "number of the event", minimum=1),
     of_event("evt.type", S, event_type, "", "name of the system call, or of the event"),
+    Field(
+        "evt.type.is",
+        N,
+        "1 for events of the type that is named, else 0",
+        each(Where.EVENT),
+        event=lambda e, _, name: int(event_type(e) == name),
+        arg="key",
+    ),
     of_event("syscall.type", S, lambda e: OPS[e.op] or None, "", "name of the system call"),
-    of_event("evt.category", S, _category, "", "file, net, process, system"),
+    of_event("evt.category", S, _category, "", "file, net, memory, process, system"),
     of_event(
         "evt.dir",
         S,
@@ -154,6 +166,7 @@ FIELDS: tuple[Field, ...] = (
         "always '<': events are seen at the end of a call",
         deprecated="'evt.dir' is deprecated: events are always '<'",
     ),
+    of_row("evt.hostname", S, lambda row, env, _: env.hostname, "the host on which rules run"),
     of_event("evt.source", S, lambda e: "syscall", "", "always syscall"),
     of_event("evt.is_syscall", B, lambda e: e.op > 0, "", "comes from a system call"),
     of_event("evt.res", S, _res, "ret marks", "SUCCESS, or the error's name"),
@@ -163,6 +176,13 @@ FIELDS: tuple[Field, ...] = (
     of_event("evt.is_open_write", B, is_open_write, "flags", "opened for writing", _OPEN),
     of_event("evt.is_open_create", B, _is_create, "flags", "may make the file", _OPEN),
     of_event("evt.count", N, lambda e: 1, "", "always 1"),
+    of_event("evt.count.exit", N, lambda e: 1, "", "always 1: all are ends of calls"),
+    _errors("evt.count.error", "of any kind"),
+    _errors("evt.count.error.file", "of files", "file"),
+    _errors("evt.count.error.net", "of the network", "net"),
+    _errors("evt.count.error.memory", "of memory", "memory"),
+    _errors("evt.count.error.other", "of other kinds", "process", "system", "other"),
+    of_event("evt.is_async", B, lambda e: False, "", "always false: there are no such events"),
     of_row("evt.rawtime", N, lambda row, env, _: _wall(row, env), "unix ns"),
     of_row("evt.rawtime.s", N, lambda row, env, _: _wall(row, env) // 10**9, "unix seconds"),
     of_row("evt.rawtime.ns", N, lambda row, env, _: _wall(row, env) % 10**9, "fraction, ns"),

@@ -67,6 +67,10 @@ def _group(image: ProcessImage) -> ProcessImage | None:
     return _leader(image, lambda p: p.vpid, image.vpgid)
 
 
+def _host_group(image: ProcessImage) -> ProcessImage | None:
+    return _leader(image, lambda p: p.pid, image.pgid)
+
+
 def _shell(image: ProcessImage) -> int | None:
     found = None
     for one in (image, *ancestors(image)):
@@ -246,6 +250,7 @@ FIELDS: tuple[Field, ...] = (
     *(of_image(f"proc.{name}", S, get, doc) for name, get, doc in _TEXTS),
     *_related("proc.p", _parent, "the parent", "name", "exe", "exepath", "cmdline", "args"),
     *_related("proc.sid.", _session, "the session's leader", "exe", "exepath", "name"),
+    *_related("proc.pgid.", _host_group, "the process group's leader", "name", "exe", "exepath"),
     *_related("proc.vpgid.", _group, "the process group's leader", "name", "exe", "exepath"),
     of_image("proc.sname", S, _of(_session, _name), "name of the session's leader", own=True),
     _level("proc.aname", S, _name, "name"),
@@ -272,6 +277,7 @@ FIELDS: tuple[Field, ...] = (
     of_image(
         "proc.is_vpgid_leader", B, lambda p: p.vpid == p.vpgid, "leads its process group", own=True
     ),
+    of_image("proc.is_pgid_leader", B, lambda p: p.pid == p.pgid, "leads its group", own=True),
     of_image("proc.is_sid_leader", B, lambda p: p.pid == p.sid, "leads its session", own=True),
     of_image("proc.tty", N, _known(lambda p: p.tty), "terminal (device number), 0 for none"),
     of_image("proc.loginshellid", N, _shell, "process id of the oldest shell above", own=True),

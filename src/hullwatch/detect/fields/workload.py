@@ -37,7 +37,7 @@ def _key(name: str, table: Callable[[Workload], dict[str, str]], doc: str) -> Fi
 
 
 def _all(table: Callable[[Workload], dict[str, str]]) -> Callable[[Workload], str | None]:
-    return lambda w: ", ".join(f"{k}:{v}" for k, v in sorted(table(w).items())) or None
+    return lambda w: ",".join(f"{k}:{v}" for k, v in sorted(table(w).items())) or None
 
 
 def _age(row: Row, env: Env, arg: Any) -> int | None:
@@ -77,11 +77,14 @@ FIELDS: tuple[Field, ...] = (
     of_workload("container.host_pid", B, _shares("pid"), "shares the host's pid namespace"),
     of_workload("container.host_network", B, _shares("net"), "shares the host's network"),
     of_workload("container.host_ipc", B, _shares("ipc"), "shares the host's ipc namespace"),
+    of_workload("container.is_pod_sandbox", B, lambda w: w.role == "sandbox", "a pod's sandbox"),
     of_workload("k8s.ns.name", S, lambda w: w.namespace or None, "Kubernetes namespace"),
     of_workload("k8s.pod.name", S, lambda w: w.pod or None, "pod name"),
     of_workload("k8s.pod.uid", S, lambda w: w.pod_uid or None, "pod uid"),
-    of_workload("k8s.pod.id", S, lambda w: (w.sandbox_id or "")[:12] or None, "sandbox id, short"),
-    of_workload("k8s.pod.sandbox_id", S, lambda w: (w.sandbox_id or "")[:12] or None, "same"),
+    of_workload("k8s.pod.id", S, lambda w: w.pod_uid or None, "same, by its old name"),
+    of_workload(
+        "k8s.pod.sandbox_id", S, lambda w: (w.sandbox_id or "")[:12] or None, "sandbox id, short"
+    ),
     of_workload("k8s.pod.full_sandbox_id", S, lambda w: w.sandbox_id or None, "sandbox id"),
     _key("k8s.pod.label", _pod_labels, "one label of the pod"),
     of_workload("k8s.pod.labels", S, _all(_pod_labels), "all labels of the pod"),
