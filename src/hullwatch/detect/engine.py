@@ -13,6 +13,7 @@ Two steps, so that processes are only looked at where an event's own side can ma
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +23,14 @@ from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts, HostAccounts
 from hullwatch.detect.events import EventKeys
 from hullwatch.detect.fields import Where
-from hullwatch.detect.finding import Finding, Folder, Match
+from hullwatch.detect.finding import Finding, Match
+from hullwatch.detect.fold import Folder
 from hullwatch.detect.intern import KeyTable, SlotTable
 from hullwatch.detect.parts import Parts
 from hullwatch.detect.row import Env, Event, Object, Row, object_of, row_of
 from hullwatch.detect.ruleset import Rule, RuleSet
 from hullwatch.detect.signatures import Overflow, Signatures
+from hullwatch.detect.suppress import Suppression, Suppressions
 from hullwatch.detect.verdict import Verdicts
 from hullwatch.sensor.wire import Class
 
@@ -62,6 +65,7 @@ class Engine:
         self.env = Env(accounts if accounts is not None else HostAccounts.read())
         self.parts = Parts(rules.program, self.env)
         self.folder = Folder()
+        self.suppressions = Suppressions(rules, (), self.env)
         self.seen = 0  # events so far
         self.resets = 0
         self.objects = Signatures(_SIGNATURES)
@@ -96,7 +100,12 @@ class Engine:
     def process(self, enriched: Enriched) -> list[Finding]:
         """Findings of one batch, new or with new counts (see Folder). Batches go in order."""
         self.env.wall_offset = int(enriched.batch.wall_offset)
-        return self.folder.fold(self.match(enriched), self.env)
+        matches = self.suppressions.mark(self.match(enriched))
+        return self.folder.fold(matches, self.env)
+
+    def suppress(self, given: Iterable[Suppression]) -> None:
+        """From now on these, and no others; `suppressions.errors` says which cannot be used."""
+        self.suppressions = Suppressions(self.ruleset, given, self.env)
 
     def match(self, enriched: Enriched) -> list[Match]:
         """The matches of one batch before folding: one per rule, process and object."""
@@ -315,8 +324,9 @@ class Engine:
         images = enriched.image[rows]
         workloads = enriched.workload[rows]
         objects = events["obj"][rows]
-        order = np.lexsort((rows, workloads, objects, images, result))
-        columns = (result[order], images[order], objects[order], workloads[order])
+        apart = [events[column][rows] for column in self.suppressions.apart]
+        order = np.lexsort((rows, *apart, workloads, objects, images, result))
+        columns = [one[order] for one in (result, images, objects, workloads, *apart)]
         new = np.ones(order.size, bool)
         if order.size > 1:
             new[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
