@@ -21,8 +21,9 @@ import msgspec
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.workload import Workload
+from hullwatch.detect.suppress import Suppression
 from hullwatch.sensor.batch import Loss
-from hullwatch.store import lock
+from hullwatch.store import loaded, lock, suppressions
 from hullwatch.store.backlog import Backlog
 from hullwatch.store.compactor import Compactor
 from hullwatch.store.errors import StoreError
@@ -128,6 +129,7 @@ class Writer:
             (self.root / name).mkdir(exist_ok=True)
         self._state = State(self.root / "state.db")
         self._session = self._state.begin_session(self._described)
+        self._data_version = -1
         self._db_inode = (self.root / "state.db").stat().st_ino
         self._backlog = Backlog()
         if (mode := stat.S_IMODE(self.root.stat().st_mode)) & 0o022:
@@ -208,6 +210,34 @@ class Writer:
         with self._mutex:
             self._described = session._replace(pid=session.pid or os.getpid())
             self._try(lambda: self._state.describe_session(self._session, self._described))
+
+    def runs(self, rules: Iterable[loaded.LoadedRule]) -> None:
+        """These rules are run from now on."""
+        with self._mutex:
+            self._try(lambda: loaded.put(self._state, rules, time.time_ns()))
+
+    # --- what the daemon asks -------------------------------------------------------------
+
+    def open_findings(self, since: int, limit: int) -> list[bytes]:
+        """Findings of earlier runs that were met since then, oldest first, as JSON."""
+        with self._mutex:
+            try:
+                return self._state.open_findings(since, limit)
+            except sqlite3.Error:
+                return []
+
+    def suppressions(self) -> list[Suppression] | None:
+        """Those that are in force, if another process wrote since the last call; else None."""
+        with self._mutex:
+            try:
+                (version,) = self._state.link.execute("PRAGMA data_version").fetchone()
+                if version == self._data_version:
+                    return None
+                found = suppressions.read(self._state.link, time.time_ns())
+            except sqlite3.Error:
+                return None
+            self._data_version = version
+            return [one for one in found if not one.removed]
 
     # --- time -----------------------------------------------------------------------------
 
