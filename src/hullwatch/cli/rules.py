@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.health import health
 from hullwatch.cli.options import Json, Rules
 from hullwatch.cli.show import print_json, print_table, quoted, safe, say
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hullwatch.detect.cases import Result
     from hullwatch.detect.ruleset import Rule, RuleSet
 
-__all__ = ["default_rules", "register"]
+__all__ = ["default_rules", "load_all", "register"]
 
 Paths = Annotated[
     list[Path] | None,
@@ -25,7 +26,7 @@ Paths = Annotated[
 
 def register(app: typer.Typer) -> None:
     rules = typer.Typer(
-        help="List, check, test and explain detection rules.",
+        help="List, check, test and explain detection rules; see which of them fire.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     rules.command("check")(check)
     rules.command("test")(test)
     rules.command("explain")(explain)
+    rules.command("health")(health)
     app.add_typer(rules, name="rules")
 
 
@@ -51,7 +53,8 @@ def default_rules() -> list[Path]:
     return [*found, *([own] if own.is_dir() else [])]
 
 
-def _load(paths: list[Path] | None) -> RuleSet:
+def load_all(paths: list[Path] | None) -> RuleSet:
+    """The given rules or the default ones; CommandError where there are none."""
     from hullwatch.detect.ruleset import load
 
     chosen = paths or default_rules()
@@ -79,7 +82,7 @@ def _row(rule: Rule) -> dict[str, Any]:
 
 def list_(rules: Rules = None, json: Json = False) -> None:
     """List the rules that can run."""
-    loaded = _load(rules)
+    loaded = load_all(rules)
     rows = [_row(rule) for rule in loaded.rules]
     if json:
         for row in rows:
@@ -98,7 +101,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Check rule files. Exit code 6: something is refused, with file, line and mend."""
-    loaded = _load([*(rules or []), *(paths or [])] or None)
+    loaded = load_all([*(rules or []), *(paths or [])] or None)
     for kind, problems in (("error", loaded.errors), ("warning", loaded.warnings)):
         for problem in problems:
             if json:
@@ -138,7 +141,7 @@ def test(
     from hullwatch.detect.ruleset import TEST_SUFFIX
 
     chosen = [*(rules or []), *(paths or [])] or default_rules()
-    loaded = _load(chosen)
+    loaded = load_all(chosen)
     files = [
         file
         for path in chosen
@@ -208,7 +211,7 @@ def explain(
 
     from hullwatch.detect.explain import explain as explained
 
-    loaded = _load(rules)
+    loaded = load_all(rules)
     found = explained(loaded, _find(loaded, name).name)
     if json:
         print_json(asdict(found))

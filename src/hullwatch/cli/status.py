@@ -15,6 +15,8 @@ from hullwatch.cli.show import iso, print_json, safe, short_time, size
 
 __all__ = ["register", "report"]
 
+_SILENT_DAYS = 30
+
 
 def register(app: typer.Typer) -> None:
     app.command("status")(status)
@@ -61,6 +63,7 @@ def report(store: Path) -> dict[str, Any]:
                 )[0][0],
                 "findings": catalog.rows("SELECT count(*) FROM findings")[0][0],
             },
+            "noise": _noise(catalog),
             "losses": [
                 {"stage": stage, "class": cls, "count": count, "last": iso(last)}
                 for stage, cls, count, last in catalog.rows(
@@ -83,6 +86,29 @@ def report(store: Path) -> dict[str, Any]:
                 )
             ],
         }
+
+
+def _noise(catalog: Any) -> dict[str, Any]:
+    """Suppressions and silent rules; {} in a store that no agent of this version has opened."""
+    from hullwatch.store.loaded import silent
+    from hullwatch.store.suppressions import read
+
+    if not catalog.rows("SELECT 1 FROM sqlite_master WHERE name = 'suppressions'"):
+        return {}
+    now = time.time_ns()
+    every = [one for one in read(catalog.link) if not one.removed]
+    findings, events = catalog.rows(
+        "SELECT count(*), coalesce(sum(count), 0) FROM findings WHERE suppressed_by IS NOT NULL"
+    )[0]
+    quiet, never = silent(catalog.link, now - _SILENT_DAYS * 86_400 * 10**9)
+    return {
+        "suppressions": sum(one.in_force(now) for one in every),
+        "expired": sum(not one.in_force(now) for one in every),
+        "suppressed_findings": findings,
+        "suppressed_events": events,
+        "silent_rules": quiet,
+        "rules_that_cannot_match": never,
+    }
 
 
 def _rows(segment: Any, store: Path) -> int:
@@ -131,6 +157,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     refused = get("rules_refused")
     more = f", {refused} refused: `hullwatch rules check` says why" if refused else ""
     yield "rules", f"{safe(get('rules'))} run{more}"
+    yield from _folds(agent)
     processes, workloads = get("processes") or {}, get("workloads") or {}
     yield (
         "knows",
@@ -178,6 +205,21 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "FAULT", f"{count} in {safe(stage)}: the notices below say what"
 
 
+def _folds(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is not as a reader of findings would expect."""
+    folds, suppressions = agent.get("folds") or {}, agent.get("suppressions") or {}
+    if folds.get("overflowed"):
+        yield (
+            "",
+            f"{folds['overflowed']} events went into findings of many shapes:"
+            " `hullwatch findings top` says which rules are loud",
+        )
+    if folds.get("evicted"):
+        yield "", f"{folds['evicted']} findings were closed for want of room; repeats are told anew"
+    if suppressions.get("refused"):
+        yield "", f"{_count(suppressions['refused'], 'suppression')} cannot be used: see notices"
+
+
 def _rights(said: dict[str, Any]) -> str:
     held = ", ".join(map(safe, said["held"])) or "none of root's"
     sealed = "can gain no others" if said["no_new_privs"] else "could gain others"
@@ -197,6 +239,21 @@ def _kept(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if kept["quarantined"]:
         yield "", f"{_count(kept['quarantined'], 'damaged segment')} in quarantine/"
+    noise = found["noise"]
+    if noise.get("suppressions") or noise.get("expired") or noise.get("suppressed_findings"):
+        expired = f", {noise['expired']} expired" if noise["expired"] else ""
+        yield (
+            "quiet",
+            f"{_count(noise['suppressions'], 'suppression')} in force{expired};"
+            f" {_count(noise['suppressed_findings'], 'finding')} of"
+            f" {_count(noise['suppressed_events'], 'event')} kept quiet: `hullwatch suppress list`",
+        )
+    if noise.get("silent_rules") or noise.get("rules_that_cannot_match"):
+        yield (
+            "rules",
+            f"{noise['silent_rules']} have not fired for {_SILENT_DAYS} days,"
+            f" {noise['rules_that_cannot_match']} cannot match here: `hullwatch rules health`",
+        )
     if not found["losses"]:
         yield "losses", "none"
     for at, loss in enumerate(found["losses"]):

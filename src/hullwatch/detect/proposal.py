@@ -21,7 +21,8 @@ from hullwatch.sensor.events import CLASSES
 
 __all__ = ["Proposal", "Tried", "propose", "try_on"]
 
-COVER = 0.8
+COVER = 0.8  # of those that the condition held for so far
+LEAST = 0.5  # of all of them, in the end
 _PATHS = {
     **dict.fromkeys(("open", "mmap", "mprotect"), "fd.name"),
     **dict.fromkeys(
@@ -31,6 +32,8 @@ _PATHS = {
 }
 _Body = Mapping[str, Any]
 _Check = tuple[str, str, str]  # field, operator, value
+_Facet = Callable[[Row], _Check | None]
+_Rows = list[tuple[_Body, list[Row]]]
 
 
 class Tried(NamedTuple):
@@ -59,6 +62,23 @@ class Proposal(NamedTuple):
     warnings: tuple[str, ...]
 
 
+def _most(facet: _Facet, found: _Rows) -> tuple[_Check | None, _Rows]:
+    """The commonest answer, and the findings of which every event gives it: a part of one would
+    go on being told."""
+    answers = [({facet(row) for row in rows}, (body, rows)) for body, rows in found]
+    counts = Counter(
+        check
+        for seen, _ in answers
+        if len(seen) == 1
+        for check in seen
+        if check is not None and _sayable(check)
+    )
+    if not counts:
+        return None, []
+    check = counts.most_common(1)[0][0]
+    return check, [one for seen, one in answers if seen == {check}]
+
+
 def propose(
     rule: str, noise: Sequence[_Body], history: Sequence[_Body], rules: RuleSet
 ) -> Proposal:
@@ -67,20 +87,10 @@ def propose(
     left = [(body, [one.row for one in recall(body)]) for body in noise]
     left = [(body, rows) for body, rows in left if rows]
     whole = len(left)
-    for facet in FACETS:
-        if not left:
-            break
-        values = Counter(
-            check
-            for _, rows in left
-            for check in {facet(row) for row in rows}
-            if check is not None and _sayable(check[2])
-        )
-        # Every event of a finding must agree: a part of it would go on being told.
-        best = [check for check, _ in values.most_common(3)]
-        for check in best:
-            same = [(body, rows) for body, rows in left if all(facet(r) == check for r in rows)]
-            if len(same) >= COVER * len(left) and len(same) >= COVER * 0.5 * whole:
+    for facets in FACETS:
+        for facet in facets:
+            check, same = _most(facet, left)
+            if check and len(same) >= COVER * len(left) and len(same) >= LEAST * whole:
                 left = same
                 checks.append(check)
                 break
@@ -118,15 +128,15 @@ def try_on(rule: str, condition: str, history: Iterable[_Body], rules: RuleSet) 
         count = int(body.get("count") or 1)
         all_events += count
         kept = list(recall(body))
-        quiet = sum(one.count for one in kept if asked.holds("x", one.row))
+        quiet = sum(one.events for one in kept if asked.holds("x", one.row))
         events += quiet
-        if quiet and quiet == sum(one.count for one in kept):
+        if quiet and quiet == sum(one.events for one in kept):
             findings += 1
             silenced.append(body)
         elif quiet:
             partly += 1
         if quiet:
-            untold += max(count - sum(one.count for one in kept), 0)
+            untold += max(count - sum(one.events for one in kept), 0)
     others = tuple(_differences(silenced))
     return Tried(
         findings, events, partly, total - findings, all_events - events, untold, (), others
@@ -195,24 +205,20 @@ def _directory(row: Row) -> _Check | None:
     return found[0], "startswith", found[2].rpartition("/")[0] + "/"
 
 
-def _either(*facets: Callable[[Row], _Check | None]) -> tuple[Callable[[Row], _Check | None], ...]:
-    return facets
-
-
-FACETS: tuple[Callable[[Row], _Check | None], ...] = (
-    _image,
-    _name,
-    _program,
-    _parent,
-    _object,
-    _port,
-    _shape,
-    _directory,
+# Of a group, the first that is the same in most.
+FACETS: tuple[tuple[_Facet, ...], ...] = (
+    (_image,),
+    (_name,),
+    (_program,),
+    (_parent,),
+    (_object, _shape, _directory),
+    (_port,),
 )
 
 
-def _sayable(value: str) -> bool:
-    """Whether a value was kept as it was: an escaped one would mean another."""
+def _sayable(check: _Check) -> bool:
+    """Whether its value was kept as it was: an escaped one would mean another."""
+    value = check[2]
     return bool(value) and value.isprintable() and not set(value) & set("\\\"'")
 
 

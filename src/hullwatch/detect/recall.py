@@ -42,7 +42,7 @@ class Recalled(NamedTuple):
     """One event of a finding, and how many it stands for."""
 
     row: Row
-    count: int
+    events: int
 
 
 def recall(body: Mapping[str, Any]) -> Iterator[Recalled]:
