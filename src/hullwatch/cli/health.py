@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -152,15 +153,12 @@ def _sight(catalog: Catalog) -> Sight:
 
 def _tested(paths: list[Path]) -> set[str]:
     """Names of rules that have a case beside them."""
-    from hullwatch.detect.cases import read_cases
+    from hullwatch.cli.rules import case_files, tested_in
     from hullwatch.detect.errors import RuleError
 
     found: set[str] = set()
-    for path in paths:
-        files = path.rglob("*.test.yaml") if path.is_dir() else [path.with_suffix(".test.yaml")]
-        for file in files:
-            try:
-                found |= {case.rule for case in read_cases(file)}
-            except (RuleError, OSError):
-                continue  # `hullwatch rules test` says what is wrong with it
+    for file in case_files(paths):
+        # `hullwatch rules test` says what is wrong with it.
+        with contextlib.suppress(RuleError):
+            found |= tested_in(file)
     return found

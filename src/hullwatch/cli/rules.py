@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hullwatch.detect.cases import Result
     from hullwatch.detect.ruleset import Rule, RuleSet
 
-__all__ = ["default_rules", "load_all", "register"]
+__all__ = ["case_files", "default_rules", "load_all", "register", "tested_in"]
 
 Paths = Annotated[
     list[Path] | None,
@@ -138,20 +138,10 @@ def test(
     """Run the test cases that stand beside the rules. Exit code 1: a case fails."""
     from hullwatch.detect.cases import run_cases
     from hullwatch.detect.errors import RuleError
-    from hullwatch.detect.ruleset import TEST_SUFFIX
 
     chosen = [*(rules or []), *(paths or [])] or default_rules()
     loaded = load_all(chosen)
-    files = [
-        file
-        for path in chosen
-        for file in (
-            sorted(path.rglob(f"*{TEST_SUFFIX}"))
-            if path.is_dir()
-            else [path.with_name(path.name.removesuffix(path.suffix) + TEST_SUFFIX)]
-        )
-        if file.exists()
-    ]
+    files = case_files(chosen)
     total = failed = 0
     try:
         for result in run_cases(loaded, files):
@@ -159,7 +149,7 @@ def test(
             _print_result(result, json)
     except RuleError as error:
         raise CommandError(str(error), ExitCode.CONTENT) from None
-    tested = {case_rule for file in files for case_rule in _tested(file)}
+    tested = {case_rule for file in files for case_rule in tested_in(file)}
     bare = [rule.name for rule in loaded.rules if rule.name not in tested]
     if not json:
         print(f"{total - failed} passed, {failed} failed")
@@ -173,7 +163,24 @@ def test(
         raise typer.Exit(ExitCode.CONTENT)
 
 
-def _tested(file: Path) -> set[str]:
+def case_files(paths: list[Path]) -> list[Path]:
+    """The files of cases that stand beside rules, as far as there are any."""
+    from hullwatch.detect.ruleset import TEST_SUFFIX
+
+    return [
+        file
+        for path in paths
+        for file in (
+            sorted(path.rglob(f"*{TEST_SUFFIX}"))
+            if path.is_dir()
+            else [path.with_name(path.name.removesuffix(path.suffix) + TEST_SUFFIX)]
+        )
+        if file.exists()
+    ]
+
+
+def tested_in(file: Path) -> set[str]:
+    """Names of the rules that a file has cases for; RuleError."""
     from hullwatch.detect.cases import read_cases
 
     return {case.rule for case in read_cases(file)}

@@ -13,7 +13,7 @@ from hullwatch.cli.errors import ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
 from hullwatch.cli.show import iso, print_json, safe, short_time, size
 
-__all__ = ["register", "report"]
+__all__ = ["noise_of", "register", "report"]
 
 _SILENT_DAYS = 30
 
@@ -45,6 +45,7 @@ def report(store: Path) -> dict[str, Any]:
     except ControlError as error:
         why = str(error)
     with Catalog(store) as catalog:
+        noise = noise_of(catalog)
         segments = catalog.segments()
         oldest = [segment.min_time for segment in segments if segment.min_time is not None]
         return {
@@ -61,9 +62,10 @@ def report(store: Path) -> dict[str, Any]:
                 "quarantined": catalog.rows(
                     "SELECT count(*) FROM segments WHERE state='quarantined'"
                 )[0][0],
-                "findings": catalog.rows("SELECT count(*) FROM findings")[0][0],
+                "findings": catalog.rows("SELECT count(*) FROM findings")[0][0]
+                - noise.get("suppressed_findings", 0),
             },
-            "noise": _noise(catalog),
+            "noise": noise,
             "losses": [
                 {"stage": stage, "class": cls, "count": count, "last": iso(last)}
                 for stage, cls, count, last in catalog.rows(
@@ -88,7 +90,7 @@ def report(store: Path) -> dict[str, Any]:
         }
 
 
-def _noise(catalog: Any) -> dict[str, Any]:
+def noise_of(catalog: Any) -> dict[str, Any]:
     """Suppressions and silent rules; {} in a store that no agent of this version has opened."""
     from hullwatch.store.loaded import silent
     from hullwatch.store.suppressions import read

@@ -17,9 +17,9 @@ _HEX = 8
 _SCRATCH = ("/tmp/", "/var/tmp/", "/dev/shm/", "/run/", "/var/run/", "memfd:")
 _PIECE = re.compile(
     r"(?P<address>\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?(?![\w.]))"
-    r"|(?P<uuid>[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})"
     r"|(?P<word>[A-Za-z0-9]+)"
 )
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _DIGITS = re.compile(r"[0-9]+")
 # tempfile.mkstemp, mktemp: `tmp` and six or more of their own.
 _TEMPORARY = re.compile(r"(?<=/)tmp[._-]?[A-Za-z0-9_]{6,32}(?=/|$)")
@@ -34,7 +34,7 @@ def shape(text: str) -> str:
 
     Idempotent. Of more than MAX_TEXT characters, the end counts: a path's name is there.
     """
-    text = text[-MAX_TEXT:]
+    text = _UUID.sub("*", text[-MAX_TEXT:])
     if text.startswith(_SCRATCH):
         text = _SUFFIX.sub(_suffix, _TEMPORARY.sub("tmp*", text))
     text = _PIECE.sub(_piece, text)
@@ -52,8 +52,6 @@ def _piece(found: re.Match[str]) -> str:
     if found["address"]:
         return found[0]
     word = found["word"]
-    if word is None:
-        return "*"
     if not _DIGITS.search(word):
         return word
     if word.isdigit() or len(word) >= _LONG:
