@@ -130,6 +130,7 @@ class Writer:
         self._state = State(self.root / "state.db")
         self._session = self._state.begin_session(self._described)
         self._data_version = -1
+        self._in_reserve: set[str] = set()
         self._db_inode = (self.root / "state.db").stat().st_ino
         self._backlog = Backlog()
         if (mode := stat.S_IMODE(self.root.stat().st_mode)) & 0o022:
@@ -442,11 +443,17 @@ class Writer:
         if not waiting:
             return
         for body in bodies:
-            data = msgspec.json.encode(body)
+            ident, data = str(body["id"]), msgspec.json.encode(body)
+            # Each once: what a loud one adds must not take the room of a new one.
             with contextlib.suppress(OSError):
-                if self._reserve is not None and self._reserve.add(data):
+                if (
+                    self._reserve is not None
+                    and ident not in self._in_reserve
+                    and self._reserve.add(data)
+                ):
+                    self._in_reserve.add(ident)
                     continue
-            if not self._backlog.finding(data):
+            if not self._backlog.finding(ident, data):
                 self._backlog.lose("store", "finding", 0, 1)
                 self._stats.lost += 1
 
@@ -456,7 +463,7 @@ class Writer:
     def _restore(self) -> None:
         """Findings that wait in the reserve or in memory, to SQLite."""
         held = (self._reserve.held() if self._reserve is not None else []) + list(
-            self._backlog.findings
+            self._backlog.findings.values()
         )
         if held and self._try(
             lambda: self._state.add_findings([msgspec.json.decode(data) for data in held])
@@ -465,6 +472,7 @@ class Writer:
             with contextlib.suppress(OSError):
                 if self._reserve is not None and self._reserved():
                     self._reserve.empty()
+                    self._in_reserve.clear()
             self._backlog.notice("restored", f"{len(held)} findings moved from the reserve")
 
     def _put_backlog(self) -> None:
