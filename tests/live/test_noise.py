@@ -28,12 +28,15 @@ WORDS = 40
 RULES = """
 - rule: Data read
   desc: A file of the data was read in a container.
-  condition: evt.type in (open, openat) and fd.num >= 0 and fd.name startswith /data/ and container.id != host
+  condition: >
+    evt.type in (open, openat) and fd.num >= 0 and fd.name startswith /data/
+    and container.id != host
   output: data read %fd.name by %proc.cmdline
   priority: WARNING
 - rule: Key read
   desc: The key was read in a container.
-  condition: evt.type in (open, openat) and fd.num >= 0 and fd.name = /data/key and container.id != host
+  condition: >
+    evt.type in (open, openat) and fd.num >= 0 and fd.name = /data/key and container.id != host
   output: key read %fd.name
   priority: ERROR
 """

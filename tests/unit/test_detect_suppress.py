@@ -69,11 +69,11 @@ class Stage:
         self.builder = self.scene.container(image="acme/builder:1", name="builder")
         self.pending = self.scene.container(state="pending")
 
-    def reads(self, path: str, name: str = "cat", slot: int | None = None, **columns: int) -> None:
+    def reads(self, path: str, name: str = "cat", slot: int | None = None) -> None:
         workload = self.builder if slot is None else slot
         process = self.scene.process(name, workload=workload)
         obj = self.scene.string(path)
-        self.scene.event(Class.OPEN, process, call="openat", obj=obj, **{"ret": 3} | columns)
+        self.scene.event(Class.OPEN, process, call="openat", obj=obj, ret=3)
 
     def found(self) -> list[Finding]:
         return self.engine.process(self.scene.enriched())
