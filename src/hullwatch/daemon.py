@@ -324,7 +324,8 @@ class Daemon:
         """Something an operator should know: kept for `status`, and said at once."""
         self.writer.notice(kind, text)
         if self._on_notice is not None:
-            self._on_notice(kind, text)
+            with contextlib.suppress(OSError):  # a log on a full disk must not end the watch
+                self._on_notice(kind, text)
 
     def _whose(self, cgroup: int) -> str:
         """A cgroup in words."""

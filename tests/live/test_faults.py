@@ -234,6 +234,7 @@ def test_disk_full_keeps_findings_and_counts_what_it_drops(
             (one["container_full_id"], one["object"]) for one in agent.findings.values()
         }
         assert last in cli(agent.store, "findings", "--container", "other", "-n", "1000")
+        assert agent.process.poll() is None, (agent.process.poll(), agent.words())
         assert "No space left" in cli(agent.store, "status")
         ballast.unlink()
         poll(
@@ -390,7 +391,7 @@ BROKEN = """
 
 - rule: Whole
   desc: Good, in the same file.
-  condition: evt.type in (open, openat, openat2) and evt.is_open_write = true and fd.name = /srv/0/CLAUDE.md
+  condition: evt.type in (open, openat, openat2) and evt.is_open_write = true and fd.name = /srv/a/CLAUDE.md
   output: whole %fd.name
   priority: ERROR
 """  # noqa: E501
