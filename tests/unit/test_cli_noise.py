@@ -331,3 +331,18 @@ def test_a_store_of_an_older_version_is_read_as_it_is(store, rules, run):
         {"n": 11}
     ]
     run("status", code=ExitCode.AGENT)
+
+
+# --- the terminal of `hullwatch up` --------------------------------------------------------
+
+
+def test_what_an_earlier_run_has_told_is_a_repeat_on_the_terminal(capsys):
+    from hullwatch.cli.alert import Alerts
+
+    alerts = Alerts()
+    alerts.known({"old": 50})
+    for count in (51, 499, 500):
+        alerts.show(read("old", 1, count=count))
+    alerts.show(read("new", 1, count=51))
+    out = capsys.readouterr().out
+    assert out.count("Data read") == 2 and "again: 500 times by now" in out
