@@ -7,6 +7,7 @@ A fault in one stage is counted, written down and shown, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -30,9 +31,13 @@ from hullwatch.context.resolver import Resolver
 from hullwatch.control import Control
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
+from hullwatch.detect.fold import IDLE, MAX_FOLDS
+from hullwatch.detect.reach import Sight, unreachable
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.sequence.sequences import Saved
+from hullwatch.detect.suppress import Suppression
 from hullwatch.feedback import Feedback
+from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
@@ -40,6 +45,7 @@ from hullwatch.sensor.governor import Governor
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tier import Tier
+from hullwatch.store.loaded import LoadedRule
 from hullwatch.store.retention import Limits
 from hullwatch.store.state import CountRow, SequenceRow, Session
 from hullwatch.store.writer import Settings, Writer
@@ -137,6 +143,12 @@ class Daemon:
         self._alarm = LossAlarm(self._whose)
         self.engine = Engine(rules)
         self.engine.sequences.restore(Saved(*row) for row in self.writer.sequences())
+        self._suppressed: list[Suppression] = []
+        self._told = Pace()  # to followers: at most so often for one finding
+        self._quiet = Pace(burst=0)  # to the store: what nobody waits for
+        self.earlier: dict[str, int] = {}
+        """Counts of findings, by id, that earlier runs have told and this one goes on with."""
+        self._guard("detect", self._take_up, None)
         self.feedback = Feedback(self.engine, self.sensor.verdicts)
         cores = os.cpu_count() or 1
         # Recording means everything: there is nothing to turn into counts.
@@ -253,19 +265,56 @@ class Daemon:
         findings = self._guard("detect", lambda: self.engine.process(part), nothing)
         # Events first: what a finding flushes then holds its own evidence.
         self._guard("store", lambda: self.writer.write(part), None)
-        if findings:
-            self._guard("store", lambda: self.writer.add_findings(findings), None)
-            self._guard("publish", lambda: self._publish(findings), None)
+        quiet = [one for one in findings if one.suppressed_by]
+        told = [one for one in findings if not one.suppressed_by]
+        if quiet and (now := self._quiet.admit(quiet, time.monotonic())):
+            self._guard("store", lambda: self.writer.add_findings(now), None)
+        if told:
+            self._guard("store", lambda: self.writer.add_findings(told), None)
+            self._guard("publish", lambda: self._publish(told), None)
             self._guard("store", self.writer.show_evidence, None)
         if not self.sensor.recording:
             self._guard("feedback", lambda: self.feedback.answer(part), None)
 
     def _publish(self, findings: list[Finding]) -> None:
+        self._tell(self._told.admit(findings, time.monotonic()))
+
+    def _tell(self, findings: list[Finding]) -> None:
+        if not findings:
+            return
         if self.control.wants("findings"):
             for finding in findings:
                 self.control.publish("findings", msgspec.json.encode(finding))
         if self._on_findings is not None:
             self._on_findings(findings)
+
+    def _take_up(self) -> None:
+        """What earlier runs left: findings that still fold; and what this one runs."""
+        since = time.time_ns() - IDLE
+        decode = msgspec.json.Decoder(Finding).decode
+        earlier: list[Finding] = []
+        for body in self.writer.open_findings(since, MAX_FOLDS):
+            with contextlib.suppress(msgspec.ValidationError):  # of another version: begin anew
+                earlier.append(decode(body))
+        self.engine.folder.resume(earlier)
+        self._told.known(one.id for one in earlier)
+        self.earlier = {one.id: one.count for one in earlier if not one.suppressed_by}
+        self._suppressions()
+        sight = Sight(self.sensor.facts.tier, self.options.record, self.sensor.facts.machine)
+        never = unreachable(self.rules, sight)
+        self.writer.runs(
+            LoadedRule(rule.name, rule.hash, never.get(rule.name, "")) for rule in self.engine.rules
+        )
+
+    def _suppressions(self) -> None:
+        """Follow what the command line wrote."""
+        found = self.writer.suppressions()
+        if found is None or found == self._suppressed:
+            return
+        self._suppressed = found
+        self.engine.suppress(found)
+        for one, problem in self.engine.suppressions.errors:
+            self._say("suppression", f"{one.id} quiets nothing: {problem}")
 
     def _count_losses(self, losses: Iterable[Loss]) -> None:
         losses = list(losses)
@@ -278,7 +327,8 @@ class Daemon:
         """Something an operator should know: kept for `status`, and said at once."""
         self.writer.notice(kind, text)
         if self._on_notice is not None:
-            self._on_notice(kind, text)
+            with contextlib.suppress(OSError):  # a log on a full disk must not end the watch
+                self._on_notice(kind, text)
 
     def _whose(self, cgroup: int) -> str:
         """A cgroup in words."""
@@ -295,6 +345,11 @@ class Daemon:
         self._rate = (self._events - self._rate_events) / passed
         self._rate_events = self._events
         self._due = now + _SECOND
+        self._guard("suppressions", self._suppressions, None)
+        moment = now if not force else None
+        if late := self._quiet.due(moment):
+            self._guard("store", lambda: self.writer.add_findings(late), None)
+        self._guard("publish", lambda: self._tell(self._told.due(moment)), None)
         self._guard("governor", self._govern, None)
         lost = self._guard("alarm", lambda: self._alarm.due(now, force=force), None)
         if lost is not None:
@@ -364,6 +419,15 @@ class Daemon:
                 "refused": self.sensor.verdicts.refused,
             },
             "sequences": self.engine.sequences.stats(),
+            "folds": {
+                "open": len(self.engine.folder.open),
+                "evicted": self.engine.folder.evicted,
+                "overflowed": self.engine.folder.overflowed,
+            },
+            "suppressions": {
+                "in_force": len(self.engine.suppressions.given),
+                "refused": len(self.engine.suppressions.errors),
+            },
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

@@ -19,6 +19,7 @@ import pytest
 
 from hullwatch.cli.alert import chain_of
 from hullwatch.cli.errors import ExitCode
+from hullwatch.detect.fold import LOUD
 from support.agent import PACK, Agent
 from support.bundles import Mount
 from support.images import Image
@@ -31,17 +32,20 @@ from support.watch import missing_bpf
 pytestmark = pytest.mark.timeout(600)
 
 RULE = "Agent instructions written by another program"
+LETTERS = str.maketrans("0123456789", "abcdefghij")  # numbers would fold into one finding
 # Writes a file that a rule is about each time that a number appears in /ctl, named by it; in a
 # process that lives through all of the test. Looking (stat) is no event.
 PATIENT = """
 import os, time
+letters = str.maketrans("0123456789", "abcdefghij")
 os.makedirs("/srv", exist_ok=True)
 print("ready", flush=True)
 number = 0
 while True:
     if os.path.exists(f"/ctl/{number}"):
-        os.makedirs(f"/srv/{number}", exist_ok=True)
-        with open(f"/srv/{number}/CLAUDE.md", "w") as file:
+        folder = "/srv/" + str(number).translate(letters)
+        os.makedirs(folder, exist_ok=True)
+        with open(folder + "/CLAUDE.md", "w") as file:
             file.write("obey")
         print("wrote", number, flush=True)
         number += 1
@@ -50,11 +54,13 @@ while True:
 # The same as fast as it can, among opens of other files.
 STORM = """
 import os, itertools
+letters = str.maketrans("0123456789", "abcdefghij")
 for number in itertools.count():
-    os.makedirs(f"/srv/{number}", exist_ok=True)
+    folder = "/srv/" + str(number).translate(letters)
+    os.makedirs(folder, exist_ok=True)
     for other in range(20):
         open("/etc/hostname").close()
-    with open(f"/srv/{number}/CLAUDE.md", "w") as file:
+    with open(folder + "/CLAUDE.md", "w") as file:
         file.write("obey")
 """
 
@@ -68,13 +74,13 @@ def _needs() -> None:
 class Patient:
     """A container that attacks once when it is told to."""
 
-    def __init__(self, runc: Runc, image: Image, folder: Path) -> None:
+    def __init__(self, runc: Runc, image: Image, folder: Path, name: str = "patient") -> None:
         self.ctl = folder / "ctl"
         self.ctl.mkdir()
         self.number = 0
         self.container = runc.start(
             ["python3", "-c", PATIENT],
-            name="patient",
+            name=name,
             image=image,
             mounts=[Mount(self.ctl, "/ctl")],
         )
@@ -85,7 +91,7 @@ class Patient:
         number, self.number = self.number, self.number + 1
         (self.ctl / str(number)).touch()
         self.container.wait_for_output(f"wrote {number}\n", 120)
-        return f"/srv/{number}/CLAUDE.md"
+        return f"/srv/{str(number).translate(LETTERS)}/CLAUDE.md"
 
 
 @pytest.fixture
@@ -145,20 +151,26 @@ def test_killed_in_mid_storm_it_loses_no_finding_and_knows_all_after_restart(
         found = list(agent.findings.items())
         return {ident: one for ident, one in found if one["container_full_id"] == storm.id}
 
-    # Long enough for what is written every second to have been written.
+    def times(found: dict[str, dict[str, Any]]) -> int:
+        return sum(one["count"] for one in found.values())
+
+    # Long enough for what is written every second to have been written. Names of ever new shapes:
+    # twenty findings of their own, and one of all others.
     began = time.monotonic()
     poll(
-        lambda: len(told()) >= 100 and time.monotonic() - began > 3,
+        lambda: len(told()) > LOUD and times(told()) >= 100 and time.monotonic() - began > 3,
         seconds=200,
-        waiting_for="a hundred findings",
+        waiting_for="a hundred attacks found",
     )
     agent.kill()
     published = told()
     storm.kill()
 
     # All of them are there, to be read although nobody ended the store in order.
-    kept = {one["id"] for one in agent.stored()}
-    assert published.keys() <= kept
+    kept = {one["id"]: one for one in agent.stored()}
+    assert published.keys() <= kept.keys()
+    assert all(kept[ident]["count"] >= one["count"] for ident, one in published.items())
+    assert len(published) == LOUD + 1 and sum(bool(one["shapes"]) for one in kept.values()) == 1
     assert objects(agent, patient.container) == [first]
     # Bulk is written every second: what was seen before the last one of them is there.
     flushed = agent.query(
@@ -197,7 +209,11 @@ def test_ended_in_order_it_says_so(tmp_path: Path, patient: Patient):
 # --- the disk -----------------------------------------------------------------------------
 
 
-def test_disk_full_keeps_findings_and_counts_what_it_drops(tmp_path: Path, patient: Patient):
+def test_disk_full_keeps_findings_and_counts_what_it_drops(
+    tmp_path: Path, runc: Runc, python_image: Image, patient: Patient
+):
+    (tmp_path / "other").mkdir()
+    other = Patient(runc, python_image, tmp_path / "other", "other")
     with disk(tmp_path / "disk", "64m") as place, Agent(place / "store") as agent:
         first = patient.attack()
         agent.settle()
@@ -211,11 +227,14 @@ def test_disk_full_keeps_findings_and_counts_what_it_drops(tmp_path: Path, patie
             return bool((agent.status() or {"store": {}})["store"].get("stalled"))
 
         poll(stalled, seconds=120, waiting_for="the agent to meet the full disk")
-        last = patient.attack()
+        last = other.attack()
         agent.settle()
         # Told at once to whoever follows, and to be read, though SQLite could not take it.
-        assert last in {one["object"] for one in agent.findings.values()}
-        assert last in cli(agent.store, "findings", "--container", "patient", "-n", "1000")
+        assert (other.container.id, last) in {
+            (one["container_full_id"], one["object"]) for one in agent.findings.values()
+        }
+        assert last in cli(agent.store, "findings", "--container", "other", "-n", "1000")
+        assert agent.process.poll() is None, (agent.process.poll(), agent.words())
         assert "No space left" in cli(agent.store, "status")
         ballast.unlink()
         poll(
@@ -223,15 +242,21 @@ def test_disk_full_keeps_findings_and_counts_what_it_drops(tmp_path: Path, patie
             seconds=120,
             waiting_for="the agent to write again",
         )
-        every = [f"/srv/{number}/CLAUDE.md" for number in range(patient.number)]
-        again = patient.attack()
+        patient.attack()
         agent.settle()
+
+        def times() -> int:
+            """Above some number of them, several are one finding."""
+            found = agent.stored(patient.container.id)
+            return sum(one["count"] for one in found if one["rule"] == RULE)
+
         poll(
-            lambda: objects(agent, patient.container) == [*every, again],
+            lambda: times() == patient.number,
             seconds=60,
-            waiting_for="all findings in the store",
+            waiting_for="all that was found in the store",
         )
-        assert first == every[0]
+        assert objects(agent, patient.container)[0] == first
+        assert objects(agent, other.container) == [last]
         poll(
             lambda: "resumed" in notices(agent),
             seconds=60,
@@ -266,7 +291,7 @@ def test_a_corrupt_segment_is_named_and_the_rest_is_shown(tmp_path: Path, patien
     segment.write_bytes(data)
     shown = cli(store, "events", "--container", "patient", "--class", "open", "-n", "10000")
     assert segment.name in shown
-    assert "/srv/0/CLAUDE.md" in shown  # of the other session
+    assert "/srv/a/CLAUDE.md" in shown  # of the other session
     with Agent(store) as agent:
         path = patient.attack()
         agent.settle()
@@ -366,7 +391,7 @@ BROKEN = """
 
 - rule: Whole
   desc: Good, in the same file.
-  condition: evt.type in (open, openat, openat2) and evt.is_open_write = true and fd.name = /srv/0/CLAUDE.md
+  condition: evt.type in (open, openat, openat2) and evt.is_open_write = true and fd.name = /srv/a/CLAUDE.md
   output: whole %fd.name
   priority: ERROR
 """  # noqa: E501

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "hullwatch.cli.doctor",
     "status": "hullwatch.cli.status",
     "findings": "hullwatch.cli.findings",
+    "suppress": "hullwatch.cli.suppress",
     "tree": "hullwatch.cli.tree",
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +32,10 @@ class Alerts:
 
     def __init__(self) -> None:
         self._shown: OrderedDict[str, int] = OrderedDict()
+
+    def known(self, counts: Mapping[str, int]) -> None:
+        """Findings, by id, that an earlier run has shown: what comes of them is a repeat."""
+        self._shown.update(counts)
 
     def show(self, finding: Finding | dict[str, Any]) -> None:
         """A finding as detect makes it, or as plain values."""

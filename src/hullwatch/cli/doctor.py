@@ -88,8 +88,22 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
         and {
             key: agent.get(key) for key in ("pid", "mode", "tier", "losses", "faults", "privileges")
         },
+        "noise": _noise(store),
         "store": str(store),
     }
+
+
+def _noise(store: Path) -> dict[str, Any]:
+    """As in `hullwatch status`; {} without a store that can be read."""
+    from hullwatch.cli.status import noise_of
+    from hullwatch.store.catalog import Catalog
+    from hullwatch.store.errors import StoreError
+
+    try:
+        with Catalog(store) as catalog:
+            return noise_of(catalog)
+    except StoreError:
+        return {}
 
 
 def _print(found: dict[str, Any]) -> None:
@@ -116,6 +130,12 @@ def _print(found: dict[str, Any]) -> None:
             out(f"          [red]{escape(problem)}[/]")
     else:
         out(f"[bold]agent[/]     not running for {escape(found['store'])} (start: hullwatch up)")
+    noise = found["noise"]
+    if noise.get("silent_rules") or noise.get("rules_that_cannot_match"):
+        out(
+            f"[bold]rules[/]     {noise['silent_rules']} have not fired for 30 days,"
+            f" {noise['rules_that_cannot_match']} cannot match here: hullwatch rules health"
+        )
     if found["checks"]:
         out("[bold]seen just now[/]")
         for made in found["checks"]:

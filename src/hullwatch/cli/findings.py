@@ -1,4 +1,4 @@
-"""`hullwatch findings`: list, show one with its evidence, follow."""
+"""`hullwatch findings`: list, show one with its evidence, follow, what is loud (top.py)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ import typer
 
 from hullwatch.cli.alert import step_text
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Container, Json, Limit, Since, Store
+from hullwatch.cli.options import (
+    CONTROL,
+    DEFAULT_STORE,
+    Container,
+    Json,
+    Limit,
+    Rules,
+    Since,
+    Store,
+)
 from hullwatch.cli.show import console, iso, print_json, quoted, safe, say, short_time
 from hullwatch.cli.when import parse_time
 
-__all__ = ["finding_text", "register"]
+__all__ = ["finding_text", "register", "stored"]
 
 _STYLES = ("dim", "", "", "yellow", "red", "bold red", "bold red", "bold red")
 
@@ -26,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def findings(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[list | show ID]", help="Nothing: list.")
+        list[str] | None, typer.Argument(metavar="[list | show ID | top]", help="Nothing: list.")
     ] = None,
     store: Store = DEFAULT_STORE,
     since: Since = None,
@@ -36,23 +45,66 @@ def findings(
     ] = "debug",
     limit: Limit = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
+    suppressed: Annotated[
+        bool, typer.Option("--suppressed", help="Those that are kept quiet, and only those.")
+    ] = False,
+    by: Annotated[
+        str, typer.Option("--by", metavar="WHAT", help="top: by rule, workload or image.")
+    ] = "rule",
+    apply: Annotated[
+        int | None,
+        typer.Option("--apply", metavar="N", help="top: add the N-th proposal as a suppression."),
+    ] = None,
+    owner: Annotated[
+        str, typer.Option("--owner", metavar="WHO", help="top --apply: who answers for it.")
+    ] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="top --apply: why it is no attack.")
+    ] = "",
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="TIME", help="top --apply: how long; 30d.")
+    ] = "",
+    rules: Rules = None,
     json: Json = False,
 ) -> None:
-    """List findings, newest last; `show ID` explains one. Exit code 1: no such finding."""
+    """List findings, newest last. `show ID` explains one. `top` says which rules are loud (of the
+    last 7 days, or --since), and proposes an exception for each, tried on history.
+
+    Exit code 1: no such finding.
+    """
     from hullwatch.store.catalog import Catalog
 
     wish, *idents = words or ["list"]
     if wish == "show" and len(idents) != 1:
         raise CommandError("findings show: give one finding's id", ExitCode.USAGE)
-    if wish not in ("show", "list") or (wish == "list" and idents):
-        raise CommandError("findings: say `list`, `show ID`, or nothing: list", ExitCode.USAGE)
+    if wish not in ("show", "list", "top") or (wish != "show" and idents):
+        raise CommandError(
+            "findings: say `list`, `show ID`, `top`, or nothing: list", ExitCode.USAGE
+        )
+    if wish != "top" and (apply is not None or by != "rule"):
+        raise CommandError("--by and --apply are options of `findings top`", ExitCode.USAGE)
     begin = parse_time(since, "--since")
     with Catalog(store) as catalog:
         if wish == "show":
             _show(_one(catalog, idents[0]), json)
             return
-        wanted = _Wanted(catalog, begin, container, min_severity)
-        rows = [row for row in _stored(catalog) if wanted(row)]
+        wanted = _Wanted(catalog, begin, container, min_severity, suppressed)
+        if wish == "top":
+            from hullwatch.cli.rules import load_all
+            from hullwatch.cli.top import Answer, top
+
+            top(
+                [row for row in stored(catalog) if wanted(row)],
+                load_all(rules),
+                store,
+                since=begin,
+                by=by,
+                limit=min(limit, 10) if limit == 100 else limit,
+                apply=None if apply is None else Answer(apply, owner, reason, expires),
+                as_json=json,
+            )
+            return
+        rows = [row for row in stored(catalog) if wanted(row)]
         rows.sort(key=lambda row: row["last"] or row["time"] or 0)
         if follow and since is None:
             rows = []
@@ -61,8 +113,11 @@ def findings(
         if len(rows) > limit:
             say(f"{len(rows) - limit} older findings left out; --limit shows more")
         if follow:
-            for row in _live(store, {row["id"]: row["count"] for row in _stored(catalog)}):
-                if wanted(row):
+            told = {row["id"]: row["count"] for row in stored(catalog)}
+            for row in _live(store, dict(told), suppressed):
+                # A growing count is a line at each tenfold; JSON has every state.
+                if wanted(row) and (json or row["count"] >= 10 * told.get(row["id"], 0)):
+                    told[row["id"]] = row["count"]
                     _print(row, json)
         elif not json:
             say("`hullwatch findings show ID` explains one" if rows else "no such findings")
@@ -72,7 +127,12 @@ class _Wanted:
     """The filters of the command line."""
 
     def __init__(
-        self, catalog: Any, since: int | None, container: str | None, severity: str
+        self,
+        catalog: Any,
+        since: int | None,
+        container: str | None,
+        severity: str,
+        suppressed: bool,
     ) -> None:
         from hullwatch.store.finding import PRIORITIES, container_of, rank
 
@@ -83,17 +143,20 @@ class _Wanted:
         self.rank = PRIORITIES[severity.lower()]
         self._rank, self._container = rank, container_of
         self.since = since or 0
+        self.suppressed = suppressed
         self.scope = catalog.scope(container) if container else None
 
     def __call__(self, row: dict[str, Any]) -> bool:
         if self._rank(row.get("priority")) < self.rank:
+            return False
+        if bool(row.get("suppressed_by")) is not self.suppressed:
             return False
         if (row.get("last") or row.get("time") or 0) < self.since:
             return False
         return self.scope is None or self._container(row) in self.scope.containers
 
 
-def _stored(catalog: Any) -> list[dict[str, Any]]:
+def stored(catalog: Any) -> list[dict[str, Any]]:
     """Findings as their makers wrote them, with the counts of their folding."""
     import msgspec
 
@@ -113,7 +176,7 @@ def _stored(catalog: Any) -> list[dict[str, Any]]:
 
 
 def _one(catalog: Any, ident: str) -> dict[str, Any]:
-    close = [row for row in _stored(catalog) if str(row["id"]).startswith(ident)]
+    close = [row for row in stored(catalog) if str(row["id"]).startswith(ident)]
     exact = [row for row in close if row["id"] == ident]
     if not close:
         raise CommandError(f"finding {ident}: no such finding; `hullwatch findings` lists them")
@@ -123,12 +186,13 @@ def _one(catalog: Any, ident: str) -> dict[str, Any]:
     return (exact or close)[0]
 
 
-def _live(store: Path, seen: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """New findings, and known ones whose count has grown: from the agent, else from the store."""
+def _live(store: Path, seen: dict[str, int], suppressed: bool) -> Iterator[dict[str, Any]]:
+    """New findings, and known ones whose count has grown: from the agent, else from the store.
+    What is suppressed is in the store only."""
     from hullwatch.control import ControlError, follow
 
     try:
-        for value in follow(store / CONTROL, "findings"):
+        for value in follow(store / CONTROL, "findings") if not suppressed else ():
             if value is None:
                 continue
             if "dropped" in value:
@@ -142,7 +206,7 @@ def _live(store: Path, seen: dict[str, int]) -> Iterator[dict[str, Any]]:
 
     with Catalog(store) as catalog:
         while True:
-            for row in _stored(catalog):
+            for row in stored(catalog):
                 if seen.get(row["id"]) != row["count"]:
                     seen[row["id"]] = row["count"]
                     yield row
@@ -170,8 +234,37 @@ def finding_text(row: dict[str, Any]) -> Any:
     text.append(f"{safe(priority):<9}", _STYLES[rank(priority)])
     text.append(f" {safe(container, 24):<12}  {safe(row.get('rule') or '')}{times}: ", "bold")
     text.append(safe(row.get("output") or ""))
+    if more := _more(row):
+        text.append(f"  (and {more})", "bold")
     text.append(f"  [{safe(row['id'])}]", "dim")
     return text
+
+
+def _more(row: dict[str, Any]) -> str:
+    """What folded into it besides repeats of the same, in words."""
+    shapes, distinct = row.get("shapes") or 0, row.get("distinct") or 1
+    if shapes:
+        return f"at least {shapes - 1} more shapes: this rule is loud here"
+    if distinct > 1 and row.get("shape") not in (None, "", row.get("object")):
+        return f"{_least(row)}{distinct - 1} more like {safe(row['shape'])}"
+    return f"{_least(row)}{distinct - 1} more" if distinct > 1 else ""
+
+
+def _least(row: dict[str, Any]) -> str:
+    """Kept evidence is counted exactly; the rest is not less than what is said."""
+    return "at least " if (row.get("distinct") or 1) > len(row.get("evidence") or ()) else ""
+
+
+def _evidence(row: dict[str, Any]) -> Iterator[str]:
+    kept = row.get("evidence") or ()
+    if len(kept) < 2:
+        return
+    yield f"evidence   {_least(row)}{row.get('distinct')} distinct"
+    for one in kept:
+        what = "  ".join(filter(None, (safe(one["object"]), safe(one["command"], 100))))
+        yield f"  {one['count']:>7} x  {short_time(one['last'], True)}  {what}"
+    if (more := (row.get("distinct") or 1) - len(kept)) > 0:
+        yield f"  and at least {more} more: `hullwatch hunt` finds them in the events"
 
 
 def _show(row: dict[str, Any], as_json: bool) -> None:
@@ -191,6 +284,8 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
         mark = "  <- did it" if depth == len(chain) - 1 else ""
         command = one.get("cmdline") or one.get("name") or "?"
         print(f"  {'  ' * depth}{safe(one.get('name'))}[{one.get('pid')}]  {safe(command)}{mark}")
+    for line in _evidence(row):
+        print(line)
     for name in ("fields", *sorted(row.keys() - _KNOWN)):
         more: Any = row.get(name)
         if isinstance(more, dict | list) and more:
@@ -205,6 +300,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What is said first, as far as it is known."""
     count = row.get("count") or 1
     first, last = iso(row.get("first")), iso(row.get("last"))
+    yield from (("folded", more) for more in [_more(row)] if more)
     yield "when", first if count == 1 or first == last else f"{first} to {last}, {count} times"
     # The two objects of an open are the kernel's path and the caller's text: mostly the same.
     said = dict.fromkeys(str(row[name]) for name in ("object", "object2") if row.get(name))
@@ -226,6 +322,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
             ("tool call", row.get("span")),
             ("user", row.get("uid") if (row.get("uid") or 0) >= 0 else None),
             ("rule", f"{row.get('source') or ''} {row.get('rule_hash') or ''}".strip()),
+            ("quiet by", row.get("suppressed_by")),
             ("tags", ", ".join(map(str, row.get("tags") or ()))),
         )
         if value not in (None, "", 0)
@@ -235,7 +332,8 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 _KNOWN = frozenset(
     "id time first last count rule priority severity output tags source rule_hash event object"
     " object2 processes uid container_id container_full_id container_name image image_digest pod"
-    " namespace cgroup state span fields steps".split()
+    " namespace cgroup state span fields steps evidence distinct shapes shape fold"
+    " suppressed_by".split()
 )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.health import health
 from hullwatch.cli.options import Json, Rules
 from hullwatch.cli.show import print_json, print_table, quoted, safe, say
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from hullwatch.detect.cases import Result
     from hullwatch.detect.ruleset import Rule, RuleSet
 
-__all__ = ["default_rules", "register"]
+__all__ = ["case_files", "default_rules", "load_all", "register", "tested_in"]
 
 Paths = Annotated[
     list[Path] | None,
@@ -25,7 +26,7 @@ Paths = Annotated[
 
 def register(app: typer.Typer) -> None:
     rules = typer.Typer(
-        help="List, check, test, explain and convert detection rules.",
+        help="List, check, test, explain and convert detection rules; see which of them fire.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
     rules.command("test")(test)
     rules.command("explain")(explain)
     rules.command("convert")(convert)
+    rules.command("health")(health)
     app.add_typer(rules, name="rules")
 
 
@@ -52,7 +54,8 @@ def default_rules() -> list[Path]:
     return [*found, *([own] if own.is_dir() else [])]
 
 
-def _load(paths: list[Path] | None) -> RuleSet:
+def load_all(paths: list[Path] | None) -> RuleSet:
+    """The given rules or the default ones; CommandError where there are none."""
     from hullwatch.detect.ruleset import load
 
     chosen = paths or default_rules()
@@ -90,7 +93,7 @@ def list_(
     ] = False,
 ) -> None:
     """List the rules that can run."""
-    loaded = _load(rules)
+    loaded = load_all(rules)
     if markdown:
         from hullwatch.detect.catalogue import table
 
@@ -114,7 +117,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Check rule files. Exit code 6: something is refused, with file, line and mend."""
-    loaded = _load([*(rules or []), *(paths or [])] or None)
+    loaded = load_all([*(rules or []), *(paths or [])] or None)
     for kind, problems in (("error", loaded.errors), ("warning", loaded.warnings)):
         for problem in problems:
             if json:
@@ -151,20 +154,10 @@ def test(
     """Run the test cases that stand beside the rules. Exit code 1: a case fails."""
     from hullwatch.detect.cases import run_cases
     from hullwatch.detect.errors import RuleError
-    from hullwatch.detect.ruleset import TEST_SUFFIX
 
     chosen = [*(rules or []), *(paths or [])] or default_rules()
-    loaded = _load(chosen)
-    files = [
-        file
-        for path in chosen
-        for file in (
-            sorted(path.rglob(f"*{TEST_SUFFIX}"))
-            if path.is_dir()
-            else [path.with_name(path.name.removesuffix(path.suffix) + TEST_SUFFIX)]
-        )
-        if file.exists()
-    ]
+    loaded = load_all(chosen)
+    files = case_files(chosen)
     total = failed = 0
     try:
         for result in run_cases(loaded, files):
@@ -172,7 +165,7 @@ def test(
             _print_result(result, json)
     except RuleError as error:
         raise CommandError(str(error), ExitCode.CONTENT) from None
-    tested = {case_rule for file in files for case_rule in _tested(file)}
+    tested = {case_rule for file in files for case_rule in tested_in(file)}
     bare = [rule.name for rule in loaded.rules if rule.name not in tested]
     if not json:
         print(f"{total - failed} passed, {failed} failed")
@@ -186,7 +179,24 @@ def test(
         raise typer.Exit(ExitCode.CONTENT)
 
 
-def _tested(file: Path) -> set[str]:
+def case_files(paths: list[Path]) -> list[Path]:
+    """The files of cases that stand beside rules, as far as there are any."""
+    from hullwatch.detect.ruleset import TEST_SUFFIX
+
+    return [
+        file
+        for path in paths
+        for file in (
+            sorted(path.rglob(f"*{TEST_SUFFIX}"))
+            if path.is_dir()
+            else [path.with_name(path.name.removesuffix(path.suffix) + TEST_SUFFIX)]
+        )
+        if file.exists()
+    ]
+
+
+def tested_in(file: Path) -> set[str]:
+    """Names of the rules that a file has cases for; RuleError."""
     from hullwatch.detect.cases import read_cases
 
     return {case.rule for case in read_cases(file)}
@@ -224,7 +234,7 @@ def explain(
 
     from hullwatch.detect.explain import explain as explained
 
-    loaded = _load(rules)
+    loaded = load_all(rules)
     found = explained(loaded, _find(loaded, name).name)
     if json:
         print_json(asdict(found))

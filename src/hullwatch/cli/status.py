@@ -13,7 +13,9 @@ from hullwatch.cli.errors import ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
 from hullwatch.cli.show import iso, print_json, safe, short_time, size
 
-__all__ = ["register", "report"]
+__all__ = ["noise_of", "register", "report"]
+
+_SILENT_DAYS = 30
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +45,7 @@ def report(store: Path) -> dict[str, Any]:
     except ControlError as error:
         why = str(error)
     with Catalog(store) as catalog:
+        noise = noise_of(catalog)
         segments = catalog.segments()
         oldest = [segment.min_time for segment in segments if segment.min_time is not None]
         return {
@@ -59,8 +62,10 @@ def report(store: Path) -> dict[str, Any]:
                 "quarantined": catalog.rows(
                     "SELECT count(*) FROM segments WHERE state='quarantined'"
                 )[0][0],
-                "findings": catalog.rows("SELECT count(*) FROM findings")[0][0],
+                "findings": catalog.rows("SELECT count(*) FROM findings")[0][0]
+                - noise.get("suppressed_findings", 0),
             },
+            "noise": noise,
             "losses": [
                 {"stage": stage, "class": cls, "count": count, "last": iso(last)}
                 for stage, cls, count, last in catalog.rows(
@@ -83,6 +88,29 @@ def report(store: Path) -> dict[str, Any]:
                 )
             ],
         }
+
+
+def noise_of(catalog: Any) -> dict[str, Any]:
+    """Suppressions and silent rules; {} in a store that no agent of this version has opened."""
+    from hullwatch.store.loaded import silent
+    from hullwatch.store.suppressions import read
+
+    if not catalog.rows("SELECT 1 FROM sqlite_master WHERE name = 'suppressions'"):
+        return {}
+    now = time.time_ns()
+    every = [one for one in read(catalog.link) if not one.removed]
+    findings, events = catalog.rows(
+        "SELECT count(*), coalesce(sum(count), 0) FROM findings WHERE suppressed_by IS NOT NULL"
+    )[0]
+    quiet, never = silent(catalog.link, now - _SILENT_DAYS * 86_400 * 10**9)
+    return {
+        "suppressions": sum(one.in_force(now) for one in every),
+        "expired": sum(not one.in_force(now) for one in every),
+        "suppressed_findings": findings,
+        "suppressed_events": events,
+        "silent_rules": quiet,
+        "rules_that_cannot_match": never,
+    }
 
 
 def _rows(segment: Any, store: Path) -> int:
@@ -137,6 +165,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         more = f"; {lost} given up for want of room" if lost else ""
         kept = f"{sequences.get('keys', 0)} states kept{more}"
         yield "", f"{sequences['sequences']} of them over time, {kept}"
+    yield from _folds(agent)
     processes, workloads = get("processes") or {}, get("workloads") or {}
     yield (
         "knows",
@@ -184,6 +213,21 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "FAULT", f"{count} in {safe(stage)}: the notices below say what"
 
 
+def _folds(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is not as a reader of findings would expect."""
+    folds, suppressions = agent.get("folds") or {}, agent.get("suppressions") or {}
+    if folds.get("overflowed"):
+        yield (
+            "",
+            f"{folds['overflowed']} events went into findings of many shapes:"
+            " `hullwatch findings top` says which rules are loud",
+        )
+    if folds.get("evicted"):
+        yield "", f"{folds['evicted']} findings were closed for want of room; repeats are told anew"
+    if suppressions.get("refused"):
+        yield "", f"{_count(suppressions['refused'], 'suppression')} cannot be used: see notices"
+
+
 def _rights(said: dict[str, Any]) -> str:
     held = ", ".join(map(safe, said["held"])) or "none of root's"
     sealed = "can gain no others" if said["no_new_privs"] else "could gain others"
@@ -203,6 +247,21 @@ def _kept(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if kept["quarantined"]:
         yield "", f"{_count(kept['quarantined'], 'damaged segment')} in quarantine/"
+    noise = found["noise"]
+    if noise.get("suppressions") or noise.get("expired") or noise.get("suppressed_findings"):
+        expired = f", {noise['expired']} expired" if noise["expired"] else ""
+        yield (
+            "quiet",
+            f"{_count(noise['suppressions'], 'suppression')} in force{expired};"
+            f" {_count(noise['suppressed_findings'], 'finding')} of"
+            f" {_count(noise['suppressed_events'], 'event')} kept quiet: `hullwatch suppress list`",
+        )
+    if noise.get("silent_rules") or noise.get("rules_that_cannot_match"):
+        yield (
+            "rules",
+            f"{noise['silent_rules']} have not fired for {_SILENT_DAYS} days,"
+            f" {noise['rules_that_cannot_match']} cannot match here: `hullwatch rules health`",
+        )
     if not found["losses"]:
         yield "losses", "none"
     for at, loss in enumerate(found["losses"]):

@@ -100,7 +100,8 @@ def up(
         shed_new=shed_new,
     )
 
-    show = print_json if json else Alerts().show
+    alerts = Alerts()
+    show = print_json if json else alerts.show
 
     def on_findings(findings: list[Finding]) -> None:
         for finding in findings:
@@ -115,6 +116,7 @@ def up(
     except (SensorError, BpfError) as error:
         raise sensor_error(error) from error
     route_signals(daemon)
+    alerts.known(daemon.earlier)
 
     def ready() -> None:
         facts = daemon.sensor.facts

@@ -13,6 +13,7 @@ Two steps, so that processes are only looked at where an event's own side can ma
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +23,15 @@ from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts, HostAccounts
 from hullwatch.detect.events import EventKeys
 from hullwatch.detect.fields import Where
-from hullwatch.detect.finding import Finding, Folder, Match
+from hullwatch.detect.finding import Finding, Match
+from hullwatch.detect.fold import Folder
 from hullwatch.detect.intern import KeyTable, SlotTable
 from hullwatch.detect.parts import Parts
 from hullwatch.detect.row import Env, Event, Object, Row, object_of, row_of
 from hullwatch.detect.ruleset import Rule, RuleSet
 from hullwatch.detect.sequence.sequences import Sequences
 from hullwatch.detect.signatures import Overflow, Signatures
+from hullwatch.detect.suppress import Suppression, Suppressions
 from hullwatch.detect.verdict import Verdicts
 from hullwatch.sensor.wire import Class
 
@@ -64,6 +67,7 @@ class Engine:
         self.parts = Parts(rules.program, self.env)
         self.folder = Folder()
         self.sequences = Sequences(self.rules)
+        self.suppressions = Suppressions(rules, (), self.env)
         self.seen = 0  # events so far
         self.resets = 0
         self.objects = Signatures(_SIGNATURES)
@@ -101,8 +105,13 @@ class Engine:
 
     def judge(self, enriched: Enriched) -> list[Match]:
         """What is to be told of one batch, before folding: rules that match, and sequences that
-        became complete. Batches go in order."""
-        return self.sequences.advance(self.match(enriched), self.env)
+        became complete; what is suppressed says by which. Batches go in order."""
+        matches = self.sequences.advance(self.match(enriched), self.env)
+        return self.suppressions.mark(matches)
+
+    def suppress(self, given: Iterable[Suppression]) -> None:
+        """From now on these, and no others; `suppressions.errors` says which cannot be used."""
+        self.suppressions = Suppressions(self.ruleset, given, self.env)
 
     def match(self, enriched: Enriched) -> list[Match]:
         """The matches of one batch: one per rule (or step of a sequence), process and object."""
@@ -321,8 +330,9 @@ class Engine:
         images = enriched.image[rows]
         workloads = enriched.workload[rows]
         objects = events["obj"][rows]
-        order = np.lexsort((rows, workloads, objects, images, result))
-        columns = (result[order], images[order], objects[order], workloads[order])
+        apart = [events[column][rows] for column in self.suppressions.apart]
+        order = np.lexsort((rows, *apart, workloads, objects, images, result))
+        columns = [one[order] for one in (result, images, objects, workloads, *apart)]
         new = np.ones(order.size, bool)
         if order.size > 1:
             new[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])

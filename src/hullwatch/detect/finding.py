@@ -1,9 +1,7 @@
-"""Findings: what a rule saw, said so that a person can act on it. Repeats fold into one."""
+"""Findings: what a rule saw, said so that a person can act on it. How repeats fold: fold.py."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
@@ -17,7 +15,8 @@ from hullwatch.detect.row import Env, Row
 from hullwatch.detect.ruleset import Rule
 from hullwatch.sensor.events import CLASSES
 
-__all__ = ["Finding", "Folder", "Match", "Process", "SEVERITY", "Seen"]
+__all__ = ["Evidence", "Finding", "Match", "Process", "SEVERITY", "Seen"]
+__all__ += ["evidence_of", "make_finding"]
 
 # OCSF severity_id: 1 informational ... 6 fatal.
 SEVERITY = {
@@ -31,7 +30,7 @@ SEVERITY = {
     "DEBUG": 1,
 }
 _MAX_CHAIN = 32
-_HOUR = 3_600_000_000_000
+_MAX_COMMAND = 256
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -56,12 +55,26 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     fields: dict[str, str] = {}
 
 
+class Evidence(msgspec.Struct, frozen=True):
+    """One object and the command that met it: how often, first and last. Texts are escaped."""
+
+    object: str
+    command: str
+    count: int
+    first: int
+    last: int
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One rule on one behaviour of one workload. Times are unix ns; texts are escaped.
 
     id stays the same while repeats fold into it: a finding of a known id replaces the one kept,
-    with a higher count and a later `last`; output and evidence are those of the first event.
-    proc: the process key (kernel/wire.h), 0 if unknown.
+    with a higher count and a later `last`; output, object and processes are those of the first
+    event. proc: the process key (kernel/wire.h), 0 if unknown.
+    fold: what it folds by, as a hash; shape: that of its objects. evidence: the first distinct
+    ones; distinct: how many there are, at least. shapes: more than 0 where the rule became so loud
+    that new shapes are no findings of their own: how many there are in here, at least.
+    suppressed_by: id of the suppression that keeps it quiet.
     """
 
     id: str
@@ -94,6 +107,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     first: int = 0
     last: int = 0
     steps: tuple[Seen, ...] = ()
+    fold: str = ""
+    shape: str = ""
+    evidence: tuple[Evidence, ...] = ()
+    distinct: int = 1
+    shapes: int = 0
+    suppressed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,53 +129,24 @@ class Match:
     last: int  # CLOCK_BOOTTIME ns
     times: np.ndarray | None = None
     steps: tuple[Seen, ...] = ()
+    suppressed_by: str = ""
 
 
-class Folder:
-    """Folds matches by rule, workload, executable and object; bounded, oldest out first."""
-
-    def __init__(self, limit: int = 4_096, idle: int = _HOUR) -> None:
-        self.limit = limit
-        self.idle = idle
-        self.open: OrderedDict[tuple[object, ...], Finding] = OrderedDict()
-
-    def fold(self, matches: list[Match], env: Env) -> list[Finding]:
-        """New findings, and known ones with their new counts; one for each fold."""
-        touched: dict[tuple[object, ...], Finding] = {}
-        for match in matches:
-            key = _key(match)
-            last = match.last + env.wall_offset
-            known = self.open.get(key)
-            if known is not None and match.row.ts + env.wall_offset - known.last <= self.idle:
-                found = msgspec.structs.replace(
-                    known, count=known.count + match.count, last=max(known.last, last)
-                )
-                self.open.move_to_end(key)
-            else:
-                found = make_finding(match, env, last)
-            self.open[key] = touched[key] = found
-        while len(self.open) > self.limit:
-            self.open.popitem(last=False)
-        return list(touched.values())
-
-
-def _key(match: Match) -> tuple[object, ...]:
+def evidence_of(match: Match) -> tuple[str, str]:
+    """(object, command), escaped and bounded: what makes evidence distinct."""
     row = match.row
-    return (
-        match.rule.name,
-        row.workload.container_id or row.workload.cgroup,
-        row.image.exepath if row.image else "",
-        row.obj.text if row.obj and not match.steps else "",  # a story is one, whatever ended it
-    )
+    command = row.image.cmdline if row.image else ""
+    return escape(row.obj.text) if row.obj else "", escape(command[:_MAX_COMMAND])
 
 
-def make_finding(match: Match, env: Env, last: int) -> Finding:
+def make_finding(match: Match, env: Env, ident: str, fold: str, shape: str) -> Finding:
+    """The finding of a first match. ident: its id; fold, shape: see Finding."""
     rule, row = match.rule, match.row
     output, fields = rule.output.fill(row, env, {one.step: one.fields for one in match.steps})
     time = row.ts + env.wall_offset
     workload: Workload = row.workload
     chain = () if row.image is None else (row.image, *ancestors(row.image))[:_MAX_CHAIN]
-    ident = hashlib.blake2b(repr((_key(match), time)).encode(), digest_size=8).hexdigest()
+    last = max(match.last + env.wall_offset, time)
     return Finding(
         id=ident,
         time=time,
@@ -191,4 +181,8 @@ def make_finding(match: Match, env: Env, last: int) -> Finding:
         first=time,
         last=last,
         steps=match.steps,
+        fold=fold,
+        shape=escape(shape),
+        evidence=(Evidence(*evidence_of(match), match.count, time, last),),
+        suppressed_by=match.suppressed_by,
     )

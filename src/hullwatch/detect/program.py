@@ -53,10 +53,14 @@ class Program:
         self.columns: dict[str, Column] = {}
         self.predicates: dict[tuple[str, ...], Predicate] = {}
 
-    def compile(self, condition: Expr) -> tuple[Tree, Notes]:
-        """The tree of an expanded condition; raises RuleError with the place."""
+    def tree(self, condition: Expr) -> tuple[Tree, Notes]:
+        """The tree of an expanded condition as it is written; raises RuleError with the place."""
         notes = Notes()
-        tree = self._expr(condition, True, notes)
+        return self._expr(condition, True, notes), notes
+
+    def compile(self, condition: Expr) -> tuple[Tree, Notes]:
+        """The same as a rule's condition: of failed execs it holds only where it asks for them."""
+        tree, notes = self.tree(condition)
         asked = asking(condition)
         if asked is condition:
             return tree, notes

@@ -26,7 +26,7 @@ class Backlog:
         self.losses: Counter[tuple[str, str, int]] = Counter()
         self.counts: Counter[tuple[int, str, str]] = Counter()
         self.workloads: dict[int, Workload] = {}
-        self.findings: deque[bytes] = deque()
+        self.findings: dict[str, bytes] = {}
         self.notices: deque[tuple[int, int, str, str]] = deque(maxlen=NOTICES)
         self.seals: list[tuple[int, int, Bounds]] = []
 
@@ -49,10 +49,11 @@ class Backlog:
         else:
             self.lose("store", "workload", 0, 1)
 
-    def finding(self, data: bytes) -> bool:
-        if len(self.findings) >= FINDINGS:
+    def finding(self, ident: str, data: bytes) -> bool:
+        """The newest state of one; False: no room."""
+        if ident not in self.findings and len(self.findings) >= FINDINGS:
             return False
-        self.findings.append(data)
+        self.findings[ident] = data
         return True
 
     def notice(self, kind: str, text: str) -> None:

@@ -109,8 +109,12 @@ class Catalog:
 
     def side_table(self, table: SideTable) -> pa.Table:
         """An SQLite table as Arrow, ids unsigned, times as timestamps."""
-        names = ", ".join(f'"{name}"' for name, _ in table.columns)
-        rows = self.rows(f"SELECT {names} FROM {table.source}")
+        there = {name for _, name, *_ in self.rows(f"PRAGMA table_info({table.source})")}
+        # A store that no agent of this version has opened lacks newer columns, and tables.
+        names = ", ".join(
+            f'"{name}"' if name in there else f'NULL AS "{name}"' for name, _ in table.columns
+        )
+        rows = self.rows(f"SELECT {names} FROM {table.source}") if there else []
         if table.name == "findings":
             rows += self._reserved([name for name, _ in table.columns], {row[0] for row in rows})
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(table.columns)

@@ -240,10 +240,27 @@ class State:
                 f"""INSERT INTO findings ({columns}) VALUES ({marks})
                 ON CONFLICT (id) DO UPDATE SET
                     first = min(first, excluded.first), last = max(last, excluded.last),
-                    count = max(count, excluded.count), body = CASE
+                    count = max(count, excluded.count),
+                    priority = CASE WHEN excluded.severity > severity
+                        THEN excluded.priority ELSE priority END,
+                    severity = max(severity, excluded.severity), body = CASE
                         WHEN excluded.count >= count THEN excluded.body ELSE body END""",
                 [finding_row(body, self.boot) for body in bodies],
             )
+
+    def open_findings(self, since: int, limit: int) -> list[bytes]:
+        """Bodies of findings met since then (unix ns), with the counts of their folding."""
+        rows = self.link.execute(
+            "SELECT body, first, last, count FROM findings WHERE last >= ?"
+            " ORDER BY last DESC LIMIT ?",
+            (since, limit),
+        ).fetchall()
+        return [
+            msgspec.json.encode(
+                msgspec.json.decode(body) | {"first": first, "last": last, "count": count}
+            )
+            for body, first, last, count in reversed(rows)
+        ]
 
     def put_workloads(self, workloads: Iterable[Workload]) -> None:
         """Insert or replace what is known of a cgroup of this boot."""

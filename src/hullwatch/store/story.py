@@ -441,7 +441,7 @@ def _findings(reader: Reader, span: _Span) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = reader.query(
         "SELECT id, time, last, count, rule, priority, output, pid, proc FROM findings"
         " WHERE (list_contains($1, container_id) OR list_contains($2::UBIGINT[], cgroup))"
-        f"{span.sql('time')} ORDER BY time",
+        f" AND suppressed_by IS NULL{span.sql('time')} ORDER BY time",
         containers,
         cgroups,
         limit=1000,

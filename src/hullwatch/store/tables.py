@@ -78,4 +78,18 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (rule, key)) WITHOUT ROWID;
     CREATE INDEX sequence_state_expires ON sequence_state (expires);
     """,
+    """
+    ALTER TABLE findings ADD COLUMN suppressed_by TEXT;
+
+    -- Who keeps which findings quiet, why, and until when. removed: when it was taken back; kept,
+    -- since findings name it.
+    CREATE TABLE suppressions (
+        id TEXT PRIMARY KEY, rule TEXT, condition TEXT, owner TEXT, reason TEXT,
+        created INTEGER, expires INTEGER, removed INTEGER DEFAULT 0) WITHOUT ROWID;
+
+    -- Rules as agents loaded them. since: first time with this hash; never: why it cannot match on
+    -- the tier, in the mode and with the programs of the last agent; '' if it can.
+    CREATE TABLE rules (
+        name TEXT PRIMARY KEY, hash TEXT, since INTEGER, loaded INTEGER, never TEXT) WITHOUT ROWID;
+    """,
 )

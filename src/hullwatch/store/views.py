@@ -49,7 +49,22 @@ SIDE_TABLES: tuple[SideTable, ...] = (
             ("namespace", _TEXT),
             ("span", _ID),
             ("boot", _INT),
+            ("suppressed_by", _TEXT),
             ("body", _TEXT),
+        ),
+    ),
+    SideTable(
+        "suppressions",
+        "suppressions",
+        (
+            ("id", _TEXT),
+            ("rule", _TEXT),
+            ("condition", _TEXT),
+            ("owner", _TEXT),
+            ("reason", _TEXT),
+            ("created", TIME),
+            ("expires", TIME),
+            ("removed", TIME),
         ),
     ),
     SideTable(

@@ -21,8 +21,9 @@ import msgspec
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.workload import Workload
+from hullwatch.detect.suppress import Suppression
 from hullwatch.sensor.batch import Loss
-from hullwatch.store import lock
+from hullwatch.store import loaded, lock, suppressions
 from hullwatch.store.backlog import Backlog
 from hullwatch.store.compactor import Compactor
 from hullwatch.store.errors import StoreError
@@ -128,6 +129,8 @@ class Writer:
             (self.root / name).mkdir(exist_ok=True)
         self._state = State(self.root / "state.db")
         self._session = self._state.begin_session(self._described)
+        self._data_version = -1
+        self._in_reserve: set[str] = set()
         self._db_inode = (self.root / "state.db").stat().st_ino
         self._backlog = Backlog()
         if (mode := stat.S_IMODE(self.root.stat().st_mode)) & 0o022:
@@ -225,6 +228,34 @@ class Writer:
         """digest: as in the Session; rule to hash of what it means."""
         with self._mutex:
             self._try(lambda: self._state.keep_rules(digest, hashes))
+
+    def runs(self, rules: Iterable[loaded.LoadedRule]) -> None:
+        """These rules are run from now on."""
+        with self._mutex:
+            self._try(lambda: loaded.put(self._state, rules, time.time_ns()))
+
+    # --- what the daemon asks -------------------------------------------------------------
+
+    def open_findings(self, since: int, limit: int) -> list[bytes]:
+        """Findings of earlier runs that were met since then, oldest first, as JSON."""
+        with self._mutex:
+            try:
+                return self._state.open_findings(since, limit)
+            except sqlite3.Error:
+                return []
+
+    def suppressions(self) -> list[Suppression] | None:
+        """Those that are in force, if another process wrote since the last call; else None."""
+        with self._mutex:
+            try:
+                (version,) = self._state.link.execute("PRAGMA data_version").fetchone()
+                if version == self._data_version:
+                    return None
+                found = suppressions.read(self._state.link, time.time_ns())
+            except sqlite3.Error:
+                return None
+            self._data_version = version
+            return [one for one in found if not one.removed]
 
     # --- time -----------------------------------------------------------------------------
 
@@ -429,11 +460,17 @@ class Writer:
         if not waiting:
             return
         for body in bodies:
-            data = msgspec.json.encode(body)
+            ident, data = str(body["id"]), msgspec.json.encode(body)
+            # Each once: what a loud one adds must not take the room of a new one.
             with contextlib.suppress(OSError):
-                if self._reserve is not None and self._reserve.add(data):
+                if (
+                    self._reserve is not None
+                    and ident not in self._in_reserve
+                    and self._reserve.add(data)
+                ):
+                    self._in_reserve.add(ident)
                     continue
-            if not self._backlog.finding(data):
+            if not self._backlog.finding(ident, data):
                 self._backlog.lose("store", "finding", 0, 1)
                 self._stats.lost += 1
 
@@ -443,7 +480,7 @@ class Writer:
     def _restore(self) -> None:
         """Findings that wait in the reserve or in memory, to SQLite."""
         held = (self._reserve.held() if self._reserve is not None else []) + list(
-            self._backlog.findings
+            self._backlog.findings.values()
         )
         if held and self._try(
             lambda: self._state.add_findings([msgspec.json.decode(data) for data in held])
@@ -452,6 +489,7 @@ class Writer:
             with contextlib.suppress(OSError):
                 if self._reserve is not None and self._reserved():
                     self._reserve.empty()
+                    self._in_reserve.clear()
             self._backlog.notice("restored", f"{len(held)} findings moved from the reserve")
 
     def _put_backlog(self) -> None:
