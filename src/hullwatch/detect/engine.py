@@ -20,6 +20,7 @@ import numpy as np
 from hullwatch.context.enriched import Enriched, ProcessImage, Tables
 from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts, HostAccounts
+from hullwatch.detect.baseline.baselines import Baselines
 from hullwatch.detect.events import EventKeys
 from hullwatch.detect.fields import Where
 from hullwatch.detect.finding import Finding, Folder, Match
@@ -41,7 +42,7 @@ _COMBINATIONS = 1 << 17
 
 
 class _Outcome(NamedTuple):
-    """Of one combination: rules that hold, and (rule, bits) that the single event decides."""
+    """Of one combination: rules that hold, and those that the single event decides."""
 
     sure: tuple[int, ...]
     open: tuple[int, ...]
@@ -53,13 +54,22 @@ class _Outcome(NamedTuple):
 class Engine:
     """Runs the enabled rules of a set. Not thread-safe; one per stream of batches.
 
-    accounts: names of users and groups; this host's by default.
+    accounts: names of users and groups; this host's by default. baselines: what images normally
+    do; `process` adds to it.
     """
 
-    def __init__(self, rules: RuleSet, accounts: Accounts | None = None) -> None:
+    def __init__(
+        self,
+        rules: RuleSet,
+        accounts: Accounts | None = None,
+        baselines: Baselines | None = None,
+    ) -> None:
         self.ruleset = rules
+        self.baselines = baselines if baselines is not None else Baselines()
         self.rules: list[Rule] = [rule for rule in rules.rules if rule.enabled]
-        self.env = Env(accounts if accounts is not None else HostAccounts.read())
+        self.env = Env(
+            accounts if accounts is not None else HostAccounts.read(), baselines=self.baselines
+        )
         self.parts = Parts(rules.program, self.env)
         self.folder = Folder()
         self.seen = 0  # events so far
@@ -82,6 +92,7 @@ class Engine:
         self._possible_any = np.zeros(1024, bool)
         self._outcomes: list[_Outcome] = []
         self._outcome_any = np.zeros(1024, bool)
+        self._outcome_loud = np.zeros(1024, bool)  # also for what its image is known to do
         self._reads_object2 = np.zeros(int(Class.CLASS_MAX), bool)
         for cls, plan in self.parts.plans.items():
             self._reads_object2[cls] = bool(plan.bits[Where.OBJ2])
@@ -96,21 +107,25 @@ class Engine:
     def process(self, enriched: Enriched) -> list[Finding]:
         """Findings of one batch, new or with new counts (see Folder). Batches go in order."""
         self.env.wall_offset = int(enriched.batch.wall_offset)
-        return self.folder.fold(self.match(enriched), self.env)
+        novel = self.baselines.observe(enriched)
+        return self.folder.fold(self.match(enriched, novel), self.env)
 
-    def match(self, enriched: Enriched) -> list[Match]:
-        """The matches of one batch before folding: one per rule, process and object."""
+    def match(self, enriched: Enriched, novel: np.ndarray | None = None) -> list[Match]:
+        """The matches of one batch before folding: one per rule, process and object.
+
+        novel: bool[n] as `Baselines.observe` gives it; without, each event may be.
+        """
         events = enriched.batch.events
         self.env.wall_offset = int(enriched.batch.wall_offset)
         self._prepare(enriched)
         if not events.size or enriched.tables is None:
             return []
         try:
-            found = self._match(enriched, enriched.tables)
+            found = self._match(enriched, enriched.tables, novel)
         except Overflow:
             self.reset()
             try:
-                found = self._match(enriched, enriched.tables)
+                found = self._match(enriched, enriched.tables, novel)
             except Overflow:
                 # More distinct behaviour in one batch than the tables hold: slow, not wrong.
                 self.reset()
@@ -146,7 +161,7 @@ class Engine:
             if changed.any():
                 self._image_slots.forget(np.unique(enriched.image[changed]).tolist())
 
-    def _match(self, enriched: Enriched, tables: Tables) -> list[Match]:
+    def _match(self, enriched: Enriched, tables: Tables, novel: np.ndarray | None) -> list[Match]:
         batch = enriched.batch
         events = batch.events
         ids = self._events.look(events, self._new_event)
@@ -180,7 +195,10 @@ class Engine:
         if self.parts.names and enriched.names:
             key2 |= self._name_signatures(enriched, rows) << _U(44)
         result = self._second.look(key2, lambda at: self._combine_second(int(key2[at])))
-        keep = np.flatnonzero(self._outcome_any[result])
+        some = self._outcome_any[result]
+        if novel is not None:
+            some &= self._outcome_loud[result] | novel[rows]
+        keep = np.flatnonzero(some)
         if not keep.size:
             return []
         return self._collect(enriched, rows[keep], result[keep])
@@ -303,6 +321,10 @@ class Engine:
                 undecided.append(at)
         self._outcomes.append(_Outcome(tuple(sure), tuple(undecided), holds, fails, unknown))
         self._outcome_any = _put(self._outcome_any, ident, bool(sure or undecided))
+        quiet = self.parts.plans[self._events.events[event].cls].quiet
+        may = holds | unknown & ~sum(quiet.values())
+        loud = bool(sure) or bool(self.ask(tuple(undecided), may, fails | unknown))
+        self._outcome_loud = _put(self._outcome_loud, ident, loud)
         return ident
 
     def ask(self, rules: tuple[int, ...], holds: int, fails: int) -> tuple[int, ...]:
@@ -373,13 +395,15 @@ class Engine:
         workload: int,
         tables: Tables,
         names: tuple[str, ...] | None = None,
+        name: str | None = None,
     ) -> str:
         """'count', 'report' or 'byproc' for all events of a class on an object in a container.
 
         names: every domain name the address has in this container, where that is known; the
-        answer then holds until there is another.
+        answer then holds until there is another. name: what baselines call it by: the name it has
+        now, '' for none; None: not told.
         """
-        return self.verdicts.of(cls, write, obj, workload, tables, names)
+        return self.verdicts.of(cls, write, obj, workload, tables, names, name)
 
     def verdict_for_image(
         self,
@@ -390,9 +414,10 @@ class Engine:
         workload: int,
         tables: Tables,
         names: tuple[str, ...] | None = None,
+        name: str | None = None,
     ) -> str:
         """'count' or 'report', with the process image known too."""
-        return self.verdicts.of_image(cls, write, obj, image, workload, tables, names)
+        return self.verdicts.of_image(cls, write, obj, image, workload, tables, names, name)
 
     def may_match(
         self,

@@ -47,7 +47,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     id stays the same while repeats fold into it: a finding of a known id replaces the one kept,
     with a higher count and a later `last`; output and evidence are those of the first event.
-    proc: the process key (kernel/wire.h), 0 if unknown.
+    proc: the process key (kernel/wire.h), 0 if unknown. why: what was counted, where a rule asks.
     """
 
     id: str
@@ -79,6 +79,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 1
     first: int = 0
     last: int = 0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,4 +170,11 @@ def make_finding(match: Match, env: Env, last: int) -> Finding:
         count=match.count,
         first=time,
         last=last,
+        why=escape(_why(match, env)),
     )
+
+
+def _why(match: Match, env: Env) -> str:
+    bounds = [bound for source in match.rule.sources.values() for bound in source.bounds]
+    said = [bound.field.why(match.row, env, bound.arg) for bound in bounds if bound.field.why]
+    return "; ".join(dict.fromkeys(text for text in said if text))
