@@ -48,6 +48,7 @@ __all__ = ["Daemon", "Options", "route_signals"]
 _T = TypeVar("_T")
 _SECOND = 1.0
 _COUNTS_INTERVAL = 3.0
+_BASELINE_COUNTS = 60.0  # what is new is written each second, how often it came each minute
 _COUNTS_A_TURN = 500  # there may be many, and a finding should not wait for them
 _IDLE_WAIT = 0.2
 # Mapped rings are resident memory. What no rule is about does not come this way in detect mode.
@@ -134,6 +135,9 @@ class Daemon:
         self.context = Context(self.resolver)
         self._alarm = LossAlarm(self._whose)
         self.engine = Engine(rules)
+        self._counted_due = self._due
+        for row, entries in self.writer.baseline_rows():
+            self.engine.baselines.load(row, entries)
         self.feedback = Feedback(self.engine, self.sensor.verdicts)
         cores = os.cpu_count() or 1
         # Recording means everything: there is nothing to turn into counts.
@@ -293,6 +297,7 @@ class Daemon:
         self._rate_events = self._events
         self._due = now + _SECOND
         self._guard("governor", self._govern, None)
+        self._guard("baselines", lambda: self._keep_baselines(now, force), None)
         lost = self._guard("alarm", lambda: self._alarm.due(now, force=force), None)
         if lost is not None:
             self._say("lost", lost)
@@ -301,6 +306,21 @@ class Daemon:
             self._counting = chain(self._counting, self.feedback.counts())
         if force:
             self._guard("counts", lambda: self.writer.add_counts(self._counting), None)
+
+    def _keep_baselines(self, now: float, force: bool) -> None:
+        """What was learnt into the store, and what people decided out of it."""
+        baselines = self.engine.baselines
+        counts = force or now >= self._counted_due
+        if counts:
+            self._counted_due = now + _BASELINE_COUNTS
+        changes = baselines.changes(counts)
+        if self.writer.add_baselines(changes):
+            baselines.saved(changes)
+        known = {image: profile.revision for image, profile in baselines.profiles.items()}
+        for row, entries in self.writer.baseline_news(known):
+            baselines.load(row, entries)
+            state = "learning" if row.locked is None else "locked"
+            self._say("baseline", f"{row.name or row.image}: {state}, as was asked for")
 
     def _govern(self) -> None:
         """Hold the agent to its budget; every change of level is said, and stored."""
@@ -352,6 +372,7 @@ class Daemon:
                 "written": self.sensor.verdicts.written,
                 "refused": self.sensor.verdicts.refused,
             },
+            "baselines": self.engine.baselines.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

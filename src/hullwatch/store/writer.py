@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,8 +21,9 @@ import msgspec
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.workload import Workload
+from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
 from hullwatch.sensor.batch import Loss
-from hullwatch.store import lock
+from hullwatch.store import baselines, lock
 from hullwatch.store.backlog import Backlog
 from hullwatch.store.compactor import Compactor
 from hullwatch.store.errors import StoreError
@@ -119,6 +120,7 @@ class Writer:
         self._flushed = self._beaten = self._tidied = moment
         self._retry_at = 0
         self._evidence = False
+        self._data_version = -1
         self._compactor = Compactor(self.root, settings.limits) if settings.compaction else None
         self._restore()
         self._tidy()
@@ -197,6 +199,47 @@ class Writer:
         with self._mutex:
             for workload in workloads:
                 self._backlog.workload(workload)
+
+    def add_baselines(self, changes: Changes) -> bool:
+        """What was learnt; False: not written, so keep it. A kill loses nothing that was."""
+        if not changes:
+            return True
+        with self._mutex:
+
+            def put() -> None:
+                with self._state.transaction(durable=False) as link:
+                    baselines.put(link, changes)
+
+            return self._try(put)
+
+    def baseline_news(
+        self, known: Mapping[str, int], again: bool = False
+    ) -> list[tuple[ProfileRow, list[EntryRow]]]:
+        """Images that somebody else has decided about (see `store.baselines.news`). Looks only
+        when another process has written anything, or when asked `again`."""
+        found: list[tuple[ProfileRow, list[EntryRow]]] = []
+        with self._mutex:
+
+            def look() -> None:
+                (version,) = self._state.link.execute("PRAGMA data_version").fetchone()
+                if again or version != self._data_version:
+                    found.extend(baselines.news(self._state.link, known))
+                    self._data_version = version
+
+            self._try(look)
+        return found
+
+    def baseline_rows(self) -> list[tuple[ProfileRow, list[EntryRow]]]:
+        """All that is stored of baselines, for the start."""
+        found: list[tuple[ProfileRow, list[EntryRow]]] = []
+        with self._mutex:
+            link = self._state.link
+            self._try(
+                lambda: found.extend(
+                    (row, baselines.entries_of(link, row.image)) for row in baselines.profiles(link)
+                )
+            )
+        return found
 
     def notice(self, kind: str, text: str) -> None:
         """Something an operator should read in `status`."""
