@@ -12,6 +12,7 @@ A file is a sequence of
             args: [sh, -c, id]
             ancestors: [{name: python3, args: [python3, agent.py]}]   # nearest first
           event: {type: execve}    # or `events:` with several
+          baseline: {exec: [/usr/bin/python3], locked: true}    # see baseline/given.py
 
 An event's keys: type (a system call or event class) and then, as they apply: path, raw, to, from,
 flags, access (read|write), mode, result (a number or ENOENT), old, new, target, link, source,
@@ -31,13 +32,15 @@ import yaml
 
 from hullwatch.detect import names
 from hullwatch.detect.accounts import HostAccounts, User
+from hullwatch.detect.baseline.baselines import image_key
+from hullwatch.detect.baseline.given import fill
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.errors import Place, RuleError, did_you_mean
 from hullwatch.detect.fields.event import types_of
 from hullwatch.detect.fields.field import ALL
 from hullwatch.detect.language.document import MAX_FILE
 from hullwatch.detect.ruleset import RuleSet
-from hullwatch.detect.scene import START, Scene
+from hullwatch.detect.scene import START, WALL, Scene
 from hullwatch.sensor.events import BY_NAME
 from hullwatch.sensor.syscalls import OPS
 from hullwatch.sensor.wire import Class, Mark, ProcMark, StrKind
@@ -124,9 +127,12 @@ def run_case(rules: RuleSet, case: Case) -> Result:
         return Result(case, False, False, error=f"there is no rule '{case.rule}'. {hint}".strip())
     try:
         scene = build(case)
+        engine = Engine(rules, _ACCOUNTS)
+        if "baseline" in case.given:
+            image = image_key(scene.workload(len(scene.workloads) - 1))
+            fill(engine.baselines, image, case.given["baseline"], WALL)
     except RuleError as problem:
         return Result(case, False, False, error=problem.message)
-    engine = Engine(rules, _ACCOUNTS)
     found = {match.rule.name for match in engine.match(scene.enriched())}
     matched = case.rule in found
     return Result(case, matched == case.expect, matched, tuple(sorted(found - {case.rule})))
@@ -136,7 +142,8 @@ def build(case: Case) -> Scene:
     """The scene of a case; raises RuleError for what it does not know."""
     scene = Scene()
     given = case.given
-    _only(given, {"name", "expect", "container", "process", "event", "events"}, "case")
+    known = {"name", "expect", "container", "process", "event", "events", "baseline"}
+    _only(given, known, "case")
     container = given.get("container")
     workload = 0
     if container == "pending":

@@ -292,11 +292,14 @@ class Baselines:
             return profile.drifts(kind, name, wall)
         return profile.drifts(kind, name, min(int(self.table.first[at]), wall))
 
-    def fleet(self, kind: Kind, name: str, wall: int) -> int:
-        """How many images have ever done this, up to a time."""
-        found = 0
+    def fleet(self, row: Row, wall: int) -> int | None:
+        """How many images have ever done this, up to a time; the event's own is one of them."""
+        mine, kind = self.of(row.workload), kind_of(row.event)
+        if mine is None or kind is None or not (name := object_name(kind, row)):
+            return None
+        found = 1
         for profile in self.profiles.values():
-            at = profile.find(kind, name)
+            at = None if profile is mine else profile.find(kind, name)
             found += at is not None and int(self.table.first[at]) <= wall
         return found
 

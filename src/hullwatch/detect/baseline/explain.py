@@ -39,13 +39,13 @@ def profile_why(row: Row, env: Env, arg: Any) -> str:
 
 
 def fleet_why(row: Row, env: Env, arg: Any) -> str:
+    """`2 of 14 images have ever contacted X`."""
     kind, baselines = kind_of(row.event), env.baselines
-    if kind is None or baselines is None:
+    found = baselines.fleet(row, row.ts + env.wall_offset) if baselines is not None else None
+    if kind is None or baselines is None or found is None:
         return ""
-    name = object_name(kind, row)
-    found = baselines.fleet(kind, name, row.ts + env.wall_offset)
     have = "image has" if found == 1 else "images have"
-    return f"{found} of {len(baselines.profiles)} {have} ever {kind.verb} {name}"
+    return f"{found} of {len(baselines.profiles)} {have} ever {kind.verb} {object_name(kind, row)}"
 
 
 def age(nanoseconds: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hullwatch.detect.baseline.baselines import image_key, object_name
+from hullwatch.detect.baseline.baselines import object_name
 from hullwatch.detect.baseline.explain import fleet_why, profile_why
 from hullwatch.detect.baseline.kinds import BY_NAME, CLASSES, SECOND, kind_of
 from hullwatch.detect.baseline.objects import dns_object, group_of, listen_object, path_object
@@ -72,11 +72,7 @@ def _drift(row: Row, env: Env, arg: Any) -> bool | None:
 
 
 def _fleet(row: Row, env: Env, arg: Any) -> int | None:
-    kind = kind_of(row.event)
-    if env.baselines is None or kind is None or not image_key(row.workload):
-        return None
-    name = object_name(kind, row)
-    return env.baselines.fleet(kind, name, _wall(row, env)) if name else None
+    return env.baselines.fleet(row, _wall(row, env)) if env.baselines else None
 
 
 def _state(row: Row, env: Env, arg: Any) -> str:
