@@ -107,9 +107,18 @@ class Baselines:
             kind = KINDS[kinds[at]]
             return self._enter(int(whose[at]), kind, named(kind, entry, name), int(times[at]))
 
-        entries = self._seen.look(key, enter)
-        if enriched.names:
-            self._named(enriched.names, rows, kinds, entries, enter)
+        named_rows = self._named(enriched.names, rows, kinds)
+        entries = np.empty(rows.size, np.int32)
+        plain = np.ones(rows.size, bool)
+        plain[list(named_rows)] = False
+        at_all = np.flatnonzero(plain)
+        entries[at_all] = self._seen.look(key[at_all], lambda at: enter(int(at_all[at])))
+        done: dict[tuple[int, str], int] = {}
+        for at, name in named_rows.items():
+            found = done.get((int(key[at]), name))
+            if found is None:
+                found = done[int(key[at]), name] = enter(at, name)
+            entries[at] = found
         if self._moved:
             entries = np.array([self._moved.get(one, one) for one in entries.tolist()], np.int32)
             self._settle_moved()
@@ -121,20 +130,15 @@ class Baselines:
         novel[rows] = (self.table.first[entries] >= times) | self.table.drift[entries]
         return novel
 
-    def _named(
-        self,
-        names: dict[int, str],
-        rows: np.ndarray,
-        kinds: np.ndarray,
-        entries: np.ndarray,
-        enter: object,
-    ) -> None:
-        """Destinations by their domain names: those may change while the address stays."""
-        assert callable(enter)
-        for at in np.flatnonzero(kinds == _CONNECT).tolist():
-            name = names.get(int(rows[at]))
-            if name:
-                entries[at] = enter(at, name)
+    def _named(self, names: dict[int, str], rows: np.ndarray, kinds: np.ndarray) -> dict[int, str]:
+        """Destinations that go by a domain name, which may change while the address stays:
+        index into rows -> name."""
+        if not names:
+            return {}
+        found = (
+            (at, names.get(int(rows[at]))) for at in np.flatnonzero(kinds == _CONNECT).tolist()
+        )
+        return {at: name for at, name in found if name}
 
     def _number(self, tables: Tables, slot: int) -> int:
         """A container as a number; 0: it has no baseline (the host, or not known)."""

@@ -79,7 +79,7 @@ def group_of(kind: str, name: str) -> str:
 
     /usr/lib/* for a path, *.example.com:443 for a named end, {ip}:443 for an address.
     """
-    if name[:1] in ("{", "*"):
+    if kind in ("connect", "dns", "listen") and name.startswith(("*.", "{ip}:", "{name}")):
         return name  # is one
     if kind == "dns":
         _, dot, rest = name.partition(".")
