@@ -27,37 +27,6 @@ _ASKED = classes_mask(
 _NUMBER = {"count": Verdict.COUNT, "report": Verdict.REPORT, "byproc": Verdict.BYPROC}
 _MAX_KNOWN = 1 << 15
 _WRITE_FLAGS = 3  # O_ACCMODE
-_DESTINED = classes_mask((Class.CONNECT, Class.SEND))
-_NAMING = classes_mask((Class.DNS, Class.TLS))
-
-
-class _Destinations:
-    """Verdicts that were given for the name that an address had: it may get another one."""
-
-    def __init__(self) -> None:
-        # (cgroup, address) -> its name, and the (scope, object, action) that were answered for it
-        self._held: dict[tuple[int, str], tuple[str, set[tuple[int, int, int]]]] = {}
-
-    def add(self, cgroup: int, address: str, name: str, asked: tuple[int, int, int]) -> bool:
-        """False: there are too many."""
-        held = self._held.get((cgroup, address))
-        if held is None or held[0] != name:
-            if len(self._held) >= _MAX_KNOWN:
-                return False
-            held = self._held[cgroup, address] = (name, held[1] if held else set())
-        held[1].add(asked)
-        return True
-
-    def renamed(self, cgroup: int, address: str, name: str) -> set[tuple[int, int, int]]:
-        """What was answered for another name than this one, and is not true any more."""
-        held = self._held.get((cgroup, address))
-        if held is None or held[0] == name:
-            return set()
-        del self._held[cgroup, address]
-        return held[1]
-
-    def clear(self) -> None:
-        self._held.clear()
 
 
 class Feedback:
@@ -71,14 +40,12 @@ class Feedback:
         self._known: dict[int, tuple[int, int]] = {}
         self._answers: dict[tuple[int, int], tuple[int, int]] = {}
         self._dictionary: Dictionary | None = None
-        self._destinations = _Destinations()
         self._generation = engine.baselines.generation
         self.asked = 0
 
     def void_all(self) -> None:
         """The rules have changed, or what is normal has."""
         self._known.clear()
-        self._destinations.clear()
         self._verdicts.void_all()
 
     def answer(self, enriched: Enriched) -> None:
@@ -93,7 +60,6 @@ class Feedback:
         if not len(rows):
             return
         self._dictionary = tables.dictionary
-        naming = events[_NAMING[events["cls"]]]
         events = events[rows]
         action = events["cls"].astype(np.uint64)
         writes = (events["cls"] == int(Class.OPEN)) & ((events["flags"] & _WRITE_FLAGS) != 0)
@@ -122,23 +88,7 @@ class Feedback:
                 int(enriched.workload[row]),
                 int(enriched.image[row]),
                 given,
-                enriched.names.get(int(row), ""),
             )
-        if len(naming):
-            self._rename(naming, tables.dictionary)
-
-    def _rename(self, events: np.ndarray, dictionary: Dictionary) -> None:
-        """An address that has another name now is another destination to a baseline."""
-        for event in events:
-            cgroup, name = int(event["cgroup"]), dictionary.text(int(event["obj"]))
-            if event["cls"] == Class.TLS:
-                addresses = [str(dictionary.address(int(event["obj2"])).ip)]
-            else:
-                addresses = dictionary.text(int(event["obj2"])).split(" ")
-            for address in addresses:
-                for scope, obj, action in self._destinations.renamed(cgroup, address, name):
-                    self._known.pop(_key(scope, obj, action), None)
-                    self._verdicts.put(scope, obj, action, Verdict.REPORT)
 
     def _answer_one(
         self,
@@ -149,10 +99,8 @@ class Feedback:
         workload: int,
         image: int,
         given: set[int],
-        name: str,
     ) -> None:
-        """given: keys that were answered for this batch, whatever the program. name: the
-        destination's."""
+        """given: keys that were answered for this batch, whatever the program."""
         tables = enriched.tables
         assert tables is not None
         if tables.workloads.workload(workload).state == "pending":
@@ -162,8 +110,7 @@ class Feedback:
         known = self._known.get(key)
         if known is None:
             self.asked += 1
-            self._destined(cgroup, cls, name, (cgroup, obj, action))
-            word = self._engine.verdict(cls, write, obj, workload, tables, None, name)
+            word = self._engine.verdict(cls, write, obj, workload, tables)
             known = self._keep(key, _NUMBER[word], cgroup)
             if known[0] == Verdict.REPORT:
                 self._verdicts.put(cgroup, obj, action, known[0])
@@ -183,21 +130,9 @@ class Feedback:
         answer = self._known.get(key)
         if answer is None:
             self.asked += 1
-            self._destined(cgroup, cls, name, (scope, obj, action))
-            word = self._engine.verdict_for_image(
-                cls, write, obj, image, workload, tables, None, name
-            )
+            word = self._engine.verdict_for_image(cls, write, obj, image, workload, tables)
             answer = self._keep(key, _NUMBER[word], cgroup)
         self._verdicts.put(scope, obj, action, answer[0])
-
-    def _destined(self, cgroup: int, cls: int, name: str, asked: tuple[int, int, int]) -> None:
-        """Remember that an answer depends on a name, where any rule asks for baselines."""
-        if not _DESTINED[cls] or not self._engine.parts.plans[cls].quiet or not self._dictionary:
-            return
-        ip = str(self._dictionary.address(asked[1]).ip)
-        if not self._destinations.add(cgroup, ip, name, asked):
-            self.void_all()
-            self._destinations.add(cgroup, ip, name, asked)
 
     def _keep(self, key: int, verdict: int, cgroup: int) -> tuple[int, int]:
         answer = (verdict, cgroup)

@@ -301,7 +301,7 @@ def test_repeats_are_an_array_look_up():
     baselines = town.baselines
     entered = []
     inner = baselines._enter
-    baselines._enter = lambda *given: entered.append(given) or inner(*given)  # type: ignore[method-assign]
+    baselines._enter = lambda *given: entered.append(given) or inner(*given)
     novel = baselines.observe(made)
     baselines.observe(made)
     assert len(entered) == 1

@@ -395,15 +395,13 @@ class Engine:
         workload: int,
         tables: Tables,
         names: tuple[str, ...] | None = None,
-        name: str | None = None,
     ) -> str:
         """'count', 'report' or 'byproc' for all events of a class on an object in a container.
 
         names: every domain name the address has in this container, where that is known; the
-        answer then holds until there is another. name: what baselines call it by: the name it has
-        now, '' for none; None: not told.
+        answer then holds until there is another.
         """
-        return self.verdicts.of(cls, write, obj, workload, tables, names, name)
+        return self.verdicts.of(cls, write, obj, workload, tables, names)
 
     def verdict_for_image(
         self,
@@ -414,10 +412,9 @@ class Engine:
         workload: int,
         tables: Tables,
         names: tuple[str, ...] | None = None,
-        name: str | None = None,
     ) -> str:
         """'count' or 'report', with the process image known too."""
-        return self.verdicts.of_image(cls, write, obj, image, workload, tables, names, name)
+        return self.verdicts.of_image(cls, write, obj, image, workload, tables, names)
 
     def may_match(
         self,

@@ -61,10 +61,9 @@ class Verdicts:
         workload: int,
         tables: Tables,
         names: Names = None,
-        name: str | None = None,
     ) -> str:
         seen, whose = self._signatures(obj, workload, tables)
-        never = self._never(cls, write, obj, workload, tables, name)
+        never = self._never(cls, write, obj, workload, tables)
         key = (_action(cls, write, object_of(tables.dictionary, obj)), seen, whose, names, never)
         found = self._answers.get(key)
         if found is None:
@@ -84,10 +83,9 @@ class Verdicts:
         workload: int,
         tables: Tables,
         names: Names = None,
-        name: str | None = None,
     ) -> str:
         seen, whose = self._signatures(obj, workload, tables)
-        never = self._never(cls, write, obj, workload, tables, name)
+        never = self._never(cls, write, obj, workload, tables)
         engine = self.engine
         # The bits, not a signature: asking must not fill the engine's table of processes.
         process = engine.image_bits(tables, image) & ~self.parts.mutable
@@ -124,14 +122,12 @@ class Verdicts:
             return self._answer(action, seen, whose, None) != COUNT
         return self._answer_for(action, seen, whose, None, self.parts.image(image)) != COUNT
 
-    def _never(
-        self, cls: int, write: bool, obj: int, workload: int, tables: Tables, name: str | None
-    ) -> int:
+    def _never(self, cls: int, write: bool, obj: int, workload: int, tables: Tables) -> int:
         """Bits that will not hold, as the image's baseline knows such events."""
         bits = self.parts.plans[cls].quiet
         if not bits:
             return 0
-        quiet = self.engine.baselines.quiet(cls, write, obj, workload, tables, name)
+        quiet = self.engine.baselines.quiet(cls, write, obj, workload, tables)
         return sum(bits[field] for field in quiet if field in bits)
 
     def _signatures(self, obj: int, workload: int, tables: Tables) -> tuple[int, int]:

@@ -258,20 +258,22 @@ class Baselines:
         return self.profiles.get(image_key(workload))
 
     def quiet(
-        self, cls: int, write: bool, obj: int, workload: int, tables: Tables, name: str | None
+        self, cls: int, write: bool, obj: int, workload: int, tables: Tables
     ) -> frozenset[str]:
         """Fields of which is known that they will not be true, whatever event of this kind comes.
 
-        name: of the destination, as of now; '' for none, None if that is not told.
+        Never of an IP address: a program may ask for another name of it and connect in the same
+        millisecond, which is another destination, before anybody could tell the kernel.
         """
         kind = kind_of_action(cls, write)
         profile = self.of(tables.workloads.workload(workload))
         if kind is None or profile is None:
             return _BOTH
         unlocked = frozenset((DRIFT,)) if profile.locked is None else frozenset[str]()
-        if name is None and kind.number == _CONNECT:
+        entry = object_of(tables.dictionary, obj)
+        if kind.number == _CONNECT and entry.address is not None and entry.address.ip is not None:
             return unlocked
-        at = profile.find(kind, named(kind, object_of(tables.dictionary, obj), name))
+        at = profile.find(kind, named(kind, entry))
         if at is None:
             return unlocked
         return frozenset((FIRST_SEEN,)) if self.table.drift[at] else _BOTH
