@@ -313,12 +313,7 @@ class Daemon:
         counts = force or now >= self._counted_due
         if counts:
             self._counted_due = now + _BASELINE_COUNTS
-        changes = baselines.changes(counts)
-        if self.writer.add_baselines(changes):
-            baselines.saved(changes)
-        known = {image: profile.revision for image, profile in baselines.profiles.items()}
-        for row, entries in self.writer.baseline_news(known):
-            baselines.load(row, entries)
+        for row in self.writer.keep_baselines(baselines, counts):
             state = "learning" if row.locked is None else "locked"
             self._say("baseline", f"{row.name or row.image}: {state}, as was asked for")
 

@@ -54,10 +54,8 @@ class Agent(Town):
         self.feedback.answer(made)
         return found
 
-    def verdict(self, obj: int, action: int) -> int | None:
-        (answer,) = [v for (_, o, a), v in self.kernel.held.items() if (o, a) == (obj, action)] or [
-            None
-        ]
+    def verdict(self, obj: int, action: int) -> int:
+        (answer,) = [v for (_, o, a), v in self.kernel.held.items() if (o, a) == (obj, action)]
         return answer
 
 
@@ -159,7 +157,7 @@ def test_the_pack_counts_known_files():
     agent = Agent(NEW)
     engine = type(agent.engine)(load([REPOSITORY / "rules"]), baselines=agent.baselines)
     agent.engine = engine
-    agent.feedback = Feedback(engine, agent.kernel)  # type: ignore[arg-type]
+    agent.feedback = Feedback(engine, agent.kernel)
     agent.do("listen", "0.0.0.0:8080")
     agent.do("read", "/usr/share/doc/x")
     agent.do("write", "/var/lib/db/1")

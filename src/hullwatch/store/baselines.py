@@ -125,15 +125,9 @@ def forget(link: sqlite3.Connection, image: str) -> None:
     )
 
 
-def news(
-    link: sqlite3.Connection, known: Mapping[str, int]
-) -> list[tuple[ProfileRow, list[EntryRow]]]:
+def news(link: sqlite3.Connection, known: Mapping[str, int]) -> list[ProfileRow]:
     """Images that somebody has decided about since: known has the revisions that were read."""
-    return [
-        (row, entries_of(link, row.image))
-        for row in profiles(link)
-        if row.revision != known.get(row.image, 0)
-    ]
+    return [row for row in profiles(link) if row.revision != known.get(row.image, 0)]
 
 
 def _ids(ids: list[str], bits: int) -> tuple[str, ...]:

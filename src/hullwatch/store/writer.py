@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ import msgspec
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.workload import Workload
+from hullwatch.detect.baseline.baselines import Baselines
 from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
 from hullwatch.sensor.batch import Loss
 from hullwatch.store import baselines, lock
@@ -212,21 +213,42 @@ class Writer:
 
             return self._try(put)
 
-    def baseline_news(
-        self, known: Mapping[str, int], again: bool = False
-    ) -> list[tuple[ProfileRow, list[EntryRow]]]:
-        """Images that somebody else has decided about (see `store.baselines.news`). Looks only
-        when another process has written anything, or when asked `again`."""
-        found: list[tuple[ProfileRow, list[EntryRow]]] = []
+    def keep_baselines(self, learnt: Baselines, counts: bool) -> list[ProfileRow]:
+        """Write what was learnt since, take in what people decided; once a second.
+
+        counts: write also how often known things came. Returns the images decided about.
+        """
         with self._mutex:
+            decided = self._baseline_news(learnt)
+            for row in decided:
+                if not row.first:  # forgotten: what is not written yet goes as well
+                    learnt.load(row, ())
+            changes = learnt.changes(counts)
+            if not self.add_baselines(changes):
+                self._data_version = -1  # the disk is full, say: all of it again the next time
+                return []
+            learnt.saved(changes)
+            taken = [row for row in decided if self._take_in(learnt, row)]
+        return taken
 
-            def look() -> None:
-                (version,) = self._state.link.execute("PRAGMA data_version").fetchone()
-                if again or version != self._data_version:
-                    found.extend(baselines.news(self._state.link, known))
-                    self._data_version = version
+    def _take_in(self, learnt: Baselines, row: ProfileRow) -> bool:
+        link = self._state.link
+        if not self._try(lambda: learnt.load(row, baselines.entries_of(link, row.image))):
+            self._data_version = -1  # look again
+        return row.image in learnt.profiles
 
-            self._try(look)
+    def _baseline_news(self, learnt: Baselines) -> list[ProfileRow]:
+        """Looks only where another process has written anything, or the last look failed."""
+        found: list[ProfileRow] = []
+        known = {image: profile.revision for image, profile in learnt.profiles.items()}
+
+        def look() -> None:
+            (version,) = self._state.link.execute("PRAGMA data_version").fetchone()
+            if version != self._data_version:
+                found.extend(baselines.news(self._state.link, known))
+                self._data_version = version
+
+        self._try(look)
         return found
 
     def baseline_rows(self) -> list[tuple[ProfileRow, list[EntryRow]]]:
