@@ -228,8 +228,7 @@ class Writer:
                 self._data_version = -1  # the disk is full, say: all of it again the next time
                 return []
             learnt.saved(changes)
-            taken = [row for row in decided if self._take_in(learnt, row)]
-        return taken
+            return [row for row in decided if self._take_in(learnt, row)]
 
     def _take_in(self, learnt: Baselines, row: ProfileRow) -> bool:
         link = self._state.link
