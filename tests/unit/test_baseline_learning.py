@@ -291,6 +291,15 @@ def test_entries_are_bounded_in_total():
             town.do("read", f"/d{m}/f", town.box(f"image/{n}"))
         town.judge()
         assert town.baselines.table.used <= 500 + 6 * len(town.baselines.profiles)
+    # All of them are in use: nobody is forgotten for another's names.
+    assert town.baselines.stats().get("images_evicted", 0) == 0
+    assert town.baselines.stats()["names_without_room"] > 0
+    town.wait(2 * 3600)
+    for n in (0, 50, 51):
+        town.do("read", "/d1/f", town.box(f"image/{n}"))
+        town.judge()
+    assert town.baselines.stats()["images_evicted"] >= 1
+    assert {"image/0", "image/50", "image/51"} <= set(town.baselines.profiles)
 
 
 def test_repeats_are_an_array_look_up():

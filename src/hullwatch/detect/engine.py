@@ -13,6 +13,7 @@ Two steps, so that processes are only looked at where an event's own side can ma
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -41,11 +42,20 @@ _SIGNATURES = 1 << 14
 _COMBINATIONS = 1 << 17
 
 
+class _Ask(NamedTuple):
+    """Rules that the single event decides, and the bits of them that it has to be asked for."""
+
+    rules: tuple[int, ...]
+    wanted: int
+
+
 class _Outcome(NamedTuple):
-    """Of one combination: rules that hold, and those that the single event decides."""
+    """Of one combination: rules that hold, and those that are open, for events that may be new to
+    a baseline and for those that are known to it."""
 
     sure: tuple[int, ...]
-    open: tuple[int, ...]
+    novel: _Ask
+    known: _Ask
     holds: int
     fails: int
     unknown: int
@@ -201,7 +211,7 @@ class Engine:
         keep = np.flatnonzero(some)
         if not keep.size:
             return []
-        return self._collect(enriched, rows[keep], result[keep])
+        return self._collect(enriched, rows[keep], result[keep], novel)
 
     def _second_objects(self, chosen: np.ndarray, obj: np.ndarray) -> np.ndarray | None:
         cls = chosen["cls"]
@@ -319,20 +329,32 @@ class Engine:
                 sure.append(at)
             elif unknown and tree.ask(holds | unknown, fails | unknown):
                 undecided.append(at)
-        self._outcomes.append(_Outcome(tuple(sure), tuple(undecided), holds, fails, unknown))
+        never = sum(self.parts.plans[self._events.events[event].cls].quiet.values())
+        quiet = self.ask(tuple(undecided), holds | unknown & ~never, fails | unknown)
+        novel, known = self._asking(undecided, unknown), self._asking(quiet, unknown & ~never)
+        self._outcomes.append(_Outcome(tuple(sure), novel, known, holds, fails, unknown))
         self._outcome_any = _put(self._outcome_any, ident, bool(sure or undecided))
-        quiet = self.parts.plans[self._events.events[event].cls].quiet
-        may = holds | unknown & ~sum(quiet.values())
-        loud = bool(sure) or bool(self.ask(tuple(undecided), may, fails | unknown))
-        self._outcome_loud = _put(self._outcome_loud, ident, loud)
+        self._outcome_loud = _put(self._outcome_loud, ident, bool(sure or quiet))
         return ident
+
+    def _asking(self, rules: Iterable[int], unknown: int) -> _Ask:
+        wanted = 0
+        for at in rules:
+            wanted |= self.rules[at].tree.bits()
+        return _Ask(tuple(rules), wanted & unknown)
 
     def ask(self, rules: tuple[int, ...], holds: int, fails: int) -> tuple[int, ...]:
         return tuple(at for at in rules if self.rules[at].tree.ask(holds, fails))
 
     # Matches
 
-    def _collect(self, enriched: Enriched, rows: np.ndarray, result: np.ndarray) -> list[Match]:
+    def _collect(
+        self,
+        enriched: Enriched,
+        rows: np.ndarray,
+        result: np.ndarray,
+        novel: np.ndarray | None,
+    ) -> list[Match]:
         events = enriched.batch.events
         images = enriched.image[rows]
         workloads = enriched.workload[rows]
@@ -351,20 +373,29 @@ class Engine:
             row = self.row(enriched, int(members[0]))
             last = int(events["ts"][members[-1]])
             found += [Match(self.rules[at], row, end - start, last) for at in outcome.sure]
-            if outcome.open:
-                found += self._single(enriched, members, outcome)
+            if outcome.novel.rules:
+                found += self._single(enriched, members, outcome, novel)
         found.sort(key=lambda match: match.row.ts)
         return found
 
-    def _single(self, enriched: Enriched, members: np.ndarray, outcome: _Outcome) -> list[Match]:
+    def _single(
+        self,
+        enriched: Enriched,
+        members: np.ndarray,
+        outcome: _Outcome,
+        novel: np.ndarray | None,
+    ) -> list[Match]:
         """Rules that depend on the single event: each event is asked."""
         counts: dict[int, tuple[Row, int, int]] = {}
         for member in members.tolist():
+            ask = outcome.novel if novel is None or novel[member] else outcome.known
+            if not ask.rules:
+                continue
             row = self.row(enriched, member)
-            more = self.parts.row(row, outcome.unknown)
+            more = self.parts.row(row, ask.wanted)
             holds = outcome.holds | more
             fails = outcome.fails | outcome.unknown & ~more
-            for at in outcome.open:
+            for at in ask.rules:
                 if self.rules[at].tree.ask(holds, fails):
                     first, count, _ = counts.get(at, (row, 0, 0))
                     counts[at] = (first, count + 1, row.ts)

@@ -38,6 +38,7 @@ __all__ = ["DRIFT", "FIRST_SEEN", "Baselines", "image_key", "object_name"]
 
 MAX_IMAGES = 256
 MAX_ENTRIES = 40_000
+_IDLE = 3600 * 10**9  # ns without an event after which an image may make room for others
 _SEEN = 1 << 17  # (container, kind, object) that need no more than a look-up
 _WHOSE = 1 << 16
 FIRST_SEEN, DRIFT = "hw.first_seen", "hw.drift"
@@ -85,7 +86,8 @@ class Baselines:
         drift may hold for them."""
         events, tables = enriched.batch.events, enriched.tables
         novel = np.zeros(len(events), bool)
-        self._make_room()
+        last = int(events["ts"][-1]) + int(enriched.batch.wall_offset) if len(events) else 0
+        self._make_room(last)
         self._slots.forget(enriched.released_workloads)
         self._slots.forget(self._pending)
         self._pending.clear()
@@ -205,16 +207,18 @@ class Baselines:
         profile.begun(first)
         self.table.drift[at] = profile.drifts(KINDS[kept.kind], kept.name, first)
 
-    def _make_room(self) -> None:
-        """Before a batch, as entries must not go while it is handled."""
+    def _make_room(self, now: int) -> None:
+        """Before a batch, as entries must not go while it is handled. now: its time, unix ns."""
         if self._seen.full or len(self._whose) >= _WHOSE - 1:
             self._forget_short_cuts()
         images, entries = self.limits
         while len(self.profiles) >= images or self.table.used >= entries:
             idle = [one for one in self.profiles.values() if one.locked is None]
-            if not idle:
-                return  # locked ones stay: a new image has none, and that is counted
-            oldest = min(idle, key=self._last)
+            oldest = min(idle, key=self._last, default=None)
+            # Of images that are all in use none is forgotten for another's names: it would learn
+            # them anew, and the other would be next.
+            if oldest is None or (len(self.profiles) < images and now - self._last(oldest) < _IDLE):
+                return
             self.lost["images_evicted"] += 1
             self._dropped.append(oldest.image)
             self.drop(oldest.image)

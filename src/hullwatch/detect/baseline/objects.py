@@ -18,6 +18,9 @@ MAX_TEXT = 512  # characters; a longer name is cut
 HIGH_PORT = 32768  # ports from here on are given out by the kernel (ip_local_port_range)
 _UNIX = "unix:"
 
+# Without any of these nothing is to be replaced: most paths.
+_TOUCHED = re.compile(r"[0-9]{6}|/[0-9]+(?:/|\Z)|\A[0-9]+(?:/|\Z)|[0-9a-fA-F]{12}|\*|tmp|/dev/shm/")
+_WHOLE = re.compile(r"(?<![^/])[0-9]+(?![^/])")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NUMBER = re.compile(r"(?<![0-9A-Za-z])[0-9]{6,}(?![0-9A-Za-z])")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{12,}(?![0-9A-Za-z])")
@@ -33,11 +36,12 @@ _MADE_UP = re.compile(
 
 def path_object(text: str) -> str:
     """A path, its numbers and made-up names replaced. A `*` in it becomes `{star}`."""
-    if not text:
-        return ""
-    text = text[:MAX_TEXT].replace("*", "{star}")
+    text = text[:MAX_TEXT]
+    if not _TOUCHED.search(text):
+        return text
+    text = text.replace("*", "{star}")
     text = _UUID.sub("{uuid}", text)
-    text = "/".join("{n}" if part.isdecimal() else part for part in text.split("/"))
+    text = _WHOLE.sub("{n}", text)
     text = _NUMBER.sub("{n}", text)
     text = _HEX.sub("{hex}", text)
     text = _TEMP.sub("{tmp}", text)
