@@ -310,3 +310,26 @@ def test_a_store_from_before_baselines_is_still_read(store, run):
     assert "no image has done anything yet" in run("list")
     run("learn", "agent:1", "--since", "2020-01-01")
     assert len(lines(run("list", "--json"))) == 1
+
+
+def test_status_tells_what_is_known_and_what_was_dropped():
+    from hullwatch.cli.status import _baselines
+
+    town = Town(baselines=Baselines(images=2))
+    for n in range(4):
+        town.wait(1)
+        town.do("exec", "/bin/a", town.box(f"image/{n}"))
+        town.judge()
+    told = "\n".join(text for _, text in _baselines(town.baselines.stats()))
+    assert "2 images, 0 locked, 2 things" in told and "2 images forgotten to make room" in told
+    assert list(_baselines(Baselines().stats())) == []
+
+
+def test_a_finding_is_shown_with_its_counts(tmp_path, capsys):
+    from support.stores import finding
+
+    w = writer(tmp_path)
+    w.add_findings([finding("f1", why="image x has executed 2 programs; /tmp/x was never one")])
+    w.close()
+    assert main(["findings", "show", "f1", "--store", str(tmp_path)]) == 0
+    assert "why        image x has executed 2 programs" in capsys.readouterr().out
