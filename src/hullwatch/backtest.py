@@ -7,6 +7,8 @@ what was counted instead of kept, lost, or gone.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.replay import Replay
 from hullwatch.sensor.dictionary import decode_address
 from hullwatch.sensor.events import BY_NAME
-from hullwatch.store import counted, restore
+from hullwatch.store import baselines, counted, restore
 from hullwatch.store.history import History, Run
 from hullwatch.tally import Brief, Line, Tally
 
@@ -127,6 +129,7 @@ class Backtest:
         for engine, kept in zip(engines, self._under_way, strict=True):
             same = run.about.boot == self._boot
             engine.sequences.restore(one for one in kept.values() if same or not one.of_boot)
+            self._know(engine)
         self._boot = run.about.boot
         replay = Replay(run, self.rules[0])
         for enriched in replay.enriched():
@@ -141,6 +144,14 @@ class Backtest:
                 if not saved.body:
                     del kept[saved.rule, saved.key]
         self._describe(run, replay)
+
+    def _know(self, engine: Engine) -> None:
+        """What images normally do: entries keep the time of their first event, so that what was
+        new at the time is new again."""
+        link = self.history.catalog.link
+        with contextlib.suppress(sqlite3.OperationalError):  # a store from before there were any
+            for row in baselines.profiles(link):
+                engine.baselines.load(row, baselines.entries_of(link, row.image))
 
     def _wanted(self, findings: Sequence[Any], boot: int) -> Sequence[Any]:
         if self._cgroups is None:

@@ -55,6 +55,7 @@ __all__ = ["Daemon", "Options", "route_signals"]
 _T = TypeVar("_T")
 _SECOND = 1.0
 _COUNTS_INTERVAL = 3.0
+_BASELINE_COUNTS = 60.0  # what is new is written each second, how often it came each minute
 _COUNTS_A_TURN = 500  # there may be many, and a finding should not wait for them
 _IDLE_WAIT = 0.2
 # Mapped rings are resident memory. What no rule is about does not come this way in detect mode.
@@ -149,6 +150,9 @@ class Daemon:
         self.earlier: dict[str, int] = {}
         """Counts of findings, by id, that earlier runs have told and this one goes on with."""
         self._guard("detect", self._take_up, None)
+        self._counted_due = self._due
+        for row, entries in self.writer.baseline_rows():
+            self.engine.baselines.load(row, entries)
         self.feedback = Feedback(self.engine, self.sensor.verdicts)
         cores = os.cpu_count() or 1
         # Recording means everything: there is nothing to turn into counts.
@@ -351,6 +355,7 @@ class Daemon:
             self._guard("store", lambda: self.writer.add_findings(late), None)
         self._guard("publish", lambda: self._tell(self._told.due(moment)), None)
         self._guard("governor", self._govern, None)
+        self._guard("baselines", lambda: self._keep_baselines(now, force), None)
         lost = self._guard("alarm", lambda: self._alarm.due(now, force=force), None)
         if lost is not None:
             self._say("lost", lost)
@@ -367,6 +372,16 @@ class Daemon:
         changes = list(sequences.changes())
         if not self.writer.put_sequences([SequenceRow(*one) for one in changes]):
             sequences.unsaved(changes)
+
+    def _keep_baselines(self, now: float, force: bool) -> None:
+        """What was learnt into the store, and what people decided out of it."""
+        baselines = self.engine.baselines
+        counts = force or now >= self._counted_due
+        if counts:
+            self._counted_due = now + _BASELINE_COUNTS
+        for row in self.writer.keep_baselines(baselines, counts):
+            state = "learning" if row.locked is None else "locked"
+            self._say("baseline", f"{row.name or row.image}: {state}, as was asked for")
 
     def _govern(self) -> None:
         """Hold the agent to its budget; every change of level is said, and stored."""
@@ -428,6 +443,7 @@ class Daemon:
                 "in_force": len(self.engine.suppressions.given),
                 "refused": len(self.engine.suppressions.errors),
             },
+            "baselines": self.engine.baselines.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

@@ -40,16 +40,20 @@ class Feedback:
         self._known: dict[int, tuple[int, int]] = {}
         self._answers: dict[tuple[int, int], tuple[int, int]] = {}
         self._dictionary: Dictionary | None = None
+        self._generation = engine.baselines.generation
         self.asked = 0
 
     def void_all(self) -> None:
-        """The rules have changed."""
+        """The rules have changed, or what is normal has."""
         self._known.clear()
         self._verdicts.void_all()
 
     def answer(self, enriched: Enriched) -> None:
         """Write the verdicts that the events of this batch call for."""
         events, tables = enriched.batch.events, enriched.tables
+        if self._generation != self._engine.baselines.generation:
+            self._generation = self._engine.baselines.generation
+            self.void_all()
         if tables is None or not len(events):
             return
         rows = np.flatnonzero(_ASKED[events["cls"]])

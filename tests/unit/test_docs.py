@@ -184,3 +184,20 @@ def test_no_file_names_this_machine():
     if done.returncode > 1:
         pytest.skip("not a git checkout")
     assert not done.stdout, done.stdout
+
+
+def test_the_baseline_rule_that_is_shown_passes_its_cases(tmp_path):
+    text = (ROOT / "docs/baselines.md").read_text()
+    rules, cases = (body for _, language, body in _BLOCK.findall(text) if language == "yaml")
+    (tmp_path / "gcc.test.yaml").write_text(cases)
+    loaded = load_texts([(rules, "gcc.yaml")])
+    assert not loaded.errors and not loaded.warnings
+    assert all(result.ok for result in run_cases(loaded, [tmp_path / "gcc.test.yaml"]))
+
+
+def test_bounds_of_baselines_are_documented():
+    from hullwatch.detect.baseline.kinds import KINDS
+
+    text = (ROOT / "docs/baselines.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| .* \| (\d+) \| (\d+) \|$", text, re.M)
+    assert rows == [(kind.name, str(kind.fold), str(kind.most)) for kind in KINDS]

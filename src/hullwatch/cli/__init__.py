@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",
     "rules": "hullwatch.cli.rules",
+    "baseline": "hullwatch.cli.baseline",
     "record": "hullwatch.cli.record",
     "replay": "hullwatch.cli.replay",
     "backtest": "hullwatch.cli.backtest",

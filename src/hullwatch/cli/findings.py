@@ -316,6 +316,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         (name, str(value))
         for name, value in (
             ("event", event),
+            ("why", row.get("why")),
             ("container", where or row.get("container_id") or pending),
             ("image", " ".join(filter(None, (row.get("image"), row.get("image_digest"))))),
             ("pod", pod),
@@ -332,7 +333,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 _KNOWN = frozenset(
     "id time first last count rule priority severity output tags source rule_hash event object"
     " object2 processes uid container_id container_full_id container_name image image_digest pod"
-    " namespace cgroup state span fields steps evidence distinct shapes shape fold"
+    " namespace cgroup state span why fields steps evidence distinct shapes shape fold"
     " suppressed_by".split()
 )
 

@@ -187,6 +187,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f" {100 * get('cpu_share', 0):.1f} % of one CPU since the start,"
         f" {size(get('rss_bytes', 0))} of memory",
     )
+    yield from _baselines(get("baselines") or {})
     fills = {name: fill for name, fill in (get("rings") or {}).items() if fill >= 0.1}
     if fills:
         listed = ", ".join(f"{safe(name)} {100 * fill:.0f} %" for name, fill in fills.items())
@@ -226,6 +227,27 @@ def _folds(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{folds['evicted']} findings were closed for want of room; repeats are told anew"
     if suppressions.get("refused"):
         yield "", f"{_count(suppressions['refused'], 'suppression')} cannot be used: see notices"
+
+
+def _baselines(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if not said.get("images"):
+        return
+    yield (
+        "baselines",
+        f"{_count(said['images'], 'image')}, {said['locked']} locked,"
+        f" {said['entries']} things they are known to do",
+    )
+    lost = [
+        f"{said[name]} {text}"
+        for name, text in (
+            ("images_evicted", "images forgotten to make room"),
+            ("images_refused", "containers without one: too many images are locked"),
+            ("names_without_room", "names beyond what is kept of an image"),
+        )
+        if said.get(name)
+    ]
+    if lost:
+        yield "", "; ".join(lost)
 
 
 def _rights(said: dict[str, Any]) -> str:

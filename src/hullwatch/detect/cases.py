@@ -12,6 +12,7 @@ A file is a sequence of
             args: [sh, -c, id]
             ancestors: [{name: python3, args: [python3, agent.py]}]   # nearest first
           event: {type: execve}    # or `events:` with several
+          baseline: {exec: [/usr/bin/python3], locked: true}    # see baseline/given.py
 
 A rule over time needs more: `processes:`, a mapping of names to processes (each may have
 `parent: NAME` and `container: NAME`), `containers:` for more than one, and in each event
@@ -35,6 +36,8 @@ import yaml
 
 from hullwatch.detect import names
 from hullwatch.detect.accounts import HostAccounts, User
+from hullwatch.detect.baseline.baselines import image_key
+from hullwatch.detect.baseline.given import fill
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.errors import Place, RuleError, did_you_mean
 from hullwatch.detect.fields.event import types_of
@@ -42,7 +45,7 @@ from hullwatch.detect.fields.field import ALL
 from hullwatch.detect.language.document import MAX_FILE
 from hullwatch.detect.language.sequences import duration
 from hullwatch.detect.ruleset import RuleSet
-from hullwatch.detect.scene import START, Scene
+from hullwatch.detect.scene import START, WALL, Scene
 from hullwatch.sensor.events import BY_NAME
 from hullwatch.sensor.syscalls import OPS
 from hullwatch.sensor.wire import Class, Mark, ProcMark, StrKind
@@ -129,9 +132,12 @@ def run_case(rules: RuleSet, case: Case) -> Result:
         return Result(case, False, False, error=f"there is no rule '{case.rule}'. {hint}".strip())
     try:
         scene = build(case)
+        engine = Engine(rules, _ACCOUNTS)
+        if "baseline" in case.given:
+            image = image_key(scene.workload(len(scene.workloads) - 1))
+            fill(engine.baselines, image, case.given["baseline"], WALL)
     except RuleError as problem:
         return Result(case, False, False, error=problem.message)
-    engine = Engine(rules, _ACCOUNTS)
     found = {match.rule.name for match in engine.judge(scene.enriched())}
     matched = case.rule in found
     return Result(case, matched == case.expect, matched, tuple(sorted(found - {case.rule})))
@@ -163,6 +169,7 @@ def build(case: Case) -> Scene:
 
 _CASE_KEYS = {
     *("name", "expect", "container", "process", "event", "events", "containers", "processes"),
+    "baseline",
 }
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from hullwatch.context.enriched import Enriched, ProcessImage, Tables
 from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts, HostAccounts
+from hullwatch.detect.baseline.baselines import Baselines
 from hullwatch.detect.events import EventKeys
 from hullwatch.detect.fields import Where
 from hullwatch.detect.finding import Finding, Match
@@ -44,11 +45,20 @@ _SIGNATURES = 1 << 14
 _COMBINATIONS = 1 << 17
 
 
+class _Ask(NamedTuple):
+    """Rules that the single event decides, and the bits of them that it has to be asked for."""
+
+    rules: tuple[int, ...]
+    wanted: int
+
+
 class _Outcome(NamedTuple):
-    """Of one combination: rules that hold, and (rule, bits) that the single event decides."""
+    """Of one combination: rules that hold, and those that are open, for events that may be new to
+    a baseline and for those that are known to it."""
 
     sure: tuple[int, ...]
-    open: tuple[int, ...]
+    novel: _Ask
+    known: _Ask
     holds: int
     fails: int
     unknown: int
@@ -57,13 +67,22 @@ class _Outcome(NamedTuple):
 class Engine:
     """Runs the enabled rules of a set. Not thread-safe; one per stream of batches.
 
-    accounts: names of users and groups; this host's by default.
+    accounts: names of users and groups; this host's by default. baselines: what images normally
+    do; `process` adds to it.
     """
 
-    def __init__(self, rules: RuleSet, accounts: Accounts | None = None) -> None:
+    def __init__(
+        self,
+        rules: RuleSet,
+        accounts: Accounts | None = None,
+        baselines: Baselines | None = None,
+    ) -> None:
         self.ruleset = rules
+        self.baselines = baselines if baselines is not None else Baselines()
         self.rules: list[Rule] = [rule for rule in rules.rules if rule.enabled] + rules.steps
-        self.env = Env(accounts if accounts is not None else HostAccounts.read())
+        self.env = Env(
+            accounts if accounts is not None else HostAccounts.read(), baselines=self.baselines
+        )
         self.parts = Parts(rules.program, self.env)
         self.folder = Folder()
         self.sequences = Sequences(self.rules)
@@ -88,6 +107,7 @@ class Engine:
         self._possible_any = np.zeros(1024, bool)
         self._outcomes: list[_Outcome] = []
         self._outcome_any = np.zeros(1024, bool)
+        self._outcome_loud = np.zeros(1024, bool)  # also for what its image is known to do
         self._reads_object2 = np.zeros(int(Class.CLASS_MAX), bool)
         for cls, plan in self.parts.plans.items():
             self._reads_object2[cls] = bool(plan.bits[Where.OBJ2])
@@ -106,26 +126,31 @@ class Engine:
     def judge(self, enriched: Enriched) -> list[Match]:
         """What is to be told of one batch, before folding: rules that match, and sequences that
         became complete; what is suppressed says by which. Batches go in order."""
-        matches = self.sequences.advance(self.match(enriched), self.env)
+        self.env.wall_offset = int(enriched.batch.wall_offset)
+        novel = self.baselines.observe(enriched)
+        matches = self.sequences.advance(self.match(enriched, novel), self.env)
         return self.suppressions.mark(matches)
 
     def suppress(self, given: Iterable[Suppression]) -> None:
         """From now on these, and no others; `suppressions.errors` says which cannot be used."""
         self.suppressions = Suppressions(self.ruleset, given, self.env)
 
-    def match(self, enriched: Enriched) -> list[Match]:
-        """The matches of one batch: one per rule (or step of a sequence), process and object."""
+    def match(self, enriched: Enriched, novel: np.ndarray | None = None) -> list[Match]:
+        """The matches of one batch: one per rule (or step of a sequence), process and object.
+
+        novel: bool[n] as `Baselines.observe` gives it; without, each event may be.
+        """
         events = enriched.batch.events
         self.env.wall_offset = int(enriched.batch.wall_offset)
         self._prepare(enriched)
         if not events.size or enriched.tables is None:
             return []
         try:
-            found = self._match(enriched, enriched.tables)
+            found = self._match(enriched, enriched.tables, novel)
         except Overflow:
             self.reset()
             try:
-                found = self._match(enriched, enriched.tables)
+                found = self._match(enriched, enriched.tables, novel)
             except Overflow:
                 # More distinct behaviour in one batch than the tables hold: slow, not wrong.
                 self.reset()
@@ -161,7 +186,7 @@ class Engine:
             if changed.any():
                 self._image_slots.forget(np.unique(enriched.image[changed]).tolist())
 
-    def _match(self, enriched: Enriched, tables: Tables) -> list[Match]:
+    def _match(self, enriched: Enriched, tables: Tables, novel: np.ndarray | None) -> list[Match]:
         batch = enriched.batch
         events = batch.events
         ids = self._events.look(events, self._new_event)
@@ -195,10 +220,13 @@ class Engine:
         if self.parts.names and enriched.names:
             key2 |= self._name_signatures(enriched, rows) << _U(44)
         result = self._second.look(key2, lambda at: self._combine_second(int(key2[at])))
-        keep = np.flatnonzero(self._outcome_any[result])
+        some = self._outcome_any[result]
+        if novel is not None:
+            some &= self._outcome_loud[result] | novel[rows]
+        keep = np.flatnonzero(some)
         if not keep.size:
             return []
-        return self._collect(enriched, rows[keep], result[keep])
+        return self._collect(enriched, rows[keep], result[keep], novel)
 
     def _second_objects(self, chosen: np.ndarray, obj: np.ndarray) -> np.ndarray | None:
         cls = chosen["cls"]
@@ -316,16 +344,32 @@ class Engine:
                 sure.append(at)
             elif unknown and tree.ask(holds | unknown, fails | unknown):
                 undecided.append(at)
-        self._outcomes.append(_Outcome(tuple(sure), tuple(undecided), holds, fails, unknown))
+        never = sum(self.parts.plans[self._events.events[event].cls].quiet.values())
+        quiet = self.ask(tuple(undecided), holds | unknown & ~never, fails | unknown)
+        novel, known = self._asking(undecided, unknown), self._asking(quiet, unknown & ~never)
+        self._outcomes.append(_Outcome(tuple(sure), novel, known, holds, fails, unknown))
         self._outcome_any = _put(self._outcome_any, ident, bool(sure or undecided))
+        self._outcome_loud = _put(self._outcome_loud, ident, bool(sure or quiet))
         return ident
+
+    def _asking(self, rules: Iterable[int], unknown: int) -> _Ask:
+        wanted = 0
+        for at in rules:
+            wanted |= self.rules[at].tree.bits()
+        return _Ask(tuple(rules), wanted & unknown)
 
     def ask(self, rules: tuple[int, ...], holds: int, fails: int) -> tuple[int, ...]:
         return tuple(at for at in rules if self.rules[at].tree.ask(holds, fails))
 
     # Matches
 
-    def _collect(self, enriched: Enriched, rows: np.ndarray, result: np.ndarray) -> list[Match]:
+    def _collect(
+        self,
+        enriched: Enriched,
+        rows: np.ndarray,
+        result: np.ndarray,
+        novel: np.ndarray | None,
+    ) -> list[Match]:
         events = enriched.batch.events
         images = enriched.image[rows]
         workloads = enriched.workload[rows]
@@ -344,8 +388,8 @@ class Engine:
             members = rows[order[start:end]]
             for at in outcome.sure:
                 found += self._matches(enriched, at, members)
-            if outcome.open:
-                for at, some in self._single(enriched, members, outcome).items():
+            if outcome.novel.rules:
+                for at, some in self._single(enriched, members, outcome, novel).items():
                     found += self._matches(enriched, at, np.array(some))
         found.sort(key=lambda match: match.row.ts)
         return found
@@ -366,16 +410,23 @@ class Engine:
         return [Match(rule, row, members.size, int(times[-1]), kept)]
 
     def _single(
-        self, enriched: Enriched, members: np.ndarray, outcome: _Outcome
+        self,
+        enriched: Enriched,
+        members: np.ndarray,
+        outcome: _Outcome,
+        novel: np.ndarray | None,
     ) -> dict[int, list[int]]:
         """Rules that depend on the single event: each event is asked. Rows by rule."""
         found: dict[int, list[int]] = {}
         for member in members.tolist():
+            ask = outcome.novel if novel is None or novel[member] else outcome.known
+            if not ask.rules:
+                continue
             row = self.row(enriched, member)
-            more = self.parts.row(row, outcome.unknown)
+            more = self.parts.row(row, ask.wanted)
             holds = outcome.holds | more
             fails = outcome.fails | outcome.unknown & ~more
-            for at in outcome.open:
+            for at in ask.rules:
                 if self.rules[at].tree.ask(holds, fails):
                     found.setdefault(at, []).append(member)
         return found

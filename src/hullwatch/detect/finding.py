@@ -75,6 +75,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     ones; distinct: how many there are, at least. shapes: more than 0 where the rule became so loud
     that new shapes are no findings of their own: how many there are in here, at least.
     suppressed_by: id of the suppression that keeps it quiet.
+    why: what was counted, where a rule asks.
     """
 
     id: str
@@ -113,6 +114,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     distinct: int = 1
     shapes: int = 0
     suppressed_by: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +187,11 @@ def make_finding(match: Match, env: Env, ident: str, fold: str, shape: str) -> F
         shape=escape(shape),
         evidence=(Evidence(*evidence_of(match), match.count, time, last),),
         suppressed_by=match.suppressed_by,
+        why=escape(_why(match, env)),
     )
+
+
+def _why(match: Match, env: Env) -> str:
+    bounds = [bound for source in match.rule.sources.values() for bound in source.bounds]
+    said = [bound.field.why(match.row, env, bound.arg) for bound in bounds if bound.field.why]
+    return "; ".join(dict.fromkeys(text for text in said if text))

@@ -26,12 +26,16 @@ _MAX_PROGRAMS = 2048  # whose bits are remembered, with the programs themselves
 
 @dataclass(slots=True)
 class ClassPlan:
-    """For one event class: the bits each part decides, and what is read of the event."""
+    """For one event class: the bits each part decides, and what is read of the event.
+
+    quiet: field -> those of its bits that do not hold while it has its quiet value (or none).
+    """
 
     bits: dict[Where, int] = field(default_factory=lambda: dict.fromkeys(Where, 0))
     events: list[Column] = field(default_factory=list)
     rows: list[Column] = field(default_factory=list)
     reads: frozenset[str] = frozenset()
+    quiet: dict[str, int] = field(default_factory=dict)
 
 
 def _only_addresses(column: Column) -> bool:
@@ -98,6 +102,10 @@ class Parts:
                     plan.reads |= source.reads
                 elif where is Where.ROW:
                     plan.rows.append(column)
+                    if len(source.bounds) == 1 and source.apply is None:
+                        field_ = source.bounds[0].field
+                        if field_.quiet is not None:
+                            plan.quiet[field_.name] = bits & ~column.bits(field_.quiet)
         objects = {**found[Where.OBJ], **found[Where.OBJ2]}
         self.objects = list(objects.values())
         self._of_ends = {id(one): _about_ends(one) for one in self.objects}

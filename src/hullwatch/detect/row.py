@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from os import environ, uname
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hullwatch.context.enriched import Enriched, ProcessImage
 from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts
 from hullwatch.sensor.dictionary import Address, Dictionary
 from hullwatch.sensor.wire import Class, StrKind
+
+if TYPE_CHECKING:
+    from hullwatch.detect.baseline.baselines import Baselines
 
 __all__ = ["DEPENDS", "Depends", "Env", "Event", "Object", "Row", "object_of", "row_of"]
 
@@ -56,13 +59,14 @@ def object_of(dictionary: Dictionary, ident: int) -> Object:
 @dataclass(slots=True)
 class Env:
     """What getters need beside the value itself. wall_offset: of the batch in hand, ns.
-
+    baselines: what each image normally does; None where there is no engine.
     hostname: FALCO_HOSTNAME stands for the kernel's, as in Falco (a node's name in Kubernetes).
     """
 
     accounts: Accounts
     wall_offset: int = 0
     hostname: str = field(default_factory=lambda: environ.get("FALCO_HOSTNAME") or uname().nodename)
+    baselines: Baselines | None = None
 
 
 @dataclass(slots=True)

@@ -2,7 +2,9 @@
 
 "Possibly true" mode: whatever is not known may hold and may fail. Where no rule can then hold,
 the kernel only counts. Things that may change while a process lives (ids, capabilities) and
-things of the single event (result, flags, time, ports) are never taken as known.
+things of the single event (result, flags, time, ports) are never taken as known. What an image
+is known to do is taken as known: it becomes unknown again only where a baseline is locked or
+forgotten, and then every verdict is void (`Baselines.generation`).
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ class Verdicts:
         self.engine = engine
         self.parts = engine.parts
         self._events: dict[_Action, tuple[int, int]] = {}
-        self._answers: dict[tuple[_Action, int, int, Names], str] = {}
-        self._image_answers: dict[tuple[_Action, int, int, int, Names], str] = {}
+        self._answers: dict[tuple[_Action, int, int, Names, int], str] = {}
+        self._image_answers: dict[tuple[_Action, int, int, int, Names, int], str] = {}
 
     def clear(self) -> None:
         self._answers.clear()
@@ -61,13 +63,14 @@ class Verdicts:
         names: Names = None,
     ) -> str:
         seen, whose = self._signatures(obj, workload, tables)
-        key = (_action(cls, write, object_of(tables.dictionary, obj)), seen, whose, names)
+        never = self._never(cls, write, obj, workload, tables)
+        key = (_action(cls, write, object_of(tables.dictionary, obj)), seen, whose, names, never)
         found = self._answers.get(key)
         if found is None:
             _bound(self._answers)
             engine = self.engine
             found = self._answers[key] = self._answer(
-                key[0], engine.objects.parts[seen], engine.workloads.parts[whose], names
+                key[0], engine.objects.parts[seen], engine.workloads.parts[whose], names, never
             )
         return found
 
@@ -82,16 +85,22 @@ class Verdicts:
         names: Names = None,
     ) -> str:
         seen, whose = self._signatures(obj, workload, tables)
+        never = self._never(cls, write, obj, workload, tables)
         engine = self.engine
         # The bits, not a signature: asking must not fill the engine's table of processes.
         process = engine.image_bits(tables, image) & ~self.parts.mutable
         action = _action(cls, write, object_of(tables.dictionary, obj))
-        key = (action, seen, whose, process, names)
+        key = (action, seen, whose, process, names, never)
         found = self._image_answers.get(key)
         if found is None:
             _bound(self._image_answers)
             found = self._image_answers[key] = self._answer_for(
-                action, engine.objects.parts[seen], engine.workloads.parts[whose], names, process
+                action,
+                engine.objects.parts[seen],
+                engine.workloads.parts[whose],
+                names,
+                process,
+                never,
             )
         return found
 
@@ -123,12 +132,20 @@ class Verdicts:
             whose = (self.parts.workload(workload), 0)
         found: set[int] = set()
         for write in (False, True) if cls == _OPEN else (False,):
-            holds, fails = self._known(_action(cls, write, obj or Object("")), seen, whose, None)
+            holds, fails = self._known(_action(cls, write, obj or Object("")), seen, whose, None, 0)
             process = self.parts.plans[cls].bits[Where.IMAGE]
             found |= set(
                 self.engine.ask(self.engine.by_class[cls], holds | process, fails | process)
             )
         return tuple(sorted(found))
+
+    def _never(self, cls: int, write: bool, obj: int, workload: int, tables: Tables) -> int:
+        """Bits that will not hold, as the image's baseline knows such events."""
+        bits = self.parts.plans[cls].quiet
+        if not bits:
+            return 0
+        quiet = self.engine.baselines.quiet(cls, write, obj, workload, tables)
+        return sum(bits[field] for field in quiet if field in bits)
 
     def _signatures(self, obj: int, workload: int, tables: Tables) -> tuple[int, int]:
         engine = self.engine
@@ -139,7 +156,12 @@ class Verdicts:
             return engine.object_signature(tables, obj), engine.workload_signature(tables, workload)
 
     def _known(
-        self, action: _Action, seen: tuple[int, int], whose: tuple[int, int], names: Names
+        self,
+        action: _Action,
+        seen: tuple[int, int],
+        whose: tuple[int, int],
+        names: Names,
+        never: int,
     ) -> tuple[int, int]:
         """(may hold, may fail) without what the process decides."""
         cls, write, family = action
@@ -158,14 +180,19 @@ class Verdicts:
             of_name = 0
             for name in names:
                 of_name |= self.parts.name(name) & bits[Where.NAME]
-        holds |= certain | unknown | of_name
+        holds |= certain | unknown & ~never | of_name
         return holds, fails | decided & ~certain | unknown | fails_name | absent
 
     def _answer(
-        self, action: _Action, seen: tuple[int, int], whose: tuple[int, int], names: Names
+        self,
+        action: _Action,
+        seen: tuple[int, int],
+        whose: tuple[int, int],
+        names: Names,
+        never: int = 0,
     ) -> str:
         engine = self.engine
-        holds, fails = self._known(action, seen, whose, names)
+        holds, fails = self._known(action, seen, whose, names, never)
         process = self.parts.plans[action.cls].bits[Where.IMAGE]
         rules = engine.ask(engine.by_class[action.cls], holds | process, fails | process)
         if not rules:
@@ -180,9 +207,10 @@ class Verdicts:
         whose: tuple[int, int],
         names: Names,
         process: int,
+        never: int = 0,
     ) -> str:
         engine = self.engine
-        holds, fails = self._known(action, seen, whose, names)
+        holds, fails = self._known(action, seen, whose, names, never)
         bits = self.parts.plans[action.cls].bits[Where.IMAGE]
         changing = bits & self.parts.mutable
         stable = process & bits & ~changing

@@ -92,4 +92,15 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE rules (
         name TEXT PRIMARY KEY, hash TEXT, since INTEGER, loaded INTEGER, never TEXT) WITHOUT ROWID;
     """,
+    """
+    -- What each image normally does; see store/baselines.py. accepted: [[kind, pattern], ...];
+    -- containers: ids, one for each bit of an entry's containers (hexadecimal).
+    CREATE TABLE baselines (
+        image TEXT PRIMARY KEY, name TEXT, first INTEGER, learning INTEGER, locked INTEGER,
+        accepted TEXT DEFAULT '[]', containers TEXT DEFAULT '[]', revision INTEGER DEFAULT 0,
+        forgotten INTEGER) WITHOUT ROWID;
+    CREATE TABLE baseline_entries (
+        image TEXT, kind TEXT, name TEXT, first INTEGER, last INTEGER, count INTEGER,
+        containers TEXT, PRIMARY KEY (image, kind, name)) WITHOUT ROWID;
+    """,
 )

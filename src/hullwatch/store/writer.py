@@ -21,9 +21,11 @@ import msgspec
 
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.workload import Workload
+from hullwatch.detect.baseline.baselines import Baselines
+from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
 from hullwatch.detect.suppress import Suppression
 from hullwatch.sensor.batch import Loss
-from hullwatch.store import loaded, lock, suppressions
+from hullwatch.store import baselines, loaded, lock, suppressions
 from hullwatch.store.backlog import Backlog
 from hullwatch.store.compactor import Compactor
 from hullwatch.store.errors import StoreError
@@ -129,7 +131,8 @@ class Writer:
             (self.root / name).mkdir(exist_ok=True)
         self._state = State(self.root / "state.db")
         self._session = self._state.begin_session(self._described)
-        self._data_version = -1
+        # Of SQLite, at the last look: it moves when another process writes.
+        self._baseline_version = self._suppression_version = -1
         self._in_reserve: set[str] = set()
         self._db_inode = (self.root / "state.db").stat().st_ino
         self._backlog = Backlog()
@@ -213,6 +216,67 @@ class Writer:
             self._try(lambda: found.extend(self._state.sequences()))
         return found
 
+    def add_baselines(self, changes: Changes) -> bool:
+        """What was learnt; False: not written, so keep it. A kill loses nothing that was."""
+        if not changes:
+            return True
+        with self._mutex:
+
+            def put() -> None:
+                with self._state.transaction(durable=False) as link:
+                    baselines.put(link, changes)
+
+            return self._try(put)
+
+    def keep_baselines(self, learnt: Baselines, counts: bool) -> list[ProfileRow]:
+        """Write what was learnt since, take in what people decided; once a second.
+
+        counts: write also how often known things came. Returns the images decided about.
+        """
+        with self._mutex:
+            decided = self._baseline_news(learnt)
+            for row in decided:
+                if not row.first:  # forgotten: what is not written yet goes as well
+                    learnt.load(row, ())
+            changes = learnt.changes(counts)
+            if not self.add_baselines(changes):
+                self._baseline_version = -1  # the disk is full, say: all of it again the next time
+                return []
+            learnt.saved(changes)
+            return [row for row in decided if self._take_in(learnt, row)]
+
+    def _take_in(self, learnt: Baselines, row: ProfileRow) -> bool:
+        link = self._state.link
+        if not self._try(lambda: learnt.load(row, baselines.entries_of(link, row.image))):
+            self._baseline_version = -1  # look again
+        return row.image in learnt.profiles
+
+    def _baseline_news(self, learnt: Baselines) -> list[ProfileRow]:
+        """Looks only where another process has written anything, or the last look failed."""
+        found: list[ProfileRow] = []
+        known = {image: profile.revision for image, profile in learnt.profiles.items()}
+
+        def look() -> None:
+            (version,) = self._state.link.execute("PRAGMA data_version").fetchone()
+            if version != self._baseline_version:
+                found.extend(baselines.news(self._state.link, known))
+                self._baseline_version = version
+
+        self._try(look)
+        return found
+
+    def baseline_rows(self) -> list[tuple[ProfileRow, list[EntryRow]]]:
+        """All that is stored of baselines, for the start."""
+        found: list[tuple[ProfileRow, list[EntryRow]]] = []
+        with self._mutex:
+            link = self._state.link
+            self._try(
+                lambda: found.extend(
+                    (row, baselines.entries_of(link, row.image)) for row in baselines.profiles(link)
+                )
+            )
+        return found
+
     def notice(self, kind: str, text: str) -> None:
         """Something an operator should read in `status`."""
         with self._mutex:
@@ -249,12 +313,12 @@ class Writer:
         with self._mutex:
             try:
                 (version,) = self._state.link.execute("PRAGMA data_version").fetchone()
-                if version == self._data_version:
+                if version == self._suppression_version:
                     return None
                 found = suppressions.read(self._state.link, time.time_ns())
             except sqlite3.Error:
                 return None
-            self._data_version = version
+            self._suppression_version = version
             return [one for one in found if not one.removed]
 
     # --- time -----------------------------------------------------------------------------

@@ -59,6 +59,8 @@ class Field:
     parts: fields that stand for it in a condition (fd.ip: fd.sip or fd.cip).
     addresses: the object's getter has a value for socket addresses only.
     text: of an object that is no address, the getter gives the text (None where it is empty).
+    quiet: of a row, the value that it has (if any) for all that `Baselines.quiet` says is known.
+    why: of a row, a sentence for the finding: what the value was counted from.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Field:
     domain: Getter | None = None
     addresses: bool = False
     text: bool = False
+    quiet: Any = None
+    why: Getter | None = None
 
 
 def each(where: Where, classes: Iterable[int] = ALL) -> dict[int, Where]:

@@ -1,0 +1,409 @@
+"""Baselines: what each image normally executes, reads, writes, contacts, listens at and asks for.
+
+`observe` learns from enriched batches: one array look-up an event, and work only for what a
+container does for the first time. An entry keeps the event's own time, so a question about an
+event of time t has one answer, live, in a replay and in a back-test:
+first seen: the entry's first time is not before t; drift: it is after the lock.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from hullwatch.context.enriched import Enriched, Tables
+from hullwatch.context.workload import Workload
+from hullwatch.detect.baseline.kinds import (
+    BY_NAME,
+    KINDS,
+    NONE,
+    SECOND,
+    Kind,
+    kind_numbers,
+    kind_of,
+    kind_of_action,
+    named,
+)
+from hullwatch.detect.baseline.objects import ANY
+from hullwatch.detect.baseline.profile import Profile
+from hullwatch.detect.baseline.table import Table
+from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
+from hullwatch.detect.intern import KeyTable, SlotTable
+from hullwatch.detect.row import Row, object_of
+
+__all__ = ["DRIFT", "FIRST_SEEN", "Baselines", "image_key", "object_name"]
+
+MAX_IMAGES = 256
+MAX_ENTRIES = 40_000
+_IDLE = 3600 * 10**9  # ns without an event after which an image may make room for others
+_SEEN = 1 << 17  # (container, kind, object) that need no more than a look-up
+_WHOSE = 1 << 16
+FIRST_SEEN, DRIFT = "hw.first_seen", "hw.drift"
+_BOTH = frozenset((FIRST_SEEN, DRIFT))
+_U = np.uint64
+_CONNECT = BY_NAME["connect"].number
+_SECOND = np.zeros(1 << 16, bool)
+_SECOND[list(SECOND)] = True
+
+
+def image_key(workload: Workload) -> str:
+    """Whose profile it is: the digest, else the image, else the name; '' on the host, and while
+    it is not known whose container it is."""
+    if workload.state != "resolved":
+        return ""
+    return workload.image_digest or workload.image or workload.name or ""
+
+
+class Baselines:
+    """All profiles. Bounded; what is dropped is counted in `lost`.
+
+    generation: raised when something known may have become unknown, or is judged otherwise: what
+    was answered before is void.
+    """
+
+    def __init__(self, images: int = MAX_IMAGES, entries: int = MAX_ENTRIES) -> None:
+        self.limits = (images, entries)
+        self.profiles: dict[str, Profile] = {}
+        self.table = Table()
+        self.generation = 0
+        self.lost: Counter[str] = Counter()
+        self._seen = KeyTable(_SEEN, secrets.randbits(64))
+        self._slots = SlotTable()
+        self._pending: set[int] = set()
+        self._whose: list[tuple[Profile, int]] = []  # number - 1 -> profile, container's bit
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._moved: dict[int, int] = {}
+        self._gone: list[tuple[str, str, str]] = []
+        self._dropped: list[str] = []
+
+    # --- learning -------------------------------------------------------------------------
+
+    def observe(self, enriched: Enriched) -> np.ndarray:
+        """Learn from a batch. bool[n]: events that are not simply known, so that first_seen or
+        drift may hold for them."""
+        events, tables = enriched.batch.events, enriched.tables
+        novel = np.zeros(len(events), bool)
+        last = int(events["ts"][-1]) + int(enriched.batch.wall_offset) if len(events) else 0
+        self._make_room(last)
+        self._slots.forget(enriched.released_workloads)
+        self._slots.forget(self._pending)
+        self._pending.clear()
+        if tables is None or not len(events):
+            return novel
+        kinds = kind_numbers(events)
+        obj = np.where(_SECOND[events["cls"]], events["obj2"], events["obj"])
+        rows = np.flatnonzero((kinds != NONE) & (obj != 0))
+        whose = self._slots.look(enriched.workload[rows], lambda slot: self._number(tables, slot))
+        rows, whose = rows[whose > 0], whose[whose > 0]
+        if not rows.size:
+            return novel
+        kinds, obj = kinds[rows], obj[rows]
+        times = events["ts"][rows].astype(np.int64) + int(enriched.batch.wall_offset)
+        key = whose.astype(_U) << _U(36) | kinds.astype(_U) << _U(32) | obj.astype(_U)
+
+        def enter(at: int, name: str | None = None) -> int:
+            entry = object_of(tables.dictionary, int(obj[at]))
+            kind = KINDS[kinds[at]]
+            return self._enter(int(whose[at]), kind, named(kind, entry, name), int(times[at]))
+
+        named_rows = self._named(enriched.names, rows, kinds)
+        entries = np.empty(rows.size, np.int32)
+        plain = np.ones(rows.size, bool)
+        plain[list(named_rows)] = False
+        at_all = np.flatnonzero(plain)
+        entries[at_all] = self._seen.look(key[at_all], lambda at: enter(int(at_all[at])))
+        done: dict[tuple[int, str], int] = {}
+        for at, name in named_rows.items():
+            found = done.get((int(key[at]), name))
+            if found is None:
+                found = done[int(key[at]), name] = enter(at, name)
+            entries[at] = found
+        if self._moved:
+            entries = np.array([self._moved.get(one, one) for one in entries.tolist()], np.int32)
+            self._settle_moved()
+        known = entries >= 0
+        rows, entries, times = rows[known], entries[known], times[known]
+        older = self.table.touch(entries, times)
+        for at in older.tolist():
+            self._older(at)
+        novel[rows] = (self.table.first[entries] >= times) | self.table.drift[entries]
+        return novel
+
+    def _named(self, names: dict[int, str], rows: np.ndarray, kinds: np.ndarray) -> dict[int, str]:
+        """Destinations that go by a domain name, which may change while the address stays:
+        index into rows -> name."""
+        if not names:
+            return {}
+        found = (
+            (at, names.get(int(rows[at]))) for at in np.flatnonzero(kinds == _CONNECT).tolist()
+        )
+        return {at: name for at, name in found if name}
+
+    def _number(self, tables: Tables, slot: int) -> int:
+        """A container as a number; 0: it has no baseline (the host, or not known)."""
+        workload = tables.workloads.workload(slot)
+        if workload.state == "pending":
+            self._pending.add(slot)
+            return 0
+        image = image_key(workload)
+        if not image:
+            return 0
+        ident = (workload.container_id or str(workload.cgroup))[:12]
+        found = self._numbers.get((image, ident))
+        if found is None:
+            profile = self._profile(image, workload.image or workload.name or "")
+            if profile is None or len(self._whose) >= _WHOSE - 1:
+                return 0
+            self._whose.append((profile, profile.container(ident)))
+            found = self._numbers[image, ident] = len(self._whose)
+        return found
+
+    def _profile(self, image: str, name: str) -> Profile | None:
+        found = self.profiles.get(image)
+        if found is None:
+            if len(self.profiles) >= self.limits[0]:
+                self.lost["images_refused"] += 1
+                return None
+            found = self.profiles[image] = Profile(image)
+        if name and found.name != name:
+            found.name, found.changed = name, True
+        return found
+
+    def _enter(self, whose: int, kind: Kind, name: str, moment: int) -> int:
+        """The entry of what a container does, maybe for the first time; -1: it has no name."""
+        if not name:
+            return -1
+        profile, bit = self._whose[whose - 1]
+        at = self._place(profile, kind, name, moment)
+        kept = self.table.of(at)
+        if bit & ~kept.containers:
+            kept.containers |= bit
+            self.table.fresh[at] = True
+        return at
+
+    def _place(self, profile: Profile, kind: Kind, name: str, moment: int) -> int:
+        known = profile.entries[kind.number].get(name)
+        if known is not None:
+            return known
+        profile.begun(moment)
+        room = self.table.used < self.limits[1]
+        at, moved = profile.place(self.table, kind, name, moment, room)
+        kept = self.table.of(at)
+        if moved is not None:
+            gone = self.table.of(moved[0])
+            self._moved[moved[0]] = moved[1]
+            self._gone.append((profile.image, kind.name, gone.name))
+        if kept.name != name:
+            self.lost["names_folded" if kept.name != ANY else "names_without_room"] += 1
+        return at
+
+    def _older(self, at: int) -> None:
+        kept = self.table.of(at)
+        profile = self.profiles[kept.image]
+        first = int(self.table.first[at])
+        profile.begun(first)
+        self.table.drift[at] = profile.drifts(KINDS[kept.kind], kept.name, first)
+
+    def _make_room(self, now: int) -> None:
+        """Before a batch, as entries must not go while it is handled. now: its time, unix ns."""
+        if self._seen.full or len(self._whose) >= _WHOSE - 1:
+            self._forget_short_cuts()
+        images, entries = self.limits
+        while len(self.profiles) >= images or self.table.used >= entries:
+            idle = [one for one in self.profiles.values() if one.locked is None]
+            oldest = min(idle, key=self._last, default=None)
+            # Of images that are all in use none is forgotten for another's names: it would learn
+            # them anew, and the other would be next.
+            if oldest is None or (len(self.profiles) < images and now - self._last(oldest) < _IDLE):
+                return
+            self.lost["images_evicted"] += 1
+            self._dropped.append(oldest.image)
+            self.drop(oldest.image)
+
+    def _last(self, profile: Profile) -> int:
+        return max((int(self.table.last[at]) for at in profile.all()), default=0)
+
+    def _forget_short_cuts(self) -> None:
+        self._seen.clear()
+        self._slots.clear()
+        self._whose.clear()
+        self._numbers.clear()
+
+    def learn(self, row: EntryRow) -> None:
+        """Take in what was seen at another time: from history, or from the store. Learning the
+        same twice changes nothing."""
+        profile = self._profile(row.image, "")
+        if profile is None or not row.name:
+            return
+        at = self._place(profile, BY_NAME[row.kind], row.name, row.first)
+        self._settle_moved()
+        table, kept = self.table, self.table.of(at)
+        table.first[at] = min(int(table.first[at]), row.first)
+        table.last[at] = max(int(table.last[at]), row.last)
+        table.count[at] = max(int(table.count[at]), row.count)
+        for ident in row.containers:
+            kept.containers |= profile.container(ident)
+        table.fresh[at] = True
+        self._older(at)
+
+    def _settle_moved(self) -> None:
+        if self._moved:
+            for at in self._moved:
+                self.table.free(at)
+            self._moved.clear()
+            self._forget_short_cuts()
+
+    # --- asking ---------------------------------------------------------------------------
+
+    def of(self, workload: Workload) -> Profile | None:
+        return self.profiles.get(image_key(workload))
+
+    def quiet(
+        self, cls: int, write: bool, obj: int, workload: int, tables: Tables
+    ) -> frozenset[str]:
+        """Fields of which is known that they will not be true, whatever event of this kind comes.
+
+        Never of an IP address: a program may ask for another name of it and connect in the same
+        millisecond, which is another destination, before anybody could tell the kernel.
+        """
+        kind = kind_of_action(cls, write)
+        profile = self.of(tables.workloads.workload(workload))
+        if kind is None or profile is None:
+            return _BOTH
+        unlocked = frozenset((DRIFT,)) if profile.locked is None else frozenset[str]()
+        entry = object_of(tables.dictionary, obj)
+        if kind.number == _CONNECT and entry.address is not None and entry.address.ip is not None:
+            return unlocked
+        at = profile.find(kind, named(kind, entry))
+        if at is None:
+            return unlocked
+        return frozenset((FIRST_SEEN,)) if self.table.drift[at] else _BOTH
+
+    def first_seen(self, row: Row, wall: int) -> bool | None:
+        """Whether the image had not done this before, learning time aside. None: no baseline."""
+        profile, kind = self.of(row.workload), kind_of(row.event)
+        if profile is None or kind is None or not (name := object_name(kind, row)):
+            return None
+        if wall <= profile.first + profile.learning:
+            return False
+        at = profile.find(kind, name)
+        return at is None or int(self.table.first[at]) >= wall
+
+    def drift(self, row: Row, wall: int) -> bool | None:
+        """Whether the image's profile is locked, and this is not in it."""
+        profile, kind = self.of(row.workload), kind_of(row.event)
+        if profile is None or kind is None or not (name := object_name(kind, row)):
+            return None
+        at = profile.find(kind, name)
+        if at is None:
+            return profile.drifts(kind, name, wall)
+        return profile.drifts(kind, name, min(int(self.table.first[at]), wall))
+
+    def fleet(self, row: Row, wall: int) -> int | None:
+        """How many images have ever done this, up to a time; the event's own is one of them."""
+        mine, kind = self.of(row.workload), kind_of(row.event)
+        if mine is None or kind is None or not (name := object_name(kind, row)):
+            return None
+        found = 1
+        for profile in self.profiles.values():
+            at = None if profile is mine else profile.find(kind, name)
+            found += at is not None and int(self.table.first[at]) <= wall
+        return found
+
+    # --- locking, and the store -----------------------------------------------------------
+
+    def judge(self, image: str, locked: int | None, accepted: Iterable[tuple[str, str]]) -> None:
+        """Lock (unix ns) or unlock (None) a profile, with what a person accepted besides."""
+        profile = self._profile(image, "")
+        if profile is None:
+            return
+        profile.locked, profile.accepted = locked, frozenset(accepted)
+        profile.judge(self.table)
+        profile.changed = True
+        self.generation += 1
+
+    def drop(self, image: str) -> None:
+        """Forget an image."""
+        self._settle_moved()
+        profile = self.profiles.pop(image, None)
+        if profile is None:
+            return
+        for at in profile.all():
+            self.table.free(at)
+        self._forget_short_cuts()
+        self.generation += 1
+
+    def load(self, profile: ProfileRow, entries: Iterable[EntryRow]) -> None:
+        """Put what the store has in the place of what is known of an image."""
+        self.drop(profile.image)
+        made = self._profile(profile.image, profile.name)
+        if made is None:
+            return
+        made.learning, made.revision = profile.learning, profile.revision
+        made.locked, made.accepted = profile.locked, frozenset(profile.accepted)
+        for row in sorted(entries, key=lambda one: one.first):
+            if row.kind in BY_NAME:
+                self.learn(row)
+        made.first = profile.first or made.first
+        made.judge(self.table)
+        made.changed = False
+        for at in made.all():
+            self.table.fresh[at] = self.table.stale[at] = False
+
+    def changes(self, counts: bool = True) -> Changes:
+        """What the store does not have yet. counts: also entries of which only numbers grew."""
+        table = self.table
+        wanted = table.fresh | table.stale if counts else table.fresh
+        entries = [self.row(at) for at in np.flatnonzero(wanted).tolist()]
+        profiles = [profile_row(one) for one in self.profiles.values() if one.changed]
+        return Changes(tuple(profiles), tuple(entries), tuple(self._gone), tuple(self._dropped))
+
+    def saved(self, changes: Changes) -> None:
+        """These are in the store; nothing may have been observed since they were made."""
+        for row in changes.entries:
+            profile = self.profiles.get(row.image)
+            at = profile.entries[BY_NAME[row.kind].number].get(row.name) if profile else None
+            if at is not None:
+                self.table.fresh[at] = self.table.stale[at] = False
+        for one in changes.profiles:
+            if one.image in self.profiles:
+                self.profiles[one.image].changed = False
+        self._gone.clear()
+        self._dropped.clear()
+
+    def row(self, at: int) -> EntryRow:
+        kept, table = self.table.of(at), self.table
+        ids = self.profiles[kept.image].ids(kept.containers)
+        numbers = (int(table.first[at]), int(table.last[at]), int(table.count[at]))
+        return EntryRow(kept.image, KINDS[kept.kind].name, kept.name, *numbers, ids)
+
+    def stats(self) -> dict[str, int]:
+        """For `status`."""
+        locked = sum(one.locked is not None for one in self.profiles.values())
+        return {
+            "images": len(self.profiles),
+            "locked": locked,
+            "entries": self.table.used,
+            **self.lost,
+        }
+
+
+def object_name(kind: Kind, row: Row) -> str:
+    """What a baseline calls the object of one event."""
+    obj = row.obj2 if row.event.cls in SECOND else row.obj
+    return named(kind, obj, row.name)
+
+
+def profile_row(profile: Profile) -> ProfileRow:
+    return ProfileRow(
+        profile.image,
+        profile.name,
+        profile.first,
+        profile.learning,
+        profile.locked,
+        tuple(sorted(profile.accepted)),
+        profile.revision,
+    )
