@@ -1,7 +1,8 @@
 """Precision on a benign day, and recall: what is found in real work that no one here wrote, and in
 the attack replicas.
 
-    python bench/benign.py [--quick] [--only NAME ...] [--skip-attacks] [--json] [--keep STORE]
+    python bench/benign.py [--quick] [--only NAME ...] [--skip-attacks] [--pack PATH]
+                           [--json] [--keep STORE]
 
 One agent in detect mode, with our pack and, where they are at hand, Falco's stable and incubating and
 Sigma's rules, watches real workloads in runc containers: package managers, databases under load,
@@ -40,9 +41,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def rule_sets() -> RuleSets:
-    """Our pack, and what else lies beside the project and can be loaded."""
-    paths = {OWN: ROOT / "rules"}
+def rule_sets(pack: Path) -> RuleSets:
+    """The pack, and what else lies beside the project and can be loaded."""
+    paths = {OWN: pack}
     if (falco := falco_rules()) is not None:
         others = {
             "falco stable": falco / "falco_rules.yaml",
@@ -133,12 +134,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="less of everything: two minutes")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--skip-attacks", action="store_true", help="only the benign half")
+    parser.add_argument(
+        "--pack", type=Path, default=ROOT / "rules", help="another pack to judge in place of ours"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON value instead of tables")
     parser.add_argument("--keep", type=Path, metavar="STORE", help="keep the agent's store there")
     chosen = parser.parse_args()
     workloads = [one for one in DAY if not chosen.only or one.name in chosen.only]
     day = prepare(say)
-    sets = rule_sets()
+    sets = rule_sets(chosen.pack)
     listed = accepted.read(Path(__file__).with_suffix(".toml"))
     with tempfile.TemporaryDirectory(prefix="hullwatch-day-") as folder:
         begun = time.monotonic()

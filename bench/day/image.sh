@@ -54,6 +54,8 @@ done
 step "PyPI: MCP servers"
 inside python3 -m venv /opt/mcp
 inside /opt/mcp/bin/pip install -q -r /here/servers.txt
+inside python3 -m venv /opt/mcp1 # made for the first SDK
+inside /opt/mcp1/bin/pip install -q mcp-server-sqlite==2025.4.25 'mcp<2'
 ln -s /opt/mcp/bin/uv /opt/mcp/bin/uvx "$root/usr/local/bin/"
 
 step "npm: MCP servers"
@@ -65,7 +67,7 @@ step "npm: what the workloads install"
 cp "$here/project.json" "$cache/project/package.json"
 inside npm install --silent --prefix /cache/project --cache /cache/npm --ignore-scripts
 inside npm exec --silent --yes --cache /cache/npm \
-    --package=@modelcontextprotocol/server-everything@2026.8.31 -- true
+    --package=@modelcontextprotocol/server-filesystem@2026.8.31 -- true
 rm -rf "$cache/project/node_modules" "$cache/npm/_npx" "$cache/npm/_logs"
 
 step "a repository of a public package's releases"

@@ -93,7 +93,7 @@ DAY = (
     ),
     Workload(
         "mcp-launchers",
-        "servers started by npx and uvx",
+        "servers filesystem by npx, time by uvx",
         _script("agent-npx", "mcp.sh", "/day/mcp-launchers.json"),
         (_FILES,),
     ),
