@@ -1,13 +1,13 @@
 """An agent's loop: configuration, model, tool calls, answer. Usage: agent.py QUESTIONS"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
-from dotenv import load_dotenv
 from openai import OpenAI
 
-load_dotenv(".env")
+os.environ.update(line.split("=", 1) for line in Path(".env").read_text().splitlines())
 CONFIG = dict(line.split(": ", 1) for line in Path("config.yaml").read_text().splitlines())
 
 
