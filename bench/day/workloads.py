@@ -32,7 +32,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Workload:
-    """client: runs to its end. services: until the client has ended. seconds: the deadline."""
+    """client: runs to its end. services: until the client has ended.
+    quick: part of the quick day. seconds: the deadline."""
 
     name: str
     what: str
@@ -96,6 +97,7 @@ DAY = (
         "servers filesystem by npx, time by uvx",
         _script("agent-npx", "mcp.sh", "/day/mcp-launchers.json"),
         (_FILES,),
+        quick=False,
     ),
     Workload("agent", "OpenAI's SDK, tools, streaming", _script("clerk", "agent.sh"), (_LLM,)),
     Workload(
