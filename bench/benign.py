@@ -4,12 +4,12 @@ the attack replicas.
     python bench/benign.py [--quick] [--only NAME ...] [--skip-attacks] [--pack PATH]
                            [--json] [--keep STORE]
 
-One agent in detect mode, with our pack and, where they are at hand, Falco's stable and incubating and
-Sigma's rules, watches real workloads in runc containers: package managers, databases under load,
-git, tests, web servers, MCP servers answering calls, an agent, a developer's terminal. Findings of our
-pack that benign.toml does not justify are FALSE POSITIVES. Other people's rules are shown as they are.
-Exit status 1: a false positive, more than a handful of findings, an event lost, a workload that
-failed, an attack that was not found.
+One agent in detect mode, with our pack and, where they are at hand, Falco's stable and incubating
+and Sigma's rules, watches real workloads in runc containers: package managers, databases under
+load, git, tests, web servers, MCP servers answering calls, an agent, a developer's terminal.
+Findings of our pack that benign.toml does not justify are FALSE POSITIVES. Other people's rules are
+shown as they are. Exit status 1: a false positive, more than a handful of findings, an event lost,
+a workload that failed, an attack that was not found.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from day import accepted, recall, show
 from day.image import CACHE, Day, prepare
 from day.seen import RuleSets, Seen, look
 from day.workloads import DAY, Ran, Workload, run
+
 from hullwatch.cli.status import report
 from hullwatch.demo.runc import Network, Runc, delete_all
 from hullwatch.demo.scratch import dead_sessions, remove_tree, session_below
@@ -112,7 +113,9 @@ def judge(
     """What is wrong with the day; nothing if it was as it should be."""
     own = [finding for one in seen for finding in one.findings[OWN]]
     wrong = [f"workload {one.ran.workload.name} failed" for one in seen if one.ran.status]
-    wrong += [f"FALSE POSITIVE: {one['rule']} ({one['container']})" for one in own if not one["why"]]
+    wrong += [
+        f"FALSE POSITIVE: {one['rule']} ({one['container']})" for one in own if not one["why"]
+    ]
     if len(own) > HANDFUL:
         wrong.append(f"{len(own)} findings are more than a handful ({HANDFUL})")
     if lost := sum(one["count"] for one in losses if one["ours"]):

@@ -13,7 +13,7 @@ __all__ = ["Accepted", "read", "reason_for"]
 
 @dataclass(frozen=True)
 class Accepted:
-    """rule: its name. workload: of the day. object: a glob of what it was about. why: for people."""
+    """rule: its name. workload: of the day. object: a glob of it. why: for people."""
 
     rule: str
     workload: str
@@ -25,7 +25,9 @@ def read(path: Path) -> list[Accepted]:
     """SystemExit names an entry that lacks something."""
     accepted = []
     for number, entry in enumerate(tomllib.loads(path.read_text()).get("accepted", ()), 1):
-        lacking = [key for key in ("rule", "workload", "why") if not str(entry.get(key, "")).strip()]
+        lacking = [
+            key for key in ("rule", "workload", "why") if not str(entry.get(key, "")).strip()
+        ]
         if lacking:
             raise SystemExit(f"{path}: entry {number} has no {' and no '.join(lacking)}")
         accepted.append(

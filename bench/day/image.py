@@ -1,7 +1,7 @@
 """The image that all containers of the day share, made once and kept in build/day.
 
-One root folder serves under many names (bench.test/postgres, bench.test/agent ...): the programs are
-there in each, and a container runs those that its name says.
+One root folder serves under many names (bench.test/postgres, bench.test/agent ...): the programs
+are there in each, and a container runs those that its name says.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ __all__ = ["CACHE", "Day", "prepare"]
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parents[1] / "build" / "day"
-_RECIPE = ("image.sh", "index.py", "project.json", "servers.json", *(
-    "sdists.txt", "servers.txt", "wheels.txt"
-))  # fmt: skip
+_RECIPE = (
+    "image.sh",
+    "index.py",
+    "project.json",
+    "servers.json",
+    "sdists.txt",
+    "servers.txt",
+    "wheels.txt",
+)
 _MEND = "it needs debootstrap (apt-get install debootstrap) and reaches Debian, PyPI and npm, once"
 
 

@@ -1,4 +1,4 @@
-"""The other half: the attack replicas of the live tests, run as they are, and how many are found."""
+"""The other half: the attack replicas of the live tests, run as they are; how many are found."""
 
 from __future__ import annotations
 

@@ -84,10 +84,14 @@ def tables(
     ours = sum(loss["count"] for loss in losses if loss["ours"])
     count = sum(len(one.findings[own]) for one in seen)
     right = sum(bool(finding["why"]) for one in seen for finding in one.findings[own])
-    print(f"\nprecision: {count} findings of the {own} in the day, {right} of them justified;", end="")
+    print(
+        f"\nprecision: {count} findings of the {own} in the day, {right} of them justified;", end=""
+    )
     print(f" {ours} events lost")
     if attacks is not None:
-        print(f"recall:    {len(attacks.found)} of {len(attacks.found) + len(attacks.missed)}", end="")
+        print(
+            f"recall:    {len(attacks.found)} of {len(attacks.found) + len(attacks.missed)}", end=""
+        )
         print(f" attacks found, {len(attacks.skipped)} cannot be carried out here")
         for text in attacks.skipped:
             print(f"  skipped: {safe(text)}")

@@ -1,4 +1,4 @@
-"""The day's workloads: each is a client and the services that it talks to, in containers of their own.
+"""The day's workloads: each is a client and its services, in containers of their own.
 
 They share a network namespace, as in a pod; the services' names lead to one address that is not
 private (TEST-NET-2), so that rules about public addresses see what they would see in the world.
@@ -45,7 +45,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Ran:
-    """status: the client's, 0 where all went well, -1 where it could not start or did not end. said: the end of its output."""
+    """status: the client's, 0 where all went well, -1 where it could not start or did not end.
+    said: the end of its output."""
 
     workload: Workload
     containers: tuple[str, ...]
@@ -58,7 +59,9 @@ def _script(image: str, name: str, *arguments: str, tty: bool = False) -> Part:
 
 
 _FILES = Part("files", ("python3", "-m", "http.server", "80", "-d", "/cache"))
-_GIT = Part("git-daemon", ("git", "daemon", "--export-all", "--reuseaddr", "--base-path=/cache/git"))
+_GIT = Part(
+    "git-daemon", ("git", "daemon", "--export-all", "--reuseaddr", "--base-path=/cache/git")
+)
 _NGINX = Part("nginx", ("/usr/sbin/nginx", "-g", "daemon off;"))
 _LLM = Part("llm", ("python3", "/day/llm.py"))
 

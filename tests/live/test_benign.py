@@ -1,6 +1,8 @@
-"""Real work that no rule of the pack is about: installs, clones, a store under load. bench/benign.py
-has a whole day of it; this is what the set-up of the tests has at hand anyway, on the root folder
-of this host."""
+"""Real work that no rule of the pack is about: an install, a clone, a store under load.
+
+bench/benign.py has a whole day of it; this is done by programs of this host, on an overlay over its
+root folder, and reaches no network.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ GIT = """
 git config --global safe.directory '*'
 git daemon --export-all --reuseaddr --base-path=/given --listen=127.0.0.1 --detach \
     --pid-file=/tmp/git.pid
-for try in $(seq 100); do git ls-remote -q git://127.0.0.1/source >/dev/null 2>&1 && break; sleep 0.1; done
+for try in $(seq 100); do
+    git ls-remote -q git://127.0.0.1/source >/dev/null 2>&1 && break
+    sleep 0.1
+done
 git clone -q git://127.0.0.1/source /tmp/work
 cd /tmp/work
 git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m more
@@ -57,7 +62,7 @@ def make_wheel(folder: Path) -> None:
     parts = {
         "hwsmoke.py": "import json, sqlite3\ndef main():\n    print(json.dumps({'ran': True}))\n",
         f"{info}/METADATA": "Metadata-Version: 2.1\nName: hwsmoke\nVersion: 1\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": "[console_scripts]\nhwsmoke = hwsmoke:main\n",
     }
     parts[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*parts, f"{info}/RECORD"])

@@ -1,6 +1,6 @@
 """An MCP client over stdio, as an agent has one: starts each server, and calls its tools.
 
-Usage: mcp_client.py SERVERS.json ROUNDS, a list of {"command", "env", "calls": [[tool, arguments]]}.
+Usage: mcp_client.py SERVERS.json ROUNDS: [{"command", "env", "calls": [[tool, arguments]]}, ...]
 Prints a line for each call; exit status 1 if a server refuses one.
 """
 
