@@ -13,7 +13,7 @@ npx eslint --no-eslintrc --parser-options=ecmaVersion:2020,sourceType:module src
 npx esbuild src/twice.ts --bundle --minify --outfile=out/bundle.js
 npx jest --silent
 if [ "$ROUNDS" -gt 1 ]; then
-    npm install --silent --no-save express
+    npm install --silent --no-save express@4.22.3
     npm ls >/dev/null
     npm run env >/dev/null
     npm pack --silent --pack-destination /tmp
