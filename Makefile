@@ -20,6 +20,7 @@ APT_RUN := python3 python3-venv clang llvm libbpf-dev libbpf1 libc6-dev runc bus
 APT_TEST := containerd containernetworking-plugins file kmod qemu-system-x86 \
 	linux-image-amd64 linux-image-6.12-amd64
 APT_BENCH := bpftrace
+APT_BENIGN := debootstrap
 
 BPF_SOURCES := $(filter-out src/hullwatch/kernel/ops.h,$(wildcard src/hullwatch/kernel/*.[ch])) \
 	src/hullwatch/kernel/build.py src/hullwatch/sensor/syscalls.py
@@ -85,6 +86,10 @@ format: build/venv-dev.stamp ## Put the sources in the format that lint asks for
 bench: run-ready build/apt-bench.stamp ## Storms with and without Hullwatch, beside bpftrace
 	@$(PY) -m bench $(ARGS)
 
+.PHONY: benign
+benign: test-ready build/apt-benign.stamp ## A day of real workloads, and the attacks: what is found (ARGS=--quick)
+	@$(PY) bench/benign.py $(ARGS)
+
 .PHONY: bpf
 bpf: build/bpf.stamp ## Compile the BPF programs for x86-64 and arm64
 
@@ -120,6 +125,10 @@ build/apt-test.stamp: Makefile build/apt-run.stamp | build
 
 build/apt-bench.stamp: Makefile | build
 	$(call apt,$(APT_BENCH))
+	@touch $@
+
+build/apt-benign.stamp: Makefile | build
+	$(call apt,$(APT_BENIGN))
 	@touch $@
 
 # The first Python >= 3.11 in PATH that can make virtual environments.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,13 @@ class Process:
 class Agent(Process):
     """`hullwatch up` in a process of its own, with a fresh store at folder/store."""
 
-    def __init__(self, folder: Path, *, record: bool = False, rules: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, record: bool = False, rules: Sequence[Path] = ()) -> None:
         self.store = folder / "store"
         command = [sys.executable, "-m", "hullwatch", "up", "--json", "--store", str(self.store)]
         if record:
             command.append("--record")
-        if rules is not None:
-            command += ["--rules", str(rules)]
+        for path in rules:
+            command += ["--rules", str(path)]
         env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONFAULTHANDLER": "1"}
         super().__init__(command, folder / "agent.log", env)
         until = time.monotonic() + 60

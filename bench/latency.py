@@ -95,7 +95,7 @@ def main() -> None:
         shutil.copy("/bin/true", probe)
         rules = folder / "probe.yaml"
         rules.write_text(RULE)
-        agent = Agent(folder, rules=rules)
+        agent = Agent(folder, rules=[rules])
         try:
             for load in ("idle", "load"):
                 storms = []

@@ -79,7 +79,7 @@ def subject(mode: str, folder: Path) -> Process | None:
         rules = ROOT / "rules" if mode == "own" else falco_rules()
         if rules is not None and mode != "own":
             rules = rules / "falco_rules.yaml"
-        return Agent(folder, record=mode == "record", rules=rules)
+        return Agent(folder, record=mode == "record", rules=[rules] if rules else ())
     return Bpftrace(folder, count=mode.endswith("count")) if mode != "none" else None
 
 

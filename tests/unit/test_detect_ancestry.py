@@ -45,6 +45,14 @@ def test_in_the_hosts_namespace_they_are_all_there_is():
     ]
 
 
+def test_a_command_that_pip_installed_is_known_by_the_program_it_runs():
+    field = next(one for one in process.FIELDS if one.name == "hw.proc.aexepath")
+    server = image(0, 100, None, name="mcp-server-git", exepath="/usr/bin/python3.11")
+    of = image(1, 101, server, name="sh")
+    assert field.image is not None
+    assert field.image(of, Env(HostAccounts()), None) == ("/usr/bin/python3.11",)
+
+
 @pytest.mark.parametrize(("index", "name"), [(1, "node"), (2, None), (0, None)])
 def test_by_number(index: int, name: str | None):
     field = next(one for one in process.FIELDS if one.name == "hw.proc.aname")

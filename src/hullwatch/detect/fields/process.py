@@ -319,6 +319,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     _within("hw.proc.aname", _name, "name"),
     _within("hw.proc.acmdline", _cmdline, "name and arguments"),
+    _within("hw.proc.aexepath", _exepath, "path of the executable"),
     of_image(
         "hw.proc.in_host_pid_ns",
         B,
