@@ -50,7 +50,8 @@ def plain_counts(engine: Engine, enriched: object) -> Counter[str]:
     for at in range(enriched.batch.events.size):  # type: ignore[attr-defined]
         row = engine.row(enriched, at)  # type: ignore[arg-type]
         for one in engine.rules:
-            if meets(one.condition, row, engine.env):
+            # A sequence is no condition on one event; its steps, which are, are in the list.
+            if one.sequence is None and meets(one.condition, row, engine.env):
                 found[one.name] += 1
     return found
 

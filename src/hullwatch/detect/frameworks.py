@@ -73,6 +73,7 @@ ATTACK: dict[str, str] = {
     "T1090.003": "Multi-hop Proxy",
     "T1095": "Non-Application Layer Protocol",
     "T1098.004": "SSH Authorized Keys",
+    "T1090": "Proxy",
     "T1105": "Ingress Tool Transfer",
     "T1110": "Brute Force",
     "T1133": "External Remote Services",

@@ -98,14 +98,22 @@ def unreachable(rules: RuleSet, sight: Sight) -> dict[str, str]:
         for cls in one.classes & classes
     }
     found: dict[str, str] = {}
-    for rule in rules.rules:
-        if not rule.enabled:
+    owners = {
+        step.rule: rule.name
+        for rule in rules.rules
+        if rule.sequence is not None
+        for step in rule.sequence.steps
+    }
+    for rule in (*rules.rules, *rules.steps):
+        # A sequence has no tree of its own: it cannot match where one of its steps cannot.
+        if not rule.enabled or rule.sequence is not None:
             continue
+        name = owners.get(rule.name, rule.name)
         if not any(rule.tree.ask(*calls[cls]) for cls in rule.classes):
-            found[rule.name] = f"{sight.machine} has none of the system calls that it is about"
+            found[name] = f"{sight.machine} has none of the system calls that it is about"
         elif not any(rule.tree.ask(*possible[cls]) for cls in rule.classes):
             reasons = [one.why for one in limits if one.classes & set(rule.classes)]
-            found[rule.name] = "; ".join(reasons)
+            found[name] = "; ".join(reasons)
     return found
 
 
