@@ -24,7 +24,7 @@ from hullwatch.detect.scene import Scene
 from hullwatch.sensor.wire import Class
 from support.sigma_plain import Event, Plain, matches
 
-__all__ = ["ACCOUNTS", "BASE", "add", "literals", "meeting", "near_miss"]
+__all__ = ["ACCOUNTS", "BASE", "add", "literals", "meeting", "near_miss", "spoilt"]
 
 ACCOUNTS = HostAccounts(
     {0: User("root", "/root", "/bin/sh"), 1000: User("app", "/home/app", "/bin/sh")},
@@ -250,15 +250,21 @@ def near_miss(rule: Plain) -> Event:
     """The meeting event with one thing that the rule asks for spoilt; the rule misses it."""
     event, chosen = meeting(rule)
     for leaf in chosen:
-        given = str(event[leaf.field])
-        for text in filter(None, _texts(leaf.value)):
-            at = given.lower().find(text.lower())
-            for place in range(at, at + len(text)) if at >= 0 else ():
-                spoilt = _spoilt(leaf.field, given, place)
-                missed = _consistent({**event, leaf.field: spoilt})
-                if missed != event and not matches(rule.tree, missed):
-                    return missed
+        for missed in spoilt(rule, event, leaf):
+            return missed
     raise AssertionError(f"{rule.title}: every change still meets it")
+
+
+def spoilt(rule: Plain, event: Event, leaf: ConditionFieldEqualsValueExpression) -> Iterator[Event]:
+    """The event with one character changed of what the leaf asks for: those that the rule misses,
+    from the first character on."""
+    given = str(event[leaf.field])
+    for text in filter(None, _texts(leaf.value)):
+        at = given.lower().find(text.lower())
+        for place in range(at, at + len(text)) if at >= 0 else ():
+            missed = _consistent({**event, leaf.field: _spoilt(leaf.field, given, place)})
+            if missed != event and not matches(rule.tree, missed):
+                yield missed
 
 
 def _spoilt(field: str, given: str, place: int) -> Any:
@@ -266,4 +272,6 @@ def _spoilt(field: str, given: str, place: int) -> Any:
         return int(given) + 1
     if field.endswith("Ip"):
         return "127.0.0.1"
+    if field.endswith("Hostname"):
+        return given[:place] + "q" + given[place + 1 :]
     return given[:place] + "~" + given[place + 1 :]
