@@ -11,11 +11,13 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from support.sigma_events import BASE, meeting, spoilt
+from support.sigma_excepted import excepted, is_excepted
 from support.sigma_plain import Event, Plain, matches
 
 __all__ = ["ACTOR", "NAMED", "Act", "compile_actor", "hit", "near", "prepare"]
@@ -86,20 +88,25 @@ class Act:
 
 def hit(rule: Plain, number: int) -> Act:
     """The rule's meeting event. number: of the act; its paths and ports are its own by it."""
-    event = meeting(rule)[0]
-    return Act(rule.category, _lived(event, event, number, _kept(rule, number)))
+    return Act(rule.category, _meeting(rule, number)[0])
 
 
-def near(rule: Plain, number: int) -> Iterator[Act]:
-    """The same with one thing spoilt, for each thing that the rule asks for and that can be."""
+def near(rule: Plain, number: int) -> list[Act]:
+    """The same with one thing spoilt, for each thing that the rule asks for and that can be; and
+    with what each of its filters excepts."""
+    made: list[Event] = []
     event, chosen = meeting(rule)
-    kept = _kept(rule, number)
-    for count, leaf in enumerate(chosen):
+    _, kept = _meeting(rule, number)
+    for leaf in chosen:
         for missed in spoilt(rule, event, leaf):
-            made = _lived(missed, event, number + count, kept)
-            if _is_likely(missed, event) and not matches(rule.tree, made):
-                yield Act(rule.category, made)
+            lived = _lived(missed, event, number + len(made), kept)
+            if _is_likely(missed, event) and not matches(rule.tree, lived):
+                made.append(lived)
                 break
+    for given, met in excepted(rule):
+        wanted = partial(is_excepted, rule, chosen=met)
+        made.append(_first_lived(given, event, number + len(made), wanted)[0])
+    return [Act(rule.category, one) for one in made]
 
 
 def _is_likely(missed: Event, event: Event) -> bool:
@@ -111,19 +118,28 @@ def _is_likely(missed: Event, event: Event) -> bool:
     )
 
 
-def _kept(rule: Plain, number: int) -> frozenset[str]:
-    """The fields that have to be as they are for the rule to match; as few as can be."""
+def _meeting(rule: Plain, number: int) -> tuple[Event, frozenset[str]]:
     event = meeting(rule)[0]
+    return _first_lived(event, event, number, partial(matches, rule.tree))
+
+
+def _first_lived(
+    event: Event, met: Event, number: int, wanted: Callable[[Event], bool]
+) -> tuple[Event, frozenset[str]]:
+    """The event as it can happen and is still as wanted; with as few fields as can be kept."""
     fields = (*_PATHS, "CommandLine", "DestinationPort")
     for count in range(len(fields) + 1):
         for kept in map(frozenset, itertools.combinations(fields, count)):
-            if matches(rule.tree, _lived(event, event, number, kept)):
-                return kept
-    raise AssertionError(f"{rule.title}: cannot be acted")
+            if wanted(lived := _lived(event, met, number, kept)):
+                return lived, kept
+    raise AssertionError(f"cannot be acted: {event}")
 
 
 def _lived(event: Event, met: Event, number: int, kept: frozenset[str]) -> Event:
-    """The event as it can happen. met: the meeting one, whose program names itself."""
+    """The event as it can happen. met: the meeting one, whose program names itself.
+
+    kept: the fields that stay as they are.
+    """
     made = {name: value for name, value in event.items() if not name.startswith("Source")}
     for field in _PATHS:
         if field in event:
@@ -139,6 +155,7 @@ def _lived(event: Event, met: Event, number: int, kept: frozenset[str]) -> Event
 
 
 def _path(path: str, number: int, kept: bool) -> str:
+    path = path.replace("//", "/")
     if kept:
         return f"/{path.removeprefix('/')}" + (str(number) if path.endswith("/") else "")
     return f"/act/{number}/{path.lstrip('/')}" + ("x" if path.endswith("/") else "")

@@ -21,6 +21,7 @@ if not SIGMA.exists():
 
 from support.conformance import record  # noqa: E402
 from support.sigma_events import ACCOUNTS, BASE, add, literals, meeting, near_miss  # noqa: E402
+from support.sigma_excepted import excepted  # noqa: E402
 from support.sigma_plain import Event, Plain, matches, read  # noqa: E402
 
 PLAIN = read(SIGMA)
@@ -77,6 +78,15 @@ def test_a_meeting_event_and_a_near_miss(rules: RuleSet, rule: Plain) -> None:
     )
     record("sigma", rule.title, scene=(met, missed) == ([1, 1, 1], [0, 0, 0]))
     assert (met, missed) == ([1, 1, 1], [0, 0, 0])
+
+
+def test_what_filters_except(rules: RuleSet) -> None:
+    filters = 0
+    for rule in PLAIN:
+        for event, _ in excepted(rule):
+            assert found(rules, rule.category, [event])[rule.title] == 0
+            filters += 1
+    assert filters >= 30
 
 
 def test_an_event_that_no_rule_is_about(rules: RuleSet) -> None:
