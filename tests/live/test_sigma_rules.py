@@ -11,7 +11,7 @@ the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,22 +72,37 @@ def objects(acts: Iterable[Act]) -> list[str]:
 
 
 @dataclass
-class Judged:
-    """What was found in each of the two containers, and what was lost."""
+class Box:
+    """One of the two containers. seen: objects of all events, by the recording."""
 
-    hits: Found
-    misses: Found
-    replayed_hits: Found
-    replayed_misses: Found
-    seen_hits: set[str]
-    seen_misses: set[str]
+    acts: list[Act]
+    expected: Found
+    live: Found
+    replayed: Found
+    seen: set[str]
+
+    def agrees(self, title: str, acts: list[Act]) -> bool:
+        """Acts of a rule: all were seen, what is found by any rule is what has to be, and the rule
+        is found nowhere else."""
+        own = set(objects(acts))
+        wanted = about(self.expected, title, own)
+        return own <= self.seen and about(self.live, title, own) == wanted
+
+    def replays(self, title: str, acts: list[Act]) -> bool:
+        own = set(objects(acts))
+        return about(self.replayed, title, own) == about(self.live, title, own)
+
+
+def about(found: Found, title: str, things: set[str]) -> Found:
+    return {one for one in found if one[1] in things or one[0] == title}
+
+
+@dataclass
+class Judged:
+    hits: Box
+    misses: Box
     status: dict[str, Any]
     lost: int
-
-
-def of(found: Found, acts: Iterable[Act]) -> Found:
-    own = set(objects(acts))
-    return {one for one in found if one[1] in own}
 
 
 def drive(runc: Runc, image: Image, folder: Path, name: str, acts: Sequence[Act]) -> str:
@@ -124,15 +139,15 @@ def drive(runc: Runc, image: Image, folder: Path, name: str, acts: Sequence[Act]
 @pytest.fixture(scope="module")
 def judged(
     tmp_path_factory: pytest.TempPathFactory, busybox_image: Image, python_image: Image
-) -> Iterator[Judged]:
+) -> Judged:
     if reason := missing("runc", "ip", "clang") or missing_bpf():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("sigma")
-    nearly = [act for acts in NEAR.values() for act in acts]
+    done, nearly = [*HITS.values()], [act for acts in NEAR.values() for act in acts]
     recording = Recording(folder / "run.hwcap")
     with Agent(folder / "store", rules=[SIGMA]) as agent, Runc(busybox_image) as runc:
         with recording:
-            hits = drive(runc, python_image, folder, "sigma-hits", [*HITS.values()])
+            hits = drive(runc, python_image, folder, "sigma-hits", done)
             misses = drive(runc, python_image, folder, "sigma-nearly", nearly)
             agent.settle()
         status = agent.status() or {}
@@ -141,19 +156,14 @@ def judged(
     (folder / "seen.yaml").write_text(SEEN)
     seen, _ = recording.findings([folder / "seen.yaml"])
 
-    def within(found: set[tuple[str, str, str]], container: str) -> Found:
-        return {(rule, thing) for rule, inside, thing in found if inside == container}
+    def box(container: str, acts: list[Act]) -> Box:
+        def within(found: set[tuple[str, str, str]]) -> Found:
+            return {(rule, thing) for rule, inside, thing in found if inside == container}
 
-    yield Judged(
-        within(live, hits),
-        within(live, misses),
-        within(replayed, hits),
-        within(replayed, misses),
-        {thing for _, thing in within(seen, hits)},
-        {thing for _, thing in within(seen, misses)},
-        status,
-        lost,
-    )
+        things = {thing for _, thing in within(seen)}
+        return Box(acts, expected(acts), within(live), within(replayed), things)
+
+    return Judged(box(hits, done), box(misses, nearly), status, lost)
 
 
 def test_each_rule_has_acts_with_objects_of_its_own():
@@ -172,28 +182,25 @@ def test_each_rule_has_acts_with_objects_of_its_own():
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.title)
 def test_found_in_its_act_and_in_no_near_miss(judged: Judged, rule: Plain):
-    hits, misses = [HITS[rule.title]], NEAR[rule.title]
-    found, missed = of(judged.hits, hits), of(judged.misses, misses)
-    replayed = (of(judged.replayed_hits, hits), of(judged.replayed_misses, misses))
-    live = (rule.title, escape(hits[0].object)) in found
-    silent = rule.title not in {title for title, _ in missed}
-    record("sigma", rule.title, live=live, near_miss=silent, replay=replayed == (found, missed))
-    assert live and silent
-    assert found == expected(hits)
-    assert missed == expected(misses)
-    assert replayed == (found, missed)
+    title, act, nearly = rule.title, HITS[rule.title], NEAR[rule.title]
+    facts = {
+        "live": judged.hits.agrees(title, [act]),
+        "near_miss": judged.misses.agrees(title, nearly),
+        "replay": judged.hits.replays(title, [act]) and judged.misses.replays(title, nearly),
+    }
+    record("sigma", title, **facts)
+    own = set(objects([act]))
+    assert (title, escape(act.object)) in judged.hits.live
+    assert about(judged.hits.live, title, own) == about(judged.hits.expected, title, own)
+    assert all(facts.values()), facts
 
 
-def test_every_act_was_seen(judged: Judged):
-    assert set(objects(HITS.values())) - judged.seen_hits == set()
-    nearly = [act for acts in NEAR.values() for act in acts]
-    assert set(objects(nearly)) - judged.seen_misses == set()
-
-
-def test_nothing_else_is_found(judged: Judged):
-    assert judged.hits == expected(HITS.values())
-    assert judged.misses == expected(act for acts in NEAR.values() for act in acts)
-    assert (judged.replayed_hits, judged.replayed_misses) == (judged.hits, judged.misses)
+@pytest.mark.parametrize("which", ["hits", "misses"])
+def test_every_act_was_seen_and_nothing_else_found(judged: Judged, which: str):
+    box: Box = getattr(judged, which)
+    assert set(objects(box.acts)) - box.seen == set()
+    assert box.live == box.expected
+    assert box.replayed == box.live
 
 
 def test_nothing_was_lost(judged: Judged):
