@@ -31,7 +31,7 @@ COLUMNS = ("loads", "scene", "live", "near_miss", "replay")
 HEADS = ("loads", "scene", "live", "near", "replay")
 TESTS = {
     "falco": ("tests/live/test_falco.py",),
-    "sigma": ("tests/unit/test_detect_sigma_rules.py", "tests/live/test_sigma.py"),
+    "sigma": ("tests/unit/test_detect_sigma_rules.py", "tests/live/test_sigma_rules.py"),
     "own": ("tests/unit/test_detect_rules.py", "tests/live/test_attacks_pack.py"),
 }
 

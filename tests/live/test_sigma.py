@@ -1,8 +1,9 @@
-"""SigmaHQ's rules, unmodified, triggered in a real container through the whole agent.
+"""SigmaHQ's rules, unmodified, against what real programs do, through the whole agent.
 
-Two containers under one agent: in one everything that is listed here is done, in the other a near
-miss of each. Exactly the findings of the list have to come of it. The programs are busybox and
-Python under the names that rules look for; none of them does any harm.
+test_sigma_rules.py triggers every rule with made events; here are the ways in which real ones come
+about: busybox and Python at work under the names that rules look for, case, renames and links,
+names looked up. Two containers under one agent: in one everything that is listed here is done, in
+the other a near miss of each. Exactly the findings of the list have to come of it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,6 @@ _CONNECT = "import socket; socket.create_connection(({!r}, 443)).close()"
 _BASE64 = "-c import~base64;base64.{}('eA==')"
 
 TRIGGERS = (
-    runs("at now", "atx now", "Scheduled Task/Job At"),
     # `re` minds case, unlike the rest of Sigma.
     runs("auditctl -D", "auditctl -d", "Audit Rules Deleted Via Auditctl"),
     runs(
@@ -94,38 +94,17 @@ TRIGGERS = (
     runs("base64 -d /etc/hostname", "base64 /etc/hostname", "Decode Base64 Encoded Text"),
     runs("BASH -i -c", "BASH -c x", "Bash Interactive Shell"),
     runs("bpftrace --UNSAFE -l", "bpftrace -l", "BPFtrace Unsafe Option Usage"),
-    runs(
-        "setcap cap_setuid+ep /x",
-        "setcap cap_chown+ep /x",
-        "Linux Setuid Capability Set on a Binary via Setcap Utility",
-    ),
-    runs("getcap -r /", "getcap /", "Capabilities Discovery - Linux"),
-    runs("capsh --", "capsh --print", "Capsh Shell Invocation - Linux"),
-    runs("chattr -i /x", "chattr +i /x", "Remove Immutable File Attribute"),
     # The filter: a near miss that the selection alone would take.
     runs(
         "chmod 755 /etc/none",
         "chmod 755 /var/tmp/mkinitramfs_x/tmp/",
         "Chmod Targeting Sensitive Directories",
     ),
-    runs("crontab -l", "crontab -x", "Crontab Enumeration"),
-    runs("curl http://127.0.0.1/", "curlx http://127.0.0.1/", "Curl Usage on Linux"),
-    runs("doas id", "doasx id", "Linux Doas Tool Execution"),
     runs(
         "dd if=/etc/hostname of=/proc/none/mem",
         "dd if=/etc/hostname of=/dev/null",
         "Potential Linux Process Code Injection Via DD Utility",
     ),
-    runs("env --x /bin/sh", "env --x /bin/true", "Shell Invocation via Env Command - Linux"),
-    runs(
-        "esxcli network ip list",
-        "esxcli network ip set",
-        "ESXi Network Configuration Discovery Via ESXCLI",
-    ),
-    runs("findmnt /", "findmntx /", "File and Directory Discovery - Linux"),
-    runs("groupdel x", "groupdelx x", "Group Has Been Deleted Via Groupdel"),
-    runs("userdel x", "userdelx x", "User Has Been Deleted Via Userdel"),
-    runs("id", "idx", "Local System Accounts Discovery - Linux"),
     runs(
         "mkfifo /tmp/pipe",
         "mkfifox /tmp/pipe",
@@ -134,36 +113,22 @@ TRIGGERS = (
     ),
     runs("nohup /tmp/none", "nohupx /tmp/none", "Nohup Execution", "Suspicious Nohup Execution"),
     runs(
-        "perl -e use~Socket;connect;open;exec",
-        "perl -e use~Socket;connect;open",
-        "Potential Perl Reverse Shell Execution",
-    ),
-    runs(
         "unlink /var/log/syslog",
         "unlinkx /var/log/syslog",
         "File Deletion",
         "Linux Logs Clearing Attempts",
         "Syslog Clearing or Removal Via System Utilities",
     ),
-    runs("trufflehog git", "trufflehogx git", "PUA - TruffleHog Execution - Linux"),
     runs(
         f"/usr/bin/python3.11 {_BASE64.format('b64decode')}",
         f"/usr/bin/python3.11 {_BASE64.format('__name__.strip')}",
         "Python One-Liners with Base64 Decoding - Linux",
     ),
-    runs("echo http_proxy=http://127.0.0.1", "echo proxy=http://127.0.0.1", "Connection Proxy"),
-    # Files: written, appended to, renamed to, linked to. A finding's object is then the old name.
-    writes("/etc/doas.conf", "/etc/doas.config", "Linux Doas Conf File Creation"),
+    # Files: appended to, renamed to, linked to. A finding's object is then the old name.
     Trigger(
         'touch("/srv/a"); os.mkdir("/etc/sudoers.d"); os.rename("/srv/a", "/etc/sudoers.d/x")',
         'touch("/srv/a"); os.mkdir("/etc/sudo.d"); os.rename("/srv/a", "/etc/sudo.d/x")',
         ("/srv/a", "Persistence Via Sudoers.d Files"),
-    ),
-    writes("/etc/cron.d/job", "/etc/cron.daily/apt", "New Cron File Created"),
-    writes(
-        "/etc/profile.d/x.sh",
-        "/etc/profile.d/x.txt",
-        "Potentially Suspicious Shell Script Creation in Profile Folder",
     ),
     Trigger(
         'touch("/tmp/rootlog", mode="a")',
@@ -185,15 +150,7 @@ TRIGGERS = (
         python("/opt/wget", "open('/srv/download', 'w')"),
         ("/tmp/download", "Wget Creating Files in Tmp Directory"),
     ),
-    # Connections: by port, by the name that was looked up, by program.
-    Trigger(
-        'socket.create_connection(("203.0.113.7", 4444)).close()',
-        'socket.create_connection(("127.0.0.1", 4444)).close()',
-        (
-            "203.0.113.7:4444",
-            "Potentially Suspicious Malware Callback Communication - Linux",
-        ),
-    ),
+    # Connections: by the name that was looked up, by program.
     connects("POOL.minexmr.com", "minexmr.com", "Linux Crypto Mining Pool Connections"),
     connects(
         "a.localto.net",
@@ -221,7 +178,7 @@ _NAMES = sorted(
 )
 PREPARE = f"""
 set -e
-mkdir -p {BIN} /opt/bin /srv /etc/profile.d
+mkdir -p {BIN} /opt/bin /srv
 for name in {" ".join(_NAMES)}; do cp /bin/busybox {BIN}/$name; done
 cp /usr/bin/python3.11 /opt/wget; cp /usr/bin/python3.11 /opt/bin/bash
 """
@@ -279,14 +236,9 @@ def judged(
         yield Judged(agent.stored(hit.id), agent.stored(miss.id), agent.status() or {})
 
 
-def test_the_list_is_a_good_sample():
-    rules = {rule.name: rule for rule in load([SIGMA]).rules}
+def test_the_rules_of_the_list_exist():
     triggered = {name for trigger in TRIGGERS for name in trigger.found[1:]}
-    assert triggered <= set(rules)
-    kinds = [Path(rules[name].place.path).parent.name for name in triggered]
-    assert len(kinds) >= 40
-    assert kinds.count("file_event") == 8
-    assert kinds.count("network_connection") == 5
+    assert triggered <= {rule.name for rule in load([SIGMA]).rules}
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda trigger: trigger.found[1])

@@ -24,7 +24,17 @@ from hullwatch.detect.scene import Scene
 from hullwatch.sensor.wire import Class
 from support.sigma_plain import Event, Plain, matches
 
-__all__ = ["ACCOUNTS", "BASE", "add", "literals", "meeting", "near_miss"]
+__all__ = [
+    "ACCOUNTS",
+    "BASE",
+    "add",
+    "choices",
+    "event_of",
+    "literals",
+    "meeting",
+    "near_miss",
+    "spoilt",
+]
 
 ACCOUNTS = HostAccounts(
     {0: User("root", "/root", "/bin/sh"), 1000: User("app", "/home/app", "/bin/sh")},
@@ -173,14 +183,14 @@ def _member(given: Any) -> str:
 
 def meeting(rule: Plain) -> tuple[Event, list[ConditionFieldEqualsValueExpression]]:
     """An event that the rule matches, and the leaves that it was made to meet."""
-    for chosen in itertools.islice(_choices(rule.tree), _MAX_CHOICES):
-        event = _event(rule.category, chosen)
-        if event is not None and matches(rule.tree, event):
+    for chosen in itertools.islice(choices(rule.tree), _MAX_CHOICES):
+        event = event_of(rule.category, chosen)
+        if matches(rule.tree, event):
             return event, chosen
     raise AssertionError(f"{rule.title}: no event meets it")
 
 
-def _choices(tree: Any) -> Iterator[list[ConditionFieldEqualsValueExpression]]:
+def choices(tree: Any) -> Iterator[list[ConditionFieldEqualsValueExpression]]:
     """Sets of leaves that meet the tree if all of them hold; what is negated is left to chance."""
     match tree:
         case ConditionFieldEqualsValueExpression():
@@ -189,31 +199,29 @@ def _choices(tree: Any) -> Iterator[list[ConditionFieldEqualsValueExpression]]:
             yield []
         case ConditionOR():
             for one in tree.args:
-                yield from _choices(one)
+                yield from choices(one)
         case ConditionAND():
             for parts in itertools.product(*(_some(one) for one in tree.args)):
                 yield [leaf for part in parts for leaf in part]
 
 
 def _some(tree: Any) -> list[list[ConditionFieldEqualsValueExpression]]:
-    return list(itertools.islice(_choices(tree), 40))
+    return list(itertools.islice(choices(tree), 40))
 
 
-def _event(category: str, chosen: list[ConditionFieldEqualsValueExpression]) -> Event | None:
+def event_of(category: str, chosen: list[ConditionFieldEqualsValueExpression]) -> Event:
+    """An event of the log source made to meet all of the leaves, as far as one can."""
     event = dict(BASE[category])
     fields: dict[str, list[Any]] = {}
     for leaf in chosen:
         fields.setdefault(leaf.field, []).append(leaf.value)
     for field, values in fields.items():
-        made = _text(values)
-        if made is None:
-            return None
-        event[field] = made
+        event[field] = _text(values)
     return _consistent(event)
 
 
-def _text(values: list[Any]) -> str | None:
-    """One text that meets all: head, what it has to hold, tail. None if that is too simple."""
+def _text(values: list[Any]) -> str:
+    """One text that meets all, if that is not too simple: head, what it has to hold, tail."""
     whole: list[str] = []
     heads: list[str] = []
     inner: list[str] = []
@@ -229,8 +237,9 @@ def _text(values: list[Any]) -> str | None:
         side.get((before, after), inner).append(text)
     if whole:
         return whole[0]
-    if len(heads) > 1 or len(tails) > 1:
-        return None
+    # One that has the other in it serves both.
+    heads = [max(heads, key=len)] if heads else []
+    tails = [max(tails, key=len)] if tails else []
     return "".join((*heads, " ".join(inner), *tails))
 
 
@@ -250,15 +259,21 @@ def near_miss(rule: Plain) -> Event:
     """The meeting event with one thing that the rule asks for spoilt; the rule misses it."""
     event, chosen = meeting(rule)
     for leaf in chosen:
-        given = str(event[leaf.field])
-        for text in filter(None, _texts(leaf.value)):
-            at = given.lower().find(text.lower())
-            for place in range(at, at + len(text)) if at >= 0 else ():
-                spoilt = _spoilt(leaf.field, given, place)
-                missed = _consistent({**event, leaf.field: spoilt})
-                if missed != event and not matches(rule.tree, missed):
-                    return missed
+        for missed in spoilt(rule, event, leaf):
+            return missed
     raise AssertionError(f"{rule.title}: every change still meets it")
+
+
+def spoilt(rule: Plain, event: Event, leaf: ConditionFieldEqualsValueExpression) -> Iterator[Event]:
+    """The event with one character changed of what the leaf asks for: those that the rule misses,
+    from the first character on."""
+    given = str(event[leaf.field])
+    for text in filter(None, _texts(leaf.value)):
+        at = given.lower().find(text.lower())
+        for place in range(at, at + len(text)) if at >= 0 else ():
+            missed = _consistent({**event, leaf.field: _spoilt(leaf.field, given, place)})
+            if missed != event and not matches(rule.tree, missed):
+                yield missed
 
 
 def _spoilt(field: str, given: str, place: int) -> Any:
@@ -266,4 +281,6 @@ def _spoilt(field: str, given: str, place: int) -> Any:
         return int(given) + 1
     if field.endswith("Ip"):
         return "127.0.0.1"
+    if field.endswith("Hostname"):
+        return given[:place] + "q" + given[place + 1 :]
     return given[:place] + "~" + given[place + 1 :]

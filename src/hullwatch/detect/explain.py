@@ -171,9 +171,8 @@ def _use(rule: Rule, label: str) -> FieldUse:
 
 
 def _verdict(rule: Rule) -> str:
-    if any(
-        bound.field.quiet is not None for source in rule.sources.values() for bound in source.bounds
-    ):
+    bounds = [bound for source in rule.sources.values() for bound in source.bounds]
+    if any(bound.field.quiet is not None for bound in bounds):
         return "the kernel leaves out events that the baseline of the image knows"
     decided = {source.where(cls) for source in rule.sources.values() for cls in rule.classes} - {
         None
