@@ -32,7 +32,11 @@ HEADS = ("loads", "scene", "live", "near", "replay")
 TESTS = {
     "falco": ("tests/live/test_falco.py",),
     "sigma": ("tests/unit/test_detect_sigma_rules.py", "tests/live/test_sigma_rules.py"),
-    "own": ("tests/unit/test_detect_rules.py", "tests/live/test_attacks_pack.py"),
+    "own": (
+        "tests/unit/test_detect_rules.py",
+        "tests/live/test_attacks_pack.py",
+        "tests/live/test_baseline_rules.py",
+    ),
 }
 
 Facts = dict[str, Any]
