@@ -18,7 +18,7 @@ import msgspec
 from hullwatch.context.workload import Workload
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.row import Object
-from hullwatch.detect.ruleset import RuleSet
+from hullwatch.detect.ruleset import Rule, RuleSet
 from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.replay import Replay
 from hullwatch.sensor.dictionary import decode_address
@@ -191,6 +191,16 @@ class Backtest:
 
     # -- what may have been missed ---------------------------------------------------------
 
+    def _owners(self, engine: Engine) -> list[Rule]:
+        """Of each of the engine's rules, the one to name: a step's sequence."""
+        sequences = {
+            step.rule: rule
+            for rule in self.rules[0].rules
+            if rule.sequence is not None
+            for step in rule.sequence.steps
+        }
+        return [sequences.get(rule.name, rule) for rule in engine.rules]
+
     def _say_holes(self) -> None:
         report = self.report
         found = counted.holes(self.history.catalog, *self._span)
@@ -199,7 +209,8 @@ class Backtest:
         engine = Engine(self.rules[0])
         # A rule that was loaded just as it is now cannot have met what the kernel counted for it.
         then = [hashes.items() for hashes in self._hashes]
-        fresh = [any((rule.name, rule.hash) not in one for one in then) for rule in engine.rules]
+        told = self._owners(engine)
+        fresh = [any((one.name, one.hash) not in known for known in then) for one in told]
         workloads: dict[tuple[int, int], Workload] = {}
         finders = {run.about.boot: run.resolver for run in self.runs}
         totals: dict[tuple[str, str, str], tuple[int, list[str]]] = {}
@@ -222,7 +233,7 @@ class Backtest:
                 if not fresh[at]:
                     continue
                 name = workloads[whose].name or workloads[whose].container_id or "host"
-                key = engine.rules[at].name, row.cls, name
+                key = told[at].name, row.cls, name
                 count, objects = totals.get(key, (0, []))
                 totals[key] = count + row.count, objects
                 if len(objects) < 3:

@@ -82,7 +82,7 @@ FIRST = (
         "/opt/new",
     ),
     Act("First-seen program of an image", 'run("/bin/id")', "/bin/id"),
-    Act("Program that is rare for the fleet", 'run("/bin/cksum", "/etc/hosts")', "/bin/cksum"),
+    Act("Program that is rare for the fleet", 'run("/bin/uname")', "/bin/uname"),
     Act("First-seen destination of an image", reach("203.0.113.7"), "203.0.113.7:443"),
     Act("Destination that is rare for the fleet", reach("203.0.113.8"), "203.0.113.8:443"),
     Act(

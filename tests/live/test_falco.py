@@ -301,12 +301,15 @@ def happened(seen: Seen, near: Near) -> bool:
 
 
 def unknown(finding: dict[str, Any]) -> set[str]:
-    """Fields of the output without a value, but for the login name of who has no login."""
+    """Fields of the output without a value, but for the login name of who has no login, and for
+    ancestors beyond those there are."""
     fields = finding["fields"]
     return {
         name
         for name, value in fields.items()
-        if value == "<NA>" and (name, fields.get("user.loginuid")) != ("user.loginname", "-1")
+        if value == "<NA>"
+        and (name, fields.get("user.loginuid")) != ("user.loginname", "-1")
+        and not name.startswith("proc.aname[")
     }
 
 

@@ -32,7 +32,7 @@ for file in .kube/config .docker/config.json .bitcoin/wallet.dat .bash_history .
 done
 echo '{}' > /root/.claude/projects/p/1.jsonl
 echo '#!/bin/true' > /root/.claude/hooks/pre.sh; chmod 755 /root/.claude/hooks/pre.sh
-echo x > /models/m.pkl; echo x > /root/.ash_history
+echo x > /models/m.pkl; echo x > /root/.sh_history
 echo x > /models/old.gguf; echo x > /srv/vectors/chroma.sqlite3
 echo x > /root/.aws/credentials; echo x > /root/.ssh/id_ed25519
 echo x > /root/.ssh/id_ed25519.pub

@@ -87,10 +87,10 @@ ATTACKS = (
     ),
     Attack(
         "shell-then-traces",
-        'run("/bin/sh", "-c", "rm /root/.ash_history")',
+        'run("/bin/sh", "-c", "rm /root/.sh_history")',
         {
-            "Shell started by an agent, then traces destroyed": "/root/.ash_history",
-            "Log or shell history destroyed in a container": "/root/.ash_history",
+            "Shell started by an agent, then traces destroyed": "/root/.sh_history",
+            "Log or shell history destroyed in a container": "/root/.sh_history",
         },
         "sh",
     ),
