@@ -2,7 +2,7 @@
 the attack replicas.
 
     python bench/benign.py [--quick] [--only NAME ...] [--skip-attacks] [--pack PATH]
-                           [--json] [--keep STORE]
+                           [--alone] [--json] [--keep STORE]
 
 One agent in detect mode, with our pack and, where they are at hand, Falco's stable and incubating
 and Sigma's rules, watches real workloads in runc containers: package managers, databases under
@@ -42,10 +42,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def rule_sets(pack: Path) -> RuleSets:
+def rule_sets(pack: Path, *, alone: bool) -> RuleSets:
     """The pack, and what else lies beside the project and can be loaded."""
     paths = {OWN: pack}
-    if (falco := falco_rules()) is not None:
+    if not alone and (falco := falco_rules()) is not None:
         others = {
             "falco stable": falco / "falco_rules.yaml",
             "falco incubating": falco / "falco-incubating_rules.yaml",
@@ -140,6 +140,7 @@ def main() -> int:
     parser.add_argument(
         "--pack", type=Path, default=ROOT / "rules", help="another pack to judge in place of ours"
     )
+    parser.add_argument("--alone", action="store_true", help="load no other people's rules")
     parser.add_argument("--json", action="store_true", help="one JSON value instead of tables")
     parser.add_argument("--keep", type=Path, metavar="STORE", help="keep the agent's store there")
     chosen = parser.parse_args()
@@ -149,7 +150,7 @@ def main() -> int:
         if (one.name in chosen.only if chosen.only else one.quick or not chosen.quick)
     ]
     day = prepare(say)
-    sets = rule_sets(chosen.pack)
+    sets = rule_sets(chosen.pack, alone=chosen.alone)
     listed = accepted.read(Path(__file__).with_suffix(".toml"))
     with tempfile.TemporaryDirectory(prefix="hullwatch-day-") as folder:
         begun = time.monotonic()
