@@ -132,8 +132,8 @@ def cli(store: Path, *argv: str) -> list[dict[str, Any]]:
 
 
 def names(store: Path, image: str) -> set[tuple[str, str]]:
-    _, *rows = cli(store, "show", image)
-    return {(row["kind"], row["name"]) for row in rows}
+    rows = cli(store, "show", image)  # none at all before the first second is over
+    return {(row["kind"], row["name"]) for row in rows[1:]}
 
 
 def found(agent: Agent) -> set[tuple[str, str]]:

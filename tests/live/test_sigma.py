@@ -19,6 +19,7 @@ import pytest
 
 from hullwatch.detect.ruleset import load
 from support.agent import Agent
+from support.attacks.driven import DRIVER
 from support.bundles import Mount
 from support.images import Image
 from support.needs import missing
@@ -34,7 +35,6 @@ pytestmark = [
 ]
 pytest.importorskip("sigma", reason="needs pySigma: pip install -e '.[dev]'")
 
-DRIVER = Path(__file__).with_name("attacks") / "driver.py"
 BIN = "/usr/local/bin"
 
 

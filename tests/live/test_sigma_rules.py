@@ -22,6 +22,7 @@ pytest.importorskip("sigma", reason="needs pySigma: pip install -e '.[dev]'")
 
 from hullwatch.detect.output import escape
 from support.agent import Agent
+from support.attacks.driven import DRIVER
 from support.bundles import Mount
 from support.conformance import record
 from support.images import Image
@@ -38,7 +39,6 @@ if not SIGMA.exists():
     pytest.skip("no ../shared/conformance beside the project", allow_module_level=True)
 pytestmark = pytest.mark.timeout(600)
 
-DRIVER = Path(__file__).with_name("attacks") / "driver.py"
 RULES = read(SIGMA)
 _APART = 20  # numbers of a rule's near misses are below its own times this
 HITS = {rule.title: hit(rule, number) for number, rule in enumerate(RULES, 1)}

@@ -154,11 +154,16 @@ def _lived(event: Event, met: Event, number: int, kept: frozenset[str]) -> Event
     return made
 
 
+def _word(number: int) -> str:
+    """As letters: findings whose paths differ in numbers only are one."""
+    return "".join("ghijklmnop"[int(digit)] for digit in str(number))
+
+
 def _path(path: str, number: int, kept: bool) -> str:
     path = path.replace("//", "/")
     if kept:
-        return f"/{path.removeprefix('/')}" + (str(number) if path.endswith("/") else "")
-    return f"/act/{number}/{path.lstrip('/')}" + ("x" if path.endswith("/") else "")
+        return f"/{path.removeprefix('/')}" + (_word(number) if path.endswith("/") else "")
+    return f"/act/{_word(number)}/{path.lstrip('/')}" + ("x" if path.endswith("/") else "")
 
 
 def compile_actor(target: Path) -> Path:

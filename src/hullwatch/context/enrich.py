@@ -34,7 +34,6 @@ _NETWORK = classes_mask(
     [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP]
 )
 _CGROUPS = classes_mask((Class.CGROUP_MKDIR, Class.CGROUP_RMDIR))
-_BIRTH = classes_mask((Class.EXEC, Class.TASK))
 _NS_MNT = NAMESPACES.index("ns_mnt")
 _NAMING = classes_mask((Class.DNS, Class.TLS, Class.CGROUP_RMDIR))
 
@@ -72,9 +71,9 @@ class Context:
         cgroups, inverse = np.unique(events["cgroup"], return_inverse=True)
         slots = np.array([self.workloads.slot(int(c)) for c in cgroups], np.int32)
         workload = slots[inverse] if len(events) else np.empty(0, np.int32)
-        births = np.flatnonzero(_BIRTH[events["cls"]])
-        for slot, whose in zip(image[births].tolist(), workload[births].tolist(), strict=True):
-            self.processes.image(slot).workload = whose
+        # Copies too: the one that they are of may be from this batch and not have been told yet.
+        for placed in self.processes.placed:
+            placed.workload = self.workloads.slot(placed.cgroup)
         made = Enriched(
             batch=batch,
             image=image,

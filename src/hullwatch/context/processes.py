@@ -98,6 +98,7 @@ class ProcessTable:
         # (shared bytes of PROC, the parent's program), or (the parent's program, cgroup) of a copy.
         self._programs: dict[tuple[Any, Any], Program] = {}
         self._max_ended = max_ended
+        self.placed: list[ProcessImage] = []  # made by the last `apply`
         self.unknown_made = 0
         self.evicted_early = 0
         self._nobody = self._make_unknown(0, 0, 0)
@@ -140,6 +141,7 @@ class ProcessTable:
     def apply(self, batch: Batch, dictionary: Dictionary) -> np.ndarray:
         """Take the batch's changes in, in order; returns every event's image slot: int32[n]."""
         events = batch.events
+        self.placed = []
         keys, first, inverse = np.unique(events["proc"], return_index=True, return_inverse=True)
         changing = np.flatnonzero(_CHANGES[events["cls"]])
         known = self._current
@@ -249,6 +251,7 @@ class ProcessTable:
             self._images.append(image)
         if image.parent is not None:
             image.parent.children += 1
+        self.placed.append(image)
         return image
 
     def _replace(self, key: int, image: ProcessImage, now: int) -> None:

