@@ -154,7 +154,7 @@ def judged(
         live = {(one["rule"], one["container_full_id"], one["object"]) for one in agent.stored()}
     replayed, lost = recording.findings([SIGMA])
     (folder / "seen.yaml").write_text(SEEN)
-    seen, _ = recording.findings([folder / "seen.yaml"])
+    seen = recording.matches([folder / "seen.yaml"])
 
     def box(container: str, acts: list[Act]) -> Box:
         def within(found: set[tuple[str, str, str]]) -> Found:

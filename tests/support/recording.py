@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from hullwatch.detect.engine import Engine
+from hullwatch.detect.output import escape
 from hullwatch.detect.ruleset import load
 from hullwatch.replay import Capture, Replay
 from support.scratch import poll
@@ -61,3 +63,14 @@ class Recording:
         replay = Replay(Capture(self.path), load([*rules]))
         found = {(one.rule, one.container_full_id, one.object) for batch in replay for one in batch}
         return found, replay.lost
+
+    def matches(self, rules: Iterable[Path]) -> set[tuple[str, str, str]]:
+        """The same of everything that rules match, before any of it folds."""
+        loaded = load([*rules])
+        engine, replay = Engine(loaded), Replay(Capture(self.path), loaded)
+        return {
+            (one.rule.name, one.row.workload.container_id or "", escape(one.row.obj.text))
+            for enriched in replay.enriched()
+            for one in engine.match(enriched)
+            if one.row.obj is not None
+        }
