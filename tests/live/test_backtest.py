@@ -27,7 +27,7 @@ from support.needs import missing
 from support.runc import Container, Network, Runc
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 PLAIN = [attack for attack in ATTACKS if not attack.privileged]
 LATER = """

@@ -21,7 +21,7 @@ from support.runc import Runc
 from support.scratch import poll
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 FILES = 200
 WORDS = 40

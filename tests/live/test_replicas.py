@@ -20,7 +20,7 @@ from support.needs import missing
 from support.runc import Network, Runc
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ADDRESSES = ("203.0.113.7", "203.0.113.9", "169.254.169.254")
 # Interpreters of this machine that the images do not have.
