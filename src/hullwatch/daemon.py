@@ -175,6 +175,8 @@ class Daemon:
         gc.collect()
         gc.freeze()
         _give_back()  # what loading took: BTF, rules
+        # What loading took is not what watching takes.
+        self._governed_at = (time.monotonic(), _cpu(), self.sensor.bulk_events)
         self._watching = True
         if ready is not None:
             ready()

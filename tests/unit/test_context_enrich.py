@@ -12,7 +12,7 @@ from hullwatch.context.enriched import Enriched
 from hullwatch.context.recorded import RecordedResolver
 from hullwatch.context.workload import Workload
 from hullwatch.sensor.batch import Batch, String
-from hullwatch.sensor.wire import EVENT, Class, StrKind
+from hullwatch.sensor.wire import EVENT, PROC, Class, StrKind
 
 SECOND = 1_000_000_000
 
@@ -130,6 +130,23 @@ def test_a_connection_has_the_name_of_its_own_time() -> None:
     )
     assert made.names == {2: "early.com", 4: "late.com"}
     assert not context.names
+
+
+def test_a_copy_of_a_process_has_its_container_in_the_batch_that_made_both() -> None:
+    """A child that does not exec, of a parent whose exec came a moment before."""
+    parent, child = 1 << 22 | 7, 2 << 22 | 8
+    events = np.zeros(3, EVENT)
+    events["ts"], events["cgroup"] = [SECOND, SECOND + 1, SECOND + 2], 9
+    events["cls"] = [int(Class.EXEC), int(Class.FORK), int(Class.OPEN)]
+    events["proc"], events["num"] = [parent, parent, child], [0, child, 0]
+    procs = np.zeros(1, PROC)
+    procs["ts"], procs["cls"], procs["proc"], procs["pid"] = SECOND, int(Class.EXEC), parent, 7
+    procs["cgroup"] = 9
+    context = Context(RecordedResolver([value(9, "resolved")]))
+    (made,) = context.enrich(Batch(events=events, procs=procs, drained=2 * SECOND))
+    images = [context.processes.image(int(slot)) for slot in made.image]
+    assert [image.pid for image in images] == [7, 7, 8]
+    assert {image.workload for image in images} == {int(made.workload[0])} != {0}
 
 
 def test_released_slots_come_before_what_may_reuse_them() -> None:
