@@ -49,7 +49,6 @@ FALCO = REPOSITORY.parent / "shared" / "conformance" / "falco"
 FILES = (FALCO / "falco_rules.yaml", FALCO / "falco-incubating_rules.yaml")
 
 pytestmark = [
-    pytest.mark.scenario,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not FALCO.exists(), reason="no ../shared/conformance beside the project"),
 ]

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Emulated, a guest is five to ten times slower than the host; a hang must still end before CI does.
-BOOT_AND_RUN = float(os.environ.get("HULLWATCH_VM_TIMEOUT", "1200"))
+BOOT_AND_RUN = float(os.environ.get("HULLWATCH_VM_TIMEOUT", "1800"))
 KERNELS = os.environ.get("HULLWATCH_VM_KERNELS", "6.1 6.12").split()
 
 
