@@ -13,6 +13,7 @@ from hullwatch.detect.frameworks import ATLAS, ATTACK, NAMES, OWASP_AGENTIC, OWA
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.scene import Scene
 from hullwatch.sensor.wire import Class
+from support.conformance import record
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "rules"
@@ -33,7 +34,10 @@ def test_the_pack_loads_clean(pack: RuleSet) -> None:
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_cases_beside_the_rules(pack: RuleSet, path: Path) -> None:
-    failed = [result for result in run_cases(pack, [path]) if not result.ok]
+    results = list(run_cases(pack, [path]))
+    for result in results:
+        record("own", result.case.rule, scene=result.ok)
+    failed = [result for result in results if not result.ok]
     assert not failed, [(result.case.rule, result.case.name, result.error) for result in failed]
 
 
