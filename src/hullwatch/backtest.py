@@ -7,8 +7,6 @@ what was counted instead of kept, lost, or gone.
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,10 +146,11 @@ class Backtest:
     def _know(self, engine: Engine) -> None:
         """What images normally do: entries keep the time of their first event, so that what was
         new at the time is new again."""
-        link = self.history.catalog.link
-        with contextlib.suppress(sqlite3.OperationalError):  # a store from before there were any
-            for row in baselines.profiles(link):
-                engine.baselines.load(row, baselines.entries_of(link, row.image))
+        catalog = self.history.catalog
+        if not catalog.rows("SELECT 1 FROM sqlite_master WHERE name = 'baselines'"):
+            return  # a store from before there were any
+        for row in baselines.profiles(catalog.link):
+            engine.baselines.load(row, baselines.entries_of(catalog.link, row.image))
 
     def _wanted(self, findings: Sequence[Any], boot: int) -> Sequence[Any]:
         if self._cgroups is None:

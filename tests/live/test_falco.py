@@ -299,6 +299,12 @@ def happened(seen: Seen, near: Near) -> bool:
     )
 
 
+def beyond(field: str, processes: int) -> bool:
+    """Whether it names an ancestor above the outermost process there is."""
+    level = re.fullmatch(r"proc\.aname\[(\d+)\]", field)
+    return level is not None and int(level[1]) >= processes
+
+
 def unknown(finding: dict[str, Any]) -> set[str]:
     """Fields of the output without a value, but for the login name of who has no login, and for
     ancestors beyond those there are."""
@@ -308,7 +314,7 @@ def unknown(finding: dict[str, Any]) -> set[str]:
         for name, value in fields.items()
         if value == "<NA>"
         and (name, fields.get("user.loginuid")) != ("user.loginname", "-1")
-        and not name.startswith("proc.aname[")
+        and not beyond(name, len(finding["processes"]))
     }
 
 
