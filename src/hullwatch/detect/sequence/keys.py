@@ -128,16 +128,17 @@ def _tree(key: Key, image: ProcessImage) -> Joined:
 
 def field_source(text: str, place: Place) -> Source:
     """A field with one value, as a rule names it; raises RuleError."""
+    if text.isidentifier():  # all fields have a dot
+        words = (*WORDS, TREE)
+        hint = did_you_mean(text, words) or f"the words are {', '.join(words)}"
+        raise RuleError(f"'{text[:80]}' is neither a field nor a word for one", place, mend=hint)
     try:
         left = getattr(parse(f"{text} exists"), "left", None)
         if left is None or isinstance(left, Literal):
             raise RuleError(f"'{text[:80]}' is no field", place)
         source = source_of(left)
     except RuleError as problem:
-        hint = problem.mend
-        if isinstance(left := text.strip(), str) and not hint:
-            hint = did_you_mean(left, (*WORDS, TREE))
-        raise RuleError(problem.message, place, mend=hint) from None
+        raise RuleError(problem.message, place, mend=problem.mend) from None
     if source.any or any(bound.field.parts for bound in source.bounds):
         raise RuleError(f"'{text}' has many values", place, mend="give a field with one value")
     return source
