@@ -80,7 +80,13 @@ class Watch:
                     return value
             return None
 
-        return poll(found, seconds=10, waiting_for=f"workload {container_id[:12]}")
+        try:
+            return poll(found, seconds=10, waiting_for=f"workload {container_id[:12]}")
+        except TimeoutError as late:
+            known = [value for path, value in self.last.items() if container_id in path]
+            late.add_note(f"known of it: {known}, watching: {self._thread.is_alive()}")
+            late.add_note(f"resolver: {self.resolver.stats()}")
+            raise
 
     def close(self) -> None:
         self._end.set()

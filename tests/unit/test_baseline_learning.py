@@ -311,11 +311,25 @@ def test_repeats_are_an_array_look_up():
     entered = []
     inner = baselines._enter
     baselines._enter = lambda *given: entered.append(given) or inner(*given)
-    novel = baselines.observe(made)
+    assert not baselines.observe(made).any()  # it is being learnt
     baselines.observe(made)
     assert len(entered) == 1
-    assert np.flatnonzero(novel).tolist() == [0] or novel.sum() == 2_000  # all at one time
     assert rows(baselines)["read", "/etc/hosts"].count == 4_000
+
+
+def test_only_what_is_new_after_the_learning_is_looked_at():
+    town = Town()
+    town.do("read", "/etc/hosts")
+    town.judge()
+    town.wait(601)
+    town.do("read", "/etc/hosts")
+    town.do("read", "/etc/new")
+    town.do("read", "/etc/new", town.box("other/image:1"))
+    town.wait(1)
+    town.do("read", "/etc/new")
+    made = town.scene.enriched()
+    assert np.flatnonzero(town.baselines.observe(made)).tolist() == [1]
+    assert not town.baselines.observe(made)[0]
 
 
 def test_a_container_that_becomes_known_is_learnt_under_its_image():

@@ -13,7 +13,8 @@ Two steps, so that processes are only looked at where an event's own side can ma
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ _U = np.uint64
 # Widths of a step-1 key: event 22, object 14, second object 14, container 14 bits.
 _SIGNATURES = 1 << 14
 _COMBINATIONS = 1 << 17
+_RowOf = Callable[[int], Row]
 
 
 class _Ask(NamedTuple):
@@ -382,19 +384,26 @@ class Engine:
             new[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
         starts = np.flatnonzero(new)
         ends = np.append(starts[1:], order.size)
+        row = self._rows(enriched)
         found: list[Match] = []
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             outcome = self._outcomes[int(columns[0][start])]
             members = rows[order[start:end]]
             for at in outcome.sure:
-                found += self._matches(enriched, at, members)
+                found += self._matches(enriched, row, at, members)
             if outcome.novel.rules:
-                for at, some in self._single(enriched, members, outcome, novel).items():
-                    found += self._matches(enriched, at, np.array(some))
+                for at, some in self._single(row, members, outcome, novel).items():
+                    found += self._matches(enriched, row, at, np.array(some))
         found.sort(key=lambda match: match.row.ts)
         return found
 
-    def _matches(self, enriched: Enriched, at: int, members: np.ndarray) -> list[Match]:
+    def _rows(self, enriched: Enriched) -> _RowOf:
+        """Rows of a batch by place, each made once."""
+        return cache(lambda at: self.row(enriched, at))
+
+    def _matches(
+        self, enriched: Enriched, row: _RowOf, at: int, members: np.ndarray
+    ) -> list[Match]:
         """Events of one process and object that meet a rule, as one match; for some steps of
         sequences as one each."""
         rule = self.rules[at]
@@ -402,16 +411,15 @@ class Engine:
             return [
                 one
                 for member in members.tolist()
-                for one in self._matches(enriched, at, np.array([member]))
+                for one in self._matches(enriched, row, at, np.array([member]))
             ]
         times = enriched.batch.events["ts"][members]
-        row = self.row(enriched, int(members[0]))
         kept = times.astype(np.int64) if rule.step else None
-        return [Match(rule, row, members.size, int(times[-1]), kept)]
+        return [Match(rule, row(int(members[0])), members.size, int(times[-1]), kept)]
 
     def _single(
         self,
-        enriched: Enriched,
+        row: _RowOf,
         members: np.ndarray,
         outcome: _Outcome,
         novel: np.ndarray | None,
@@ -422,8 +430,7 @@ class Engine:
             ask = outcome.novel if novel is None or novel[member] else outcome.known
             if not ask.rules:
                 continue
-            row = self.row(enriched, member)
-            more = self.parts.row(row, ask.wanted)
+            more = self.parts.row(row(member), ask.wanted)
             holds = outcome.holds | more
             fails = outcome.fails | outcome.unknown & ~more
             for at in ask.rules:
@@ -434,12 +441,12 @@ class Engine:
     def _plainly(self, enriched: Enriched) -> list[Match]:
         """Every rule on every event, without tables."""
         found: list[Match] = []
+        row = self._rows(enriched)
         for at in range(enriched.batch.events.size):
-            row = self.row(enriched, at)
-            holds, fails = self.parts.truth(row)
-            for index in self.by_class.get(row.event.cls, ()):
+            holds, fails = self.parts.truth(row(at))
+            for index in self.by_class.get(row(at).event.cls, ()):
                 if self.rules[index].tree.ask(holds, fails):
-                    found += self._matches(enriched, index, np.array([at]))
+                    found += self._matches(enriched, row, index, np.array([at]))
         return found
 
     def row(self, enriched: Enriched, at: int) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import itemgetter
 from os import environ, uname
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +11,7 @@ from hullwatch.context.enriched import Enriched, ProcessImage
 from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts
 from hullwatch.sensor.dictionary import Address, Dictionary
-from hullwatch.sensor.wire import Class, StrKind
+from hullwatch.sensor.wire import EVENT, Class, StrKind
 
 if TYPE_CHECKING:
     from hullwatch.detect.baseline.baselines import Baselines
@@ -47,6 +48,10 @@ class Object(NamedTuple):
 
 
 _ADDR, _OPEN = int(StrKind.ADDR), int(Class.OPEN)
+_NAMES = EVENT.names or ()
+_COLUMNS = itemgetter(
+    *(_NAMES.index(name) for name in (*Event._fields, "obj", "obj2", "ts", "tid", "span"))
+)
 
 
 def object_of(dictionary: Dictionary, ident: int) -> Object:
@@ -92,20 +97,20 @@ def row_of(enriched: Enriched, at: int, number: int) -> Row:
     """Row `at` of a batch. An open without a text of the caller's has the kernel's path twice."""
     tables = enriched.tables
     assert tables is not None
-    event = enriched.batch.events[at]
-    cls, obj, obj2 = int(event["cls"]), int(event["obj"]), int(event["obj2"])
+    # One call for all columns: an array gives single numbers slowly.
+    event = enriched.batch.events[at].item()
+    cls, *numbers, obj, obj2, ts, tid, span = _COLUMNS(event)
     if cls == _OPEN and not obj2:
         obj2 = obj
-    columns = ("op", "marks", "flags", "ret", "port", "num", "num2")
     return Row(
-        Event(cls, *(int(event[column]) for column in columns)),
+        Event(cls, *numbers),
         object_of(tables.dictionary, obj) if obj else None,
         object_of(tables.dictionary, obj2) if obj2 else None,
         tables.processes.image(int(enriched.image[at])),
         tables.workloads.workload(int(enriched.workload[at])),
-        int(event["ts"]),
+        ts,
         number,
-        int(event["tid"]),
-        int(event["span"]),
+        tid,
+        span,
         enriched.names.get(at),
     )

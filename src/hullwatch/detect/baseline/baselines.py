@@ -82,8 +82,7 @@ class Baselines:
     # --- learning -------------------------------------------------------------------------
 
     def observe(self, enriched: Enriched) -> np.ndarray:
-        """Learn from a batch. bool[n]: events that are not simply known, so that first_seen or
-        drift may hold for them."""
+        """Learn from a batch. bool[n]: events for which first_seen or drift holds."""
         events, tables = enriched.batch.events, enriched.tables
         novel = np.zeros(len(events), bool)
         last = int(events["ts"][-1]) + int(enriched.batch.wall_offset) if len(events) else 0
@@ -100,6 +99,7 @@ class Baselines:
         rows, whose = rows[whose > 0], whose[whose > 0]
         if not rows.size:
             return novel
+        numbered = self._whose  # as it is now: it may be begun anew below
         kinds, obj = kinds[rows], obj[rows]
         times = events["ts"][rows].astype(np.int64) + int(enriched.batch.wall_offset)
         key = whose.astype(_U) << _U(36) | kinds.astype(_U) << _U(32) | obj.astype(_U)
@@ -125,11 +125,14 @@ class Baselines:
             entries = np.array([self._moved.get(one, one) for one in entries.tolist()], np.int32)
             self._settle_moved()
         known = entries >= 0
-        rows, entries, times = rows[known], entries[known], times[known]
+        rows, entries, times, whose = rows[known], entries[known], times[known], whose[known]
         older = self.table.touch(entries, times)
         for at in older.tolist():
             self._older(at)
-        novel[rows] = (self.table.first[entries] >= times) | self.table.drift[entries]
+        first = self.table.first[entries] >= times
+        if first.any():  # while an image is learnt, nothing is
+            first &= times > _learnt(numbered, whose)[whose]
+        novel[rows] = first | self.table.drift[entries]
         return novel
 
     def _named(self, names: dict[int, str], rows: np.ndarray, kinds: np.ndarray) -> dict[int, str]:
@@ -229,7 +232,7 @@ class Baselines:
     def _forget_short_cuts(self) -> None:
         self._seen.clear()
         self._slots.clear()
-        self._whose.clear()
+        self._whose = []
         self._numbers.clear()
 
     def learn(self, row: EntryRow) -> None:
@@ -389,6 +392,15 @@ class Baselines:
             "entries": self.table.used,
             **self.lost,
         }
+
+
+def _learnt(numbered: list[tuple[Profile, int]], whose: np.ndarray) -> np.ndarray:
+    """By number of container: until when its image is learnt, unix ns. Only of those in whose."""
+    until = np.zeros(len(numbered) + 1, np.int64)
+    for number in np.flatnonzero(np.bincount(whose)).tolist():
+        profile = numbered[number - 1][0]
+        until[number] = profile.first + profile.learning
+    return until
 
 
 def object_name(kind: Kind, row: Row) -> str:

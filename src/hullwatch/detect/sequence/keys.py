@@ -82,12 +82,29 @@ WORDS: dict[str, Word] = {
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """leave, ask: where this event's state goes, and where an earlier one's may be. count: the
-    one key that events are counted under."""
+    """count: the one key that events are counted under. chain: of a tree, the process and its
+    ancestors."""
 
-    leave: tuple[Key, ...]
-    ask: tuple[Key, ...]
+    key: Key
     count: Key
+    chain: tuple[int, ...] = ()
+
+    def leave(self) -> tuple[Key, ...]:
+        """Where this event's state goes."""
+        if not self.chain:
+            return (self.key,)
+        below = (self._at("below", one) for one in self.chain)
+        return (self._at("own", self.chain[0]), self.count, *below)
+
+    def ask(self) -> tuple[Key, ...]:
+        """Where an earlier one's may be."""
+        if not self.chain:
+            return (self.key,)
+        own = (self._at("own", one) for one in self.chain)
+        return (*own, self.count, self._at("below", self.chain[0]))
+
+    def _at(self, place: str, process: int) -> Key:
+        return (*self.key, place, process)
 
 
 class Keys:
@@ -107,23 +124,23 @@ class Keys:
             plain.append(value)
         key = tuple(plain)
         if not self._tree:
-            return Joined((key,), (key,), key)
-        return None if row.image is None else _tree(key, row.image)
+            return Joined(key, key)
+        if row.image is None:
+            return None
+        chain = _chain(row.image)
+        return Joined(key, (*key, "branch", chain[-2] if len(chain) > 1 else chain[-1]), chain)
 
 
-def _tree(key: Key, image: ProcessImage) -> Joined:
-    chain = [image]
+def _chain(image: ProcessImage) -> tuple[int, ...]:
+    """Keys of a process and its ancestors, up to the first process of the container (or of a
+    service on the host)."""
+    chain = [image.key]
     for one in ancestors_within(image):
-        # Up to the first process of the container (or of a service on the host). A runtime's own
-        # stage is in the container's cgroup, too, but in the host's pid namespace.
+        # A runtime's own stage is in the container's cgroup, too, but in the host's pid namespace.
         if one.workload != image.workload or one.pid <= 2 or len(chain) >= MAX_CHAIN:
             break
-        chain.append(one)
-    branch = (*key, "branch", (chain[-2] if len(chain) > 1 else chain[-1]).key)
-    own = (*key, "own", image.key)
-    below = tuple((*key, "below", one.key) for one in chain)
-    asked = tuple((*key, "own", one.key) for one in chain)
-    return Joined((own, branch, *below), (*asked, branch, below[0]), branch)
+        chain.append(one.key)
+    return tuple(chain)
 
 
 def field_source(text: str, place: Place) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -70,7 +71,7 @@ class Sequences:
         for match, times in _in_order(steps, self._use):
             rule, tracker, number = self._use[match.rule.name]
             step = tracker.sequence.steps[number]
-            seen = _seen(step.id, step.shown, match, env)
+            seen = partial(_seen, step.id, step.shown, match, env)
             fired = tracker.take(number, match.row, seen, times + env.wall_offset, env)
             if fired is not None:
                 last = fired.last - env.wall_offset
@@ -157,11 +158,11 @@ def _in_order(
         yield steps[int(source[start])], times[start:end]
 
 
-def _seen(ident: str, fields: tuple, match: Match, env: Env) -> Seen:
+def _seen(ident: str, fields: tuple, match: Match, env: Env, time: int) -> Seen:
     row = match.row
     return Seen(
         ident,
-        row.ts + env.wall_offset,
+        time,
         CLASSES[row.event.cls].name,
         escape(row.obj.text[:_MAX_FIELD]) if row.obj else "",
         row.image.pid if row.image else 0,

@@ -9,7 +9,7 @@ in any order the latest moment of each step. So a key's state does not grow with
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -18,9 +18,11 @@ import numpy as np
 from hullwatch.detect.finding import Seen
 from hullwatch.detect.row import Env, Row
 from hullwatch.detect.sequence.compiled import Sequence, Step
-from hullwatch.detect.sequence.keys import Key, Value, value_of
+from hullwatch.detect.sequence.keys import Joined, Key, Value, value_of
 
 __all__ = ["Fired", "State", "Tracker"]
+
+_SeenAt = Callable[[int], Seen]  # of a time, unix ns
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
@@ -59,10 +61,12 @@ class Tracker:
         self.states: OrderedDict[Key, State] = OrderedDict()
         self.dirty: set[Key] = set()
 
-    def take(self, number: int, row: Row, seen: Seen, times: np.ndarray, env: Env) -> Fired | None:
+    def take(
+        self, number: int, row: Row, seen: _SeenAt, times: np.ndarray, env: Env
+    ) -> Fired | None:
         """Events of one step that no other event of this sequence lies between.
 
-        times: int64 unix ns, ascending; row: the first of them.
+        times: int64 unix ns, ascending; row: the first of them; seen: tells of it, if need be.
         """
         step = self.sequence.steps[number]
         keys = step.keys.of(row, env)
@@ -77,10 +81,11 @@ class Tracker:
             if not moments.size:
                 return None
         if len(self.sequence.steps) == 1:
-            return Fired(moments.size, int(moments[0]), int(moments[-1]), (seen,))
+            first = int(moments[0])
+            return Fired(moments.size, first, int(moments[-1]), (seen(first),))
         if self.sequence.ordered:
-            return self._next(number, keys.leave, keys.ask, moments, seen)
-        return self._any_order(number, keys.leave, keys.ask, moments, seen)
+            return self._next(number, keys, moments, seen)
+        return self._any_order(number, keys, moments, seen)
 
     # Counted steps
 
@@ -105,9 +110,10 @@ class Tracker:
         self, values: dict[str, int], count: int, times: np.ndarray, value: Value | None
     ) -> np.ndarray:
         # The `count` latest values suffice: there are so many within the time if these are.
-        others = sorted((at for one, at in values.items() if one != str(value)), reverse=True)
-        values.pop(str(value), None)
-        values[str(value)] = int(times[-1])
+        text = str(value)
+        values.pop(text, None)
+        others = sorted(values.values(), reverse=True) if len(values) >= count - 1 else []
+        values[text] = int(times[-1])
         while len(values) > count:
             del values[min(values, key=values.__getitem__)]
         if len(others) < count - 1:
@@ -117,18 +123,13 @@ class Tracker:
     # Several steps
 
     def _next(
-        self,
-        number: int,
-        leave: tuple[Key, ...],
-        ask: tuple[Key, ...],
-        moments: np.ndarray,
-        seen: Seen,
+        self, number: int, keys: Joined, moments: np.ndarray, seen: _SeenAt
     ) -> Fired | None:
         if number == 0:
             at = int(moments[-1])
-            self._leave(leave, 1, Run(at, at, (msgspec.structs.replace(seen, time=at),)))
+            self._leave(keys.leave(), 1, Run(at, at, (seen(at),)))
             return None
-        found = self._latest(ask, number)
+        found = self._latest(keys.ask(), number)
         if found is None:
             return None
         # Later than the step before it: one event is not two steps.
@@ -136,23 +137,19 @@ class Tracker:
         if not moments.size:
             return None
         first, last = int(moments[0]), int(moments[-1])
-        steps = (*found.seen, msgspec.structs.replace(seen, time=first))
+        steps = (*found.seen, seen(first))
         if number == len(self.sequence.steps) - 1:
             return Fired(moments.size, first, last, steps)
-        self._leave(leave, number + 1, Run(found.start, first, steps))
+        self._leave(keys.leave(), number + 1, Run(found.start, first, steps))
         return None
 
     def _any_order(
-        self,
-        number: int,
-        leave: tuple[Key, ...],
-        ask: tuple[Key, ...],
-        moments: np.ndarray,
-        seen: Seen,
+        self, number: int, keys: Joined, moments: np.ndarray, seen: _SeenAt
     ) -> Fired | None:
         at = int(moments[-1])
-        self._leave(leave, number, Run(at, at, (msgspec.structs.replace(seen, time=at),)))
-        others = [self._latest(ask, n) for n in range(len(self.sequence.steps)) if n != number]
+        self._leave(keys.leave(), number, Run(at, at, (seen(at),)))
+        asked = keys.ask()
+        others = [self._latest(asked, n) for n in range(len(self.sequence.steps)) if n != number]
         present = [run for run in others if run is not None]
         if len(present) < len(others):
             return None
@@ -160,7 +157,7 @@ class Tracker:
         if not moments.size:
             return None
         first = int(moments[0])
-        steps = [run.seen[0] for run in present] + [msgspec.structs.replace(seen, time=first)]
+        steps = [run.seen[0] for run in present] + [seen(first)]
         steps.sort(key=lambda one: one.time)
         return Fired(moments.size, first, int(moments[-1]), tuple(steps))
 
