@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from hullwatch.context.cgroupfs import find_v2_root, walk
+from hullwatch.context.cgroupfs import cgroup_id, find_v2_root, walk
 from hullwatch.context.resolver import Resolver
 from hullwatch.context.workload import Creator, Workload
 from support.containerd import Containerd, Spec
 from support.images import Image
-from support.runc import Runc
+from support.runc import Runc, cgroup2_root
 from support.scratch import poll
 
 
@@ -220,6 +220,34 @@ def test_pod(watch: Watch, containerd: Containerd, busybox_image: Image) -> None
         sandbox = watch.resolved(pod.id)
         assert (sandbox.role, sandbox.role_source) == ("sandbox", "declared")
     finally:
+        containerd.remove(pod)
+
+
+def test_pod_that_ran_before_anybody_watched(containerd: Containerd, busybox_image: Image) -> None:
+    """Its files are where nobody looks: the shim that its processes come from leads there."""
+    pod = containerd.pod(
+        "earlier",
+        image=busybox_image,
+        labels={"app": "agent"},
+        sidecar=Spec("istio-proxy", ["sleep", "60"]),
+        main=Spec("app", ["sleep", "60"]),
+    )
+    resolver = Resolver()
+    try:
+        resolver.scan()
+        for name in ("app", "istio-proxy"):
+            of = f"{cgroup2_root()}{pod[name].cgroups()['']}"
+            cgroup = cgroup_id(of)
+
+            def complete(cgroup: int = cgroup) -> Workload | None:
+                value = resolver.lookup(cgroup)
+                return value if value.state == "resolved" and value.pod_labels else None
+
+            value = poll(complete, seconds=10, waiting_for=f"all there is to know of {name}")
+            assert (value.name, value.pod, value.container_id) == (name, "earlier", pod[name].id)
+            assert (value.privileged, value.image) == (False, busybox_image.reference)
+    finally:
+        resolver.close()
         containerd.remove(pod)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hullwatch.context.disk import DiskError, Roots, read_json
 from hullwatch.context.facts import Facts, to_workload
-from hullwatch.context.lookup import look, shim_address
+from hullwatch.context.lookup import look, running_shim, shim_address
 from hullwatch.context.runtimes.bundle import unix_ns
 from hullwatch.context.workload import Creator, Workload
 
@@ -382,6 +382,30 @@ def test_shim_address(tmp_path: Path, roots: Roots) -> None:
     assert shim_address(Creator(12, "/usr/sbin/runc"), str(tmp_path), roots) == "/run/a.sock"
     (tmp_path / "init.pid").write_text("")
     assert shim_address(None, str(tmp_path), roots) is None
+
+
+def test_running_shim(tmp_path: Path, roots: Roots) -> None:
+    """A container that nobody saw being made, of a containerd that is somewhere else."""
+    tasks = "/odd/io.containerd.runtime.v2.task/k8s.io"
+    sandbox = bundle(tmp_path, f"{tasks}/{OTHER}", **CRI)
+    bundle(tmp_path, f"{tasks}/{ID}", **CRI)
+    group = tmp_path / "cgroup"
+    write(tmp_path, "cgroup/cgroup.procs", "11\n12\n")
+    write(tmp_path, "proc/11/stat", "11 (app) S 10 11 11 0")
+    write(tmp_path, "proc/12/stat", "12 (app) S 11 11 11 0")
+    line = f"/usr/bin/containerd-shim-runc-v2\0-namespace\0k8s.io\0-id\0{OTHER}\0"
+    write(tmp_path, "proc/10/cmdline", line)
+    (tmp_path / "proc/10/cwd").symlink_to(sandbox)
+    shim = running_shim(str(group), roots)
+    assert shim is not None and shim.cwd == sandbox
+    facts = found(f"/kubepods/besteffort/pod{UID}/{ID}", roots, shim)
+    assert (facts.name, facts.pod, facts.containerd_namespace) == ("app", "agent-0", "k8s.io")
+    # A process of the container may call itself what it likes.
+    write(tmp_path, "cgroup/cgroup.procs", "12\n11\n")
+    write(tmp_path, "proc/11/cmdline", line)
+    write(tmp_path, "proc/10/cmdline", "/usr/bin/python3\0")
+    assert running_shim(str(group), roots) is None
+    assert running_shim(str(tmp_path / "gone"), roots) is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hullwatch.context.runtimes.query import Query
 from hullwatch.context.runtimes.runc import find_by_cgroup
 from hullwatch.context.workload import Creator
 
-__all__ = ["Answer", "look", "shim_address"]
+__all__ = ["Answer", "look", "running_shim", "shim_address"]
 
 # Runtimes whose containers are known by their path alone: no image, and the id is the name.
 _NAMED_BY_PATH = frozenset({"lxc", "systemd-nspawn"})
@@ -100,6 +100,10 @@ def _known_form(
         found = _from_bundle(hint.bundle, own.container_id, roots)
         if found is not None:
             facts = merge(facts, found) if facts else found
+    if facts is None and nested is None and hint is not None and hint.kind == "shim":
+        # One shim has the containers of a pod, and is named and placed as the sandbox is.
+        beside = hint.bundle and posixpath.join(posixpath.dirname(hint.bundle), own.container_id)
+        facts = _from_bundle(beside, own.container_id, roots) if beside else None
     if facts is None:
         return Answer(reason="its runtime has no files about it", nested_id=nested)
     runtime = own.runtime or facts.runtime or _oci_name(creator)
@@ -198,14 +202,48 @@ def shim_address(creator: Creator | None, bundle: str | None, roots: Roots) -> s
     return _parents_address(pid, roots) if pid else None
 
 
+def running_shim(cgroup: str, roots: Roots) -> Creator | None:
+    """The shim of a container that runs, whoever saw it being made: the parent of a process in the
+    cgroup (a directory) that is in another one. None if there is none, or it may not be seen."""
+    try:
+        with open(f"{cgroup}/cgroup.procs", encoding="ascii") as file:
+            inside = [int(line) for line in file.readlines(4096)]
+    except (OSError, ValueError):
+        return None
+    for pid in inside[:8]:
+        parent = _parent(pid, roots)
+        if parent and parent not in inside:
+            shim = _shim_of(parent, roots)
+            if shim is not None:
+                return shim
+    return None
+
+
 def _parents_address(pid: int, roots: Roots) -> str | None:
+    parent = _parent(pid, roots)
+    shim = _shim_of(parent, roots) if parent else None
+    return read_creator(shim).address if shim else None
+
+
+def _parent(pid: int, roots: Roots) -> int:
+    """0: it has none that can be seen, or has ended."""
     try:
         with open(f"{roots.proc}/{pid}/stat", "rb") as file:
-            parent = int(file.read(4096).rpartition(b")")[2].split()[1])
-        with open(f"{roots.proc}/{parent}/cmdline", "rb") as file:
-            words = file.read(65536).split(b"\0")[:-1]
+            return int(file.read(4096).rpartition(b")")[2].split()[1])
     except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _shim_of(pid: int, roots: Roots) -> Creator | None:
+    try:
+        with open(f"{roots.proc}/{pid}/cmdline", "rb") as file:
+            words = file.read(65536).split(b"\0")[:-1]
+    except OSError:
         return None
+    try:
+        cwd = str(Path(f"{roots.proc}/{pid}/cwd").readlink())
+    except OSError:  # takes CAP_SYS_PTRACE
+        cwd = ""
     argv = tuple(word.decode("utf-8", "replace") for word in words)
-    shim = read_creator(Creator(parent, argv[0] if argv else "", argv))
-    return shim.address if shim.kind == "shim" else None
+    found = Creator(pid, argv[0] if argv else "", argv, cwd)
+    return found if read_creator(found).kind == "shim" else None

@@ -22,7 +22,7 @@ from hullwatch.context.cgroups import identify
 from hullwatch.context.disk import Roots
 from hullwatch.context.due import DueQueue
 from hullwatch.context.facts import Facts, merge, to_workload
-from hullwatch.context.lookup import Answer, look, shim_address
+from hullwatch.context.lookup import Answer, look, running_shim, shim_address
 from hullwatch.context.roles import ended_before, with_role
 from hullwatch.context.sockets import Sockets
 from hullwatch.context.workload import Creator, Workload
@@ -330,7 +330,7 @@ class Resolver:
             self._inherit(job, outer)
             return
         if not job.answer.host and job.answer.facts is None:
-            job.answer = look(job.path, job.creator, self.roots)
+            job.answer = look(job.path, job.creator or self._shim(job), self.roots)
         # While what is around it is pending, an answer of its own is held back, but not for long.
         patience = _HELD if job.answer.facts else self._timing.deadline
         if outer is not None and outer.state == "pending" and job.age() < patience:
@@ -341,6 +341,13 @@ class Resolver:
             self._found(job, job.answer.facts)
         else:
             self._again(job)
+
+    def _shim(self, job: _Job) -> Creator | None:
+        """Who is to be asked where the making of a container was not seen. Not at once: the runtime
+        may still be at it."""
+        if not job.tries or self.v2_root is None:
+            return None
+        return running_shim(self.v2_root + job.path, self.roots)
 
     def _outer(self, path: str) -> Workload | None:
         """The nearest directory above that is, or may be, a container."""
@@ -385,10 +392,10 @@ class Resolver:
             self._give_up(job, answer.reason)
 
     def _only_path(self, job: _Job) -> Facts | None:
-        """What the path alone says of a pod's container whose files are gone before they were
-        read, as those of one that lives for a moment are; its runtime still knows it."""
+        """What the path alone says of a pod's container whose files were not found, or are gone
+        as those of one that lives for a moment are; its runtime may know it."""
         identity = identify(job.path)
-        if job.by_path or identity is None or job.cgroup not in self._gone:
+        if job.by_path or identity is None:
             return None
         known = identity.trusted
         if known.pod_uid is None or known.runtime not in (None, *_ASKED):
@@ -406,7 +413,9 @@ class Resolver:
         facts = self._only_path(job)
         if facts is not None:
             job.facts, job.by_path = facts, True
-            job.address = next(reversed(self._addresses.values()), None)
+            known = next(reversed(self._addresses.values()), None)
+            shim = self._shim(job)
+            job.address = shim_address(shim, None, self.roots) if shim else known
             self._asks.put(job)
             return
         with self._lock:

@@ -122,9 +122,7 @@ class Tracker:
 
     # Several steps
 
-    def _next(
-        self, number: int, keys: Joined, moments: np.ndarray, seen: _SeenAt
-    ) -> Fired | None:
+    def _next(self, number: int, keys: Joined, moments: np.ndarray, seen: _SeenAt) -> Fired | None:
         if number == 0:
             at = int(moments[-1])
             self._leave(keys.leave(), 1, Run(at, at, (seen(at),)))
