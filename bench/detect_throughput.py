@@ -9,6 +9,7 @@ counted. CPU time of this process; ratios are to the first line of a case.
     rules      none, each set of content, all of it, and all with 10, 100, 1,000 synthetic rules
     distinct   more and more distinct strings, the same number of events
     repeats    more and more events, the same distinct strings
+    scans      each process with four destinations of its own, or with any of all
     flood      strings that are never seen again, without end: time and memory
 """
 
@@ -53,8 +54,13 @@ MIX = (
 )
 
 
-def make(events: int, files: int, processes: int, addresses: int, seed: int = 1) -> list[Enriched]:
-    """Batches over one scene. Dictionary ids and slots are drawn at random."""
+def make(
+    events: int, files: int, processes: int, addresses: int, seed: int = 1, scan: bool = False
+) -> list[Enriched]:
+    """Batches over one scene. Dictionary ids and slots are drawn at random.
+
+    scan: a process connects to any address, else to four of its own.
+    """
     rng = np.random.default_rng(seed)
     scene = Scene()
     containers = [
@@ -94,10 +100,12 @@ def make(events: int, files: int, processes: int, addresses: int, seed: int = 1)
         rows["cls"] = cls
         rows["ts"] = START + 1000 * np.arange(start, start + size)
         opens, connects = cls == Class.OPEN, cls == Class.CONNECT
+        who = rng.integers(0, processes, size)
+        end = rng.integers(0, addresses, size) if scan else 7 * who + rng.integers(0, 4, size)
         rows["obj"] = np.where(
             opens,
             paths[rng.integers(0, files, size)],
-            np.where(connects, ends[rng.integers(0, addresses, size)], 0),
+            np.where(connects, ends[end % addresses], 0),
         )
         rows["obj2"] = np.where(connects, client, 0)
         rows["port"] = np.where(connects, rng.integers(32_768, 61_000, size), 0)
@@ -112,7 +120,7 @@ def make(events: int, files: int, processes: int, addresses: int, seed: int = 1)
             (Class.EXEC, "execve"),
         ):
             rows["op"][cls == of] = op_of(call)
-        image = images[rng.integers(0, processes, size)]
+        image = images[who]
         batches.append(
             Enriched(
                 Batch(events=rows, wall_offset=WALL - START),
@@ -177,6 +185,13 @@ def by_repeats(rules: RuleSet, events: int) -> None:
         case.line(f"{events // share:,} events", rules, make(events // share, 2_000, 500, 200))
 
 
+def by_scans(rules: RuleSet, events: int) -> None:
+    case = Case("scans", "the time where every process connects to every address")
+    for scan in (False, True):
+        label = "any of 200 addresses" if scan else "four destinations a process"
+        case.line(label, rules, make(events, 2_000, 500, 200, scan=scan))
+
+
 def flood(rules: RuleSet) -> None:
     """Every open is of another file. Ids go up and old ones are forgotten, as the sensor's epochs
     do it; so does the dictionary, which is not the engine's and is counted with it."""
@@ -215,7 +230,7 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cases = ("rules", "distinct", "repeats", "flood")
+    cases = ("rules", "distinct", "repeats", "scans", "flood")
     options.add_argument("--events", type=int, default=2_000_000)
     options.add_argument("--rules", nargs="*", type=Path, help="default: Falco, Sigma and the pack")
     options.add_argument("--only", nargs="*", choices=cases, default=cases)
@@ -232,6 +247,7 @@ def main() -> None:
             ("rules", lambda: by_rules(paths, Path(folder), chosen.events)),
             ("distinct", lambda: by_distinct(everything, chosen.events)),
             ("repeats", lambda: by_repeats(everything, chosen.events)),
+            ("scans", lambda: by_scans(everything, chosen.events)),
         ):
             if name in chosen.only:
                 run()
