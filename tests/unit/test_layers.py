@@ -16,7 +16,7 @@ ROOT = Path(hullwatch.__file__).parent
 # As the data flows. "*": the modules that join the stages (daemon.py, feedback.py, ...).
 STAGES = "kernel sensor context detect decide store * report console cli".split()
 # Beside the path: the latest stage that each may import; only later ones may import it.
-BESIDE = {"coverage": "sensor", "demo": "*"}
+BESIDE = {"coverage": "sensor", "agent": "context", "demo": "*"}
 # Importer -> what it may import all the same, and why.
 EXCEPTIONS = {
     # The build makes ops.h from the table of system calls, so that C and Python share one.

@@ -1,0 +1,1 @@
+"""The AI side: tool calls, model calls, and what they carry. See docs/calls.md."""

@@ -1,0 +1,45 @@
+"""Names of attributes: OpenTelemetry's conventions for generative AI and MCP, in one place.
+
+Source: open-telemetry/semantic-conventions, docs/gen-ai (gen-ai-spans, gen-ai-agent-spans, mcp),
+registry `gen_ai.*` and `mcp.*`. Ours begin with `hullwatch.`.
+"""
+
+from __future__ import annotations
+
+OPERATION = "gen_ai.operation.name"  # chat, text_completion, embeddings, execute_tool, ...
+PROVIDER = (
+    "gen_ai.provider.name"  # openai, anthropic, aws.bedrock, azure.ai.openai, gcp.gemini, ...
+)
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+RESPONSE_ID = "gen_ai.response.id"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+TOOL_NAME = "gen_ai.tool.name"
+TOOL_CALL_ID = "gen_ai.tool.call.id"
+TOOL_TYPE = "gen_ai.tool.type"
+AGENT_NAME = "gen_ai.agent.name"
+CONVERSATION_ID = "gen_ai.conversation.id"
+
+MCP_METHOD = "mcp.method.name"
+MCP_SESSION = "mcp.session.id"
+MCP_PROTOCOL = "mcp.protocol.version"
+JSONRPC_ID = "jsonrpc.request.id"
+JSONRPC_VERSION = "jsonrpc.protocol.version"
+RPC_STATUS = "rpc.response.status_code"
+
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
+NETWORK_TRANSPORT = "network.transport"  # pipe (stdio), tcp
+HTTP_STATUS = "http.response.status_code"
+ERROR_TYPE = "error.type"
+
+ARGUMENTS_HASH = "hullwatch.arguments.hash"  # keyed
+RESULT_HASH = "hullwatch.result.hash"
+API_KEY_HASH = "hullwatch.api_key.hash"
+SECRET_KINDS = "hullwatch.secret.kinds"  # comma-separated
+TOOLS_OFFERED = "hullwatch.tools.offered"
+TOOLS_CHOSEN = "hullwatch.tools.chosen"
+STREAMED = "hullwatch.streamed"
+FIRST_TOKEN = "hullwatch.first_token.ns"
