@@ -78,17 +78,16 @@ class Feedback:
         given: set[int] = set()
         for _ in range(len(self._known) - _MAX_KNOWN):
             del self._known[next(iter(self._known))]
-        for i in first.tolist():
-            row = rows[i]
-            self._answer_one(
-                enriched,
-                int(events["cgroup"][i]),
-                int(events["obj"][i]),
-                int(action[i]),
-                int(enriched.workload[row]),
-                int(enriched.image[row]),
-                given,
-            )
+        chosen = rows[first]
+        for cgroup, obj, asked, workload, image in zip(
+            events["cgroup"][first].tolist(),
+            events["obj"][first].tolist(),
+            action[first].tolist(),
+            enriched.workload[chosen].tolist(),
+            enriched.image[chosen].tolist(),
+            strict=True,
+        ):
+            self._answer_one(enriched, cgroup, obj, asked, workload, image, given)
 
     def _answer_one(
         self,

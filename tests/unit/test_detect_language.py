@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hullwatch.detect.errors import RuleError
-from hullwatch.detect.glob import PatternError, glob_pattern, matcher
+from hullwatch.detect.glob import PatternError, glob_literals, glob_pattern, matcher
 from hullwatch.detect.language.ast import (
     And,
     Check,
@@ -237,6 +237,24 @@ def test_globs_are_fnmatch(pattern: str, yes: str, no: str) -> None:
 def test_any_glob_is_used_or_refused(pattern: str, text: str) -> None:
     with suppress(PatternError):
         matcher(glob_pattern(pattern))(text)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.text("ab*?[]!(|)@+\\^", max_size=12), st.text("ab[])|", max_size=10))
+def test_what_a_glob_must_hold_is_in_every_match(pattern: str, text: str) -> None:
+    try:
+        test = matcher(glob_pattern(pattern))
+    except PatternError:
+        return
+    begins, holds = glob_literals(pattern)
+    if test(text):
+        assert text.startswith(begins) and all(one in text for one in holds)
+
+
+def test_what_a_glob_must_hold() -> None:
+    assert glob_literals("*/@(site|dist)-packages/*.pth") == ("", ["/", "-packages/", ".pth"])
+    assert glob_literals("/proc/*/environ") == ("/proc/", ["/proc/", "/environ"])
+    assert glob_literals(r"\*a[b]?(c(d))e") == ("*a", ["*a", "e"])
 
 
 # Files

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import re2
 
-__all__ = ["PatternError", "glob_pattern", "matcher"]
+__all__ = ["PatternError", "glob_literals", "glob_pattern", "matcher"]
 
 MAX_PATTERN = 4096
 _MAX_PROGRAM = 1 << 20  # bytes of one compiled pattern
@@ -44,6 +44,34 @@ def glob_pattern(glob: str, *, within: bool = False) -> str:
     body, at = _translate(glob, 0, any_char, depth=0)
     assert at == len(glob)
     return "(?s)" + body
+
+
+def glob_literals(glob: str) -> tuple[str, list[str]]:
+    """(how every match begins, texts that every match holds) of a shell pattern."""
+    runs = [""]
+    depth = at = 0
+    while at < len(glob):
+        char, after = glob[at], glob[at + 1 : at + 2]
+        plain = ""
+        if char in "?*+@!" and after == "(":
+            depth += 1
+            at += 1
+        elif depth:
+            depth += (char == "(") - (char == ")")
+            at += char == "\\"
+        elif char == "[":
+            at = _bracket(glob, at)[1] - 1
+        elif char == "\\" and after:
+            plain = after
+            at += 1
+        elif char not in "*?":
+            plain = char
+        if plain:
+            runs[-1] += plain
+        elif runs[-1] or len(runs) == 1:
+            runs.append("")
+        at += 1
+    return runs[0], [run for run in runs if run]
 
 
 def _translate(glob: str, at: int, any_char: str, depth: int) -> tuple[str, int]:

@@ -7,13 +7,12 @@ After libsinsp/filter_compare.cpp. A test is asked about present values only: a 
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from hullwatch.detect.errors import RuleError
 from hullwatch.detect.fields.field import Type
-from hullwatch.detect.glob import PatternError, glob_pattern, matcher
+from hullwatch.detect.glob import PatternError, glob_literals, glob_pattern, matcher
 from hullwatch.detect.language.ast import Literal
 
 __all__ = ["OPERATORS", "Test", "compare", "parse_value", "test_of"]
@@ -31,13 +30,6 @@ OPERATORS: dict[Type, frozenset[str]] = {
     Type.NET: _EQUAL,
 }
 _BYTES = ("bcontains", "bstartswith")
-
-
-# What every match of a shell pattern starts with. '?' and friends may stand before '('.
-_GLOB_PREFIX = re.compile(r"(?:[^*?\[\\+@!(](?![(]))*")
-# A shell pattern of stars and question marks only, and what stands between them.
-_GLOB_PLAIN = re.compile(r"[^\[\\(]*")
-_GLOB_STARS = re.compile(r"[*?]+")
 
 
 class Test(NamedTuple):
@@ -146,9 +138,8 @@ def test_of(op: str, kind: Type, literals: Sequence[Literal], modifier: str = ""
     if op == "contains" and text:
         return Test(_single(op, values[0]), parts=(text,), exact=True)
     if op == "glob":
-        prefix = _GLOB_PREFIX.match(text)[0]  # type: ignore[index]
-        parts = _GLOB_STARS.split(text) if _GLOB_PLAIN.fullmatch(text) else [""]
-        part = max(parts, key=len)
+        prefix, runs = glob_literals(text)
+        part = max(runs, key=len, default="")
         return Test(values[0], prefixes=_given(prefix), parts=() if prefix else _given(part))
     return Test(_single(op, values[0]))
 

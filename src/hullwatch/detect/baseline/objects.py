@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from hullwatch.sensor.dictionary import Address
 
@@ -34,6 +35,7 @@ _MADE_UP = re.compile(
 )
 
 
+@lru_cache(4_096)  # an event's object is asked about when it is learnt, judged and answered
 def path_object(text: str) -> str:
     """A path, its numbers and made-up names replaced. A `*` in it becomes `{star}`."""
     text = text[:MAX_TEXT]

@@ -6,10 +6,10 @@ import time
 
 from hullwatch.detect.fields.field import Field, Type, Where, each, of_event, of_row
 from hullwatch.detect.names import errno_name
-from hullwatch.detect.row import Env, Event, Row
+from hullwatch.detect.row import Env, Event, Object, Row
 from hullwatch.sensor.events import CLASSES
 from hullwatch.sensor.syscalls import OPS
-from hullwatch.sensor.wire import Class, Mark
+from hullwatch.sensor.wire import Class, Mark, StrKind
 
 __all__ = ["FIELDS", "event_type", "is_open_read", "is_open_write", "types_of"]
 
@@ -145,6 +145,11 @@ def _errors(name: str, which: str, *categories: str) -> Field:
     return of_event(name, N, count, "ret marks", f"1 for a call that failed, {which}, else 0")
 
 
+def _name_of(obj: Object, kind: StrKind) -> str | None:
+    """A domain name; a path is none (kind 0: not known what it is)."""
+    return obj.text.lower().rstrip(".") or None if obj.kind in (0, kind) else None
+
+
 FIELDS: tuple[Field, ...] = (
     of_row("evt.num", N, lambda row, _, __: row.number, "number of the event", minimum=1),
     of_event("evt.type", S, event_type, "", "name of the system call, or of the event"),
@@ -224,13 +229,13 @@ FIELDS: tuple[Field, ...] = (
         S,
         "domain name asked for or answered",
         each(Where.OBJ, (int(Class.DNS),)),
-        object=lambda obj, _, __: obj.text.lower().rstrip(".") or None,
+        object=lambda obj, _, __: _name_of(obj, StrKind.DNS),
     ),
     Field(
         "hw.tls.name",
         S,
         "server name of a TLS hello",
         each(Where.OBJ, (int(Class.TLS),)),
-        object=lambda obj, _, __: obj.text.lower() or None,
+        object=lambda obj, _, __: _name_of(obj, StrKind.SNI),
     ),
 )
