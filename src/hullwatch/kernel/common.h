@@ -148,7 +148,14 @@ HOT u64 image_scope(u64 proc, u64 exec_id)
 }
 
 /* same: what else must agree for two events to be one and the same (repeated, below). */
-struct who { u64 proc, cgroup, exec_id; u32 tid; u32 same; };
+struct who { u64 proc, cgroup, exec_id, span; u32 tid; u32 same; };
+
+__noinline u64 span_of(u64 pid_tgid); /* span.h */
+
+HOT u64 current_span(void)
+{
+	return settings.calls ? span_of(bpf_get_current_pid_tgid()) : 0;
+}
 
 HOT void current_who(struct who *w)
 {
@@ -157,6 +164,7 @@ HOT void current_who(struct who *w)
 	w->proc = key_of(task);
 	w->cgroup = bpf_get_current_cgroup_id();
 	w->exec_id = BPF_CORE_READ(task, self_exec_id);
+	w->span = current_span();
 	w->tid = (u32)bpf_get_current_pid_tgid();
 	w->same = 0;
 }
@@ -174,6 +182,7 @@ HOT void event_fill(struct hw_event *e, const struct who *w, u16 cls, u16 op)
 	e->ts = bpf_ktime_get_boot_ns();
 	e->proc = w->proc;
 	e->cgroup = w->cgroup;
+	e->span = w->span;
 	e->tid = w->tid;
 	e->cls = cls;
 	e->op = op;
@@ -312,6 +321,16 @@ static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 actio
 	return true;
 }
 
+/* Of what is done for a call, the first of each kind is told: no call is without its files. */
+static __noinline int first_in_call(const struct who *w, u32 obj, u32 action)
+{
+	struct hw_verdict_key key = { .obj = obj, .action = action };
+	u64 now = 0;
+
+	key.scope = image_scope(w->proc, w->exec_id) ^ (w->span | 1) * 0xd6e8feb86659fd93ULL;
+	return bpf_map_update_elem(&repeats, &key, &now, BPF_NOEXIST) == 0;
+}
+
 /* Answers of `wanted`; 0: not to be sent. Together with HAS_OBJECT: what `report` is told. */
 #define HAS_OBJECT 1
 #define AS_BULK 2
@@ -331,7 +350,7 @@ __noinline int wanted(const struct who *w, u32 obj, u32 action)
 		v = verdict_of(w->cgroup, obj, action);
 		if (v == HW_V_BYPROC)
 			v = verdict_of(image_scope(w->proc, w->exec_id), obj, action);
-		if (v == HW_V_COUNT)
+		if (v == HW_V_COUNT && !(w->span && first_in_call(w, obj, action)))
 			return 0;
 	}
 	if ((settings.governed || !settings.record_mode) && repeated(w, obj, 0, action, spare_repeats()))
@@ -352,6 +371,7 @@ HOT int asked(struct who *w, const struct hw_event *e, u32 action)
 {
 	u64 same = (u64)e->flags << 32 | (u32)(e->ret < 0 ? e->ret : 0);
 
+	same ^= w->span * 0x9fb21c651e98df25ULL;
 	if (!e->obj || e->obj == SHED)
 		return AS_BULK;
 	if (e->cls != HW_FLOW && e->cls != HW_SEND) /* theirs are bytes */

@@ -12,7 +12,8 @@ enum { TCP_ESTABLISHED = 1, TCP_SYN_SENT = 2, TCP_CLOSE = 7, TCP_LISTEN = 10 };
 HOT void flow_end(struct sock *sk, u64 cookie, struct owner *o, u32 type, s32 state)
 {
 	bool incoming = o->incoming;
-	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id, .tid = o->tid };
+	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id,
+			 .span = o->span, .tid = o->tid };
 	struct hw_event e;
 	int how;
 
@@ -87,6 +88,7 @@ int sock_gone(struct bpf_sock *ctx)
 	w.proc = o->proc;
 	w.cgroup = o->cgroup;
 	w.exec_id = o->exec_id;
+	w.span = o->span;
 	w.tid = o->tid;
 	event_fill(&e, &w, HW_FLOW, 0);
 	e.num = o->bytes_out;
@@ -179,6 +181,7 @@ HOT void copy_packet(struct __sk_buff *skb, const struct layers *l, const struct
 	p->outgoing = outgoing;
 	if (o) {
 		p->proc = o->proc;
+		p->span = o->span;
 		p->tid = o->tid;
 	}
 	if (len > PACKET_ROOM)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Processes: fork, exec, exit, and those that were there before. */
 #include "syscall.h"
+#include "span.h"
 
 #define ENV_ROOM 8192
 
@@ -206,6 +207,7 @@ __noinline int fill_ids(struct hw_proc *p, u64 task_address)
 
 	p->proc = key_of(task);
 	p->cgroup = cgroup_of(task);
+	p->span = settings.calls ? span_of((u64)BPF_CORE_READ(task, tgid) << 32 | (u32)BPF_CORE_READ(task, pid)) : 0;
 	p->parent = parent ? key_of(parent) : 0;
 	p->ppid = BPF_CORE_READ(parent, tgid);
 	p->start = BPF_CORE_READ(task, group_leader, start_boottime);
@@ -396,7 +398,10 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		return 0;
 	w.proc = make_key(parent->group_leader->start_boottime, parent->tgid);
 	w.cgroup = bpf_get_current_cgroup_id();
+	w.span = current_span();
 	w.tid = parent->pid;
+	if (settings.calls)
+		span_inherit(parent->tgid, child->tgid, w.span, w.cgroup);
 	event_fill(&e, &w, HW_FORK, 0);
 	e.num = make_key(child->start_boottime, child->tgid);
 	e.num2 = child->pid;
@@ -414,7 +419,10 @@ HOT int process_ended(struct task_struct *task)
 
 	w.proc = make_key(task->group_leader->start_boottime, task->tgid);
 	w.cgroup = bpf_get_current_cgroup_id();
+	w.span = current_span();
 	w.tid = task->pid;
+	if (settings.calls)
+		span_forget(task->tgid);
 	event_fill(&e, &w, HW_EXIT, 0);
 	code = signal->group_exit_code;
 	e.flags = code ? code : task->exit_code;

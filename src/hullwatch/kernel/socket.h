@@ -13,7 +13,7 @@ enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 
 /* Who opened a socket: packets and closes happen in any context, long after. */
 struct owner {
-	u64 proc, cgroup, exec_id, bytes_out, bytes_in;
+	u64 proc, cgroup, exec_id, span, bytes_out, bytes_in;
 	u32 tid;
 	u16 incoming;
 	u16 hello; /* a ClientHello was taken from it */
@@ -36,6 +36,7 @@ __noinline int own_socket(u64 cookie, u32 incoming)
 	o.proc = w.proc;
 	o.cgroup = w.cgroup;
 	o.exec_id = w.exec_id;
+	o.span = w.span;
 	o.tid = w.tid;
 	o.incoming = incoming;
 	bpf_map_update_elem(&owners, &cookie, &o, BPF_ANY);

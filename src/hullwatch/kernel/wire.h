@@ -104,6 +104,7 @@ enum hw_str_kind {
 	HW_S_ADDR = 6,	   /* struct hw_addr, cut after the bytes in use */
 	HW_S_CGROUP = 7,   /* path in the v2 tree */
 	HW_S_TEXT = 8,	   /* module name, memfd name, fs type, ... */
+	HW_S_CALLS = 9,	   /* __u64 each: calls that ran at once */
 	HW_S_DNS = 16,	   /* made in user space: a domain name */
 	HW_S_SNI = 17,	   /* made in user space: a TLS server name */
 };
@@ -121,7 +122,7 @@ struct hw_event {
 	__u64 ts;
 	__u64 proc;   /* process key: (start_boottime >> 16) << 22 | tgid */
 	__u64 cgroup; /* v2 cgroup id */
-	__u64 span;   /* tool call, 0 = none */
+	__u64 span;   /* tool call, 0 = none; with HW_AMBIGUOUS the dictionary id of a set of calls */
 	__u64 num;    /* by class, see sensor/events.py */
 	__u64 num2;
 	__u32 obj;
@@ -231,6 +232,35 @@ struct hw_verdict_value {
 
 #define HW_ACTION_WRITE 0x100
 
+/* ---- calls (span.h) ----------------------------------------------------------------------- */
+
+#define HW_AMBIGUOUS (1ULL << 63)
+#define HW_OF_THREAD (1ULL << 63) /* an actor that is one thread: this and its tid */
+#define HW_CALLS_AT_ONCE 64
+
+/* What a process acts for, by tgid: the one call that it was started in, or the server it is of. */
+struct hw_acting {
+	__u64 span;
+	__u64 server; /* actor whose calls it serves, 0 = none */
+};
+
+/* The calls that an actor serves now. changed counts changes; set is what set_changed of them made. */
+struct hw_calls {
+	__u64 calls[HW_CALLS_AT_ONCE];
+	__u32 changed;
+	__u32 set;
+	__u32 set_changed;
+	__u32 set_epoch;
+};
+
+/* What the program call_change is asked to do. */
+struct hw_call_change {
+	__u64 actor;
+	__u64 call;
+	__u32 begins; /* 1: the call begins, 0: it has ended */
+	__u32 pad;
+};
+
 struct hw_loss_key {
 	__u64 cgroup;
 	__u32 cls;
@@ -246,6 +276,7 @@ enum hw_stage {
 	HW_L_SCRATCH = 6,
 	HW_L_GOVERNED = 7, /* not lost but counted: new strings of bulk events at the governor's level 2 */
 	HW_L_REPEATED = 8, /* not lost but counted: like an event that was sent less than a second before */
+	HW_L_SPAN = 9,	   /* a process that does not know which call it acts for: too many do */
 };
 
 /* Fixed before load (.rodata.fixed): the verifier drops the code that is not needed. */
@@ -263,6 +294,7 @@ struct hw_settings {
 	__u32 epoch;	       /* dictionary entries of another epoch are void */
 	__u32 next_id;	       /* next dictionary id: even; user space makes the odd ones */
 	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
+	__u32 calls;	       /* 1: processes may act for calls; 0: nobody has told of one yet */
 };
 
 #endif

@@ -47,6 +47,7 @@ def _load() -> ctypes.CDLL:
         ("bpf_program__attach_cgroup", c_void_p, [c_void_p, c_int]),
         ("bpf_program__attach_iter", c_void_p, [c_void_p, c_void_p]),
         ("bpf_iter_create", c_int, [c_int]),
+        ("bpf_prog_test_run_opts", c_int, [c_int, c_void_p]),
         ("bpf_link__fd", c_int, [c_void_p]),
         ("bpf_link__destroy", c_int, [c_void_p]),
         ("bpf_map__fd", c_int, [c_void_p]),
@@ -152,6 +153,15 @@ class Program:
         pointer = lib().bpf_program__attach_cgroup(self._pointer, cgroup_fd)
         return Link(_check(pointer, what), self.name)
 
+    def run(self, context: bytes) -> int:
+        """Run a program of section `syscall` once with this context; what it returned."""
+        given = ctypes.create_string_buffer(context, len(context))
+        options = _RunOptions(sz=ctypes.sizeof(_RunOptions))
+        options.ctx_in, options.ctx_size_in = ctypes.addressof(given), len(context)
+        code = lib().bpf_prog_test_run_opts(self.fd, ctypes.byref(options))
+        _check_code(code, f"run {self.name}")
+        return c_int(options.retval).value
+
     def run_iterator(self) -> None:
         """Attach as an iterator, read it to its end, detach."""
         what = f"iterate {self.name}"
@@ -165,6 +175,28 @@ class Program:
                 os.close(fd)
         finally:
             link.close()
+
+
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts (bpf/bpf.h)."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("data_in", c_void_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_void_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+    ]
 
 
 class Map:

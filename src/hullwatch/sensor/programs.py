@@ -166,7 +166,7 @@ class Programs:
                 if (
                     name in self.skipped
                     or name.startswith("exit_")
-                    or program.section == "iter/task"
+                    or program.section in ("iter/task", "syscall")
                 ):
                     continue
                 if program.section.startswith("cgroup"):

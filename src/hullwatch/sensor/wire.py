@@ -15,6 +15,11 @@ import numpy as np
 
 __all__ = [
     "DICT_HEADER",
+    "ACTING",
+    "AMBIGUOUS",
+    "CALLS",
+    "CALLS_AT_ONCE",
+    "CALL_CHANGE",
     "EVENT",
     "FIXED",
     "PACKET_HEADER",
@@ -23,6 +28,7 @@ __all__ = [
     "VERDICT_KEY",
     "VERDICT_VALUE",
     "LOSS_KEY",
+    "OF_THREAD",
     "Class",
     "Mark",
     "ProcMark",
@@ -56,15 +62,21 @@ def struct_dtype(name: str) -> np.dtype[Any]:
     if not found:
         raise KeyError(f"wire.h: no struct {name}")
     fields: list[Any] = []
-    for ctype, field, count in re.findall(r"(\w+) (\w+)(?:\[(\d+)\])?;", found[1]):
+    for ctype, field, count in re.findall(r"(\w+) (\w+)(?:\[(\w+)\])?;", found[1]):
         kind = _TYPES[ctype]
         if ctype == "char":
             fields.append((field, f"S{count}"))
         elif count:
-            fields.append((field, kind, (int(count),)))
+            fields.append((field, kind, (_number(count),)))
         else:
             fields.append((field, kind))
     return np.dtype(fields, align=True)
+
+
+def _number(text: str) -> int:
+    """A number of the header, by its name or as it is."""
+    found = re.search(rf"#define {text} (\d+)", _TEXT)
+    return int(found[1] if found else text)
 
 
 def _enum_values(name: str, prefix: str) -> dict[str, int]:
@@ -99,4 +111,9 @@ VERDICT_VALUE = struct_dtype("hw_verdict_value")
 LOSS_KEY = struct_dtype("hw_loss_key")
 FIXED = struct_dtype("hw_fixed")
 SETTINGS = struct_dtype("hw_settings")
+ACTING = struct_dtype("hw_acting")
+CALLS = struct_dtype("hw_calls")
+CALL_CHANGE = struct_dtype("hw_call_change")
 ACTION_WRITE = 0x100
+AMBIGUOUS = OF_THREAD = 1 << 63
+CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Which tool call is this for? A process started in a call acts for it to its end, and so do its
+ * children. A server acts for the calls that it serves at the moment: one, or a set that is named
+ * whole, since nobody can tell which of them it is. A thread may say so itself.
+ *
+ * Plain maps by tgid, not task storage: that is out of reach for programs on sockets and packets,
+ * and user space can only write it for a thread that it holds a pidfd of.
+ */
+#ifndef HULLWATCH_SPAN_H
+#define HULLWATCH_SPAN_H
+
+#include "strings.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u32); /* tgid */
+	__type(value, struct hw_acting);
+} acting SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64); /* actor: a server's id, or HW_OF_THREAD | tid */
+	__type(value, struct hw_calls);
+} running SEC(".maps");
+
+struct calls_walk { struct hw_calls *from; u8 *data; u64 first; u32 count; };
+
+static long calls_step(u32 i, struct calls_walk *w)
+{
+	u64 call;
+
+	if (i >= HW_CALLS_AT_ONCE)
+		return 1;
+	call = w->from->calls[i];
+	if (!call)
+		return 0;
+	if (!w->count)
+		w->first = call;
+	*(u64 *)&w->data[(64 + w->count * 8) & (ARGV_ROOM - 1)] = call;
+	w->count++;
+	return 0;
+}
+
+/* The call that an actor serves; of several, the set. */
+static __noinline u64 served(struct hw_calls *c)
+{
+	struct calls_walk w = { .from = c };
+	u32 changed = c->changed, set;
+	struct scratch *s;
+
+	if (c->set && c->set_changed == changed && c->set_epoch == settings.epoch)
+		return HW_AMBIGUOUS | c->set;
+	s = scratch_get(HW_NONE, 0);
+	if (!s)
+		return 0;
+	w.data = s->data;
+	bpf_loop(HW_CALLS_AT_ONCE, calls_step, &w, 0);
+	set = w.count > 1 && w.count <= HW_CALLS_AT_ONCE ? intern_at(s, 64, w.count * 8, HW_S_CALLS, w.count * 8) : 0;
+	scratch_put(s);
+	if (w.count <= 1)
+		return w.first;
+	/* Another may begin meanwhile: then `changed` has moved on, and this is not taken for it. */
+	c->set = set;
+	c->set_epoch = settings.epoch;
+	c->set_changed = changed;
+	return HW_AMBIGUOUS | set;
+}
+
+__noinline u64 span_of(u64 pid_tgid)
+{
+	u64 actor = HW_OF_THREAD | (u32)pid_tgid, span;
+	u32 tgid = pid_tgid >> 32;
+	struct hw_acting *a;
+	struct hw_calls *c;
+
+	c = bpf_map_lookup_elem(&running, &actor);
+	if (c) {
+		span = served(c);
+		if (span)
+			return span;
+	}
+	a = bpf_map_lookup_elem(&acting, &tgid);
+	if (!a)
+		return 0;
+	if (a->span)
+		return a->span;
+	actor = a->server;
+	c = bpf_map_lookup_elem(&running, &actor);
+	return c ? served(c) : 0;
+}
+
+/* A child acts for the call it is made in; made outside of any, it is of the server like its parent. */
+__noinline int span_inherit(u32 parent, u32 child, u64 span, u64 cgroup)
+{
+	struct hw_acting *a, new = { .span = span };
+
+	if (!span) {
+		a = bpf_map_lookup_elem(&acting, &parent);
+		if (!a)
+			return 0;
+		new.server = a->server;
+	}
+	if (bpf_map_update_elem(&acting, &child, &new, BPF_ANY))
+		lost(HW_L_SPAN, HW_FORK, cgroup);
+	return 0;
+}
+
+__noinline int span_forget(u32 tgid)
+{
+	bpf_map_delete_elem(&acting, &tgid);
+	return 0;
+}
+
+/*
+ * A call begins or ends: run by user space, as the calls of an actor are changed by several.
+ * Returns 0; -ENOENT: no such actor, or call; -ENOSPC: too many calls at once; -EEXIST: it runs.
+ */
+SEC("syscall")
+int call_change(struct hw_call_change *change)
+{
+	u64 actor = change->actor, call = change->call;
+	u64 from = change->begins ? 0 : call, to = change->begins ? call : 0;
+	struct hw_calls *c = bpf_map_lookup_elem(&running, &actor);
+
+	if (!c || !call)
+		return -ENOENT;
+	if (change->begins)
+		for (int i = 0; i < HW_CALLS_AT_ONCE; i++)
+			if (c->calls[i] == call)
+				return -EEXIST;
+	for (int i = 0; i < HW_CALLS_AT_ONCE; i++)
+		if (__sync_val_compare_and_swap(&c->calls[i], from, to) == from) {
+			__sync_fetch_and_add(&c->changed, 1);
+			return 0;
+		}
+	return change->begins ? -ENOSPC : -ENOENT;
+}
+
+#endif
