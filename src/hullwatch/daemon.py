@@ -39,6 +39,7 @@ from hullwatch.detect.suppress import Suppression
 from hullwatch.feedback import Feedback
 from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
+from hullwatch.reports import Reports
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
@@ -79,6 +80,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_age: float = 7 * 86400.0
     cpu_budget: float = 0.02  # of all cores; 0 = no governor
     shed_new: bool = False  # let the governor count even what was never seen before
+    calls: Path | None = None  # socket for those who tell of calls; None: nobody may
 
 
 class Daemon:
@@ -161,6 +163,10 @@ class Daemon:
         self.governor = Governor(options.cpu_budget or 0.02, cores, highest)
         self._governed_at = (time.monotonic(), self._cpu_at_start, 0)
         self.control = Control(options.store / "control.sock", self.status)
+        self.reports: Reports | None = None
+        if options.calls is not None:
+            path = options.calls
+            self.reports = self._guard("calls", lambda: self._take_reports(path), None)
 
     # -- life ------------------------------------------------------------------------------
 
@@ -216,6 +222,8 @@ class Daemon:
     def close(self) -> None:
         """Take what is left in the rings, write everything down, let go of the kernel."""
         try:
+            if self.reports is not None:
+                self.reports.close()
             # First no more events: on a busy host the rings would never be empty.
             self.sensor.detach()
             for _ in range(100):
@@ -362,11 +370,20 @@ class Daemon:
         if lost is not None:
             self._say("lost", lost)
         self._guard("sequences", self._keep_sequences, None)
+        self._guard("calls", self._keep_calls, None)
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
             self._counting = chain(self._counting, self.feedback.counts())
         if force:
             self._guard("counts", lambda: self.writer.add_counts(self._counting), None)
+
+    def _take_reports(self, path: Path) -> Reports | None:
+        return Reports(path, self.sensor.spans, self.context.calls, self.sensor.told)
+
+    def _keep_calls(self) -> None:
+        calls, sets = self.context.calls.changes()
+        if not self.writer.put_calls(calls, sets):
+            self.context.calls.unsaved(calls, sets)
 
     def _keep_sequences(self) -> None:
         """How far sequences have come survives a restart, whatever ends this run."""
@@ -446,6 +463,7 @@ class Daemon:
                 "refused": len(self.engine.suppressions.errors),
             },
             "baselines": self.engine.baselines.stats(),
+            "calls": self.reports.stats() if self.reports is not None else {},
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

@@ -16,7 +16,7 @@ import pytest
 
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.sensor import Sensor
-from hullwatch.sensor.spans import CALLS_AT_ONCE, Spans
+from hullwatch.sensor.spans import CALLS_AT_ONCE
 from hullwatch.sensor.wire import AMBIGUOUS, Class, StrKind
 
 pytestmark = pytest.mark.scenario
@@ -64,7 +64,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.sensor = Sensor(record=True)
-        self.spans = Spans(self.sensor._programs)
+        self.spans = self.sensor.spans
         self.dictionary = Dictionary()
         self.sets: dict[int, set[int]] = {}
         self.seen: list[Seen] = []
@@ -76,7 +76,8 @@ class Watched:
             self.dictionary.add(batch.strings)
             for string in batch.strings:
                 if string.kind == StrKind.CALLS:
-                    self.sets[string.id] = set(np.frombuffer(string.data, np.uint64).tolist())
+                    ours, *calls = np.frombuffer(string.data, np.uint64).tolist()
+                    self.sets[ours | string.id] = set(calls)
             for event in batch.events:
                 text = self.dictionary.text(int(event["obj"]))
                 self.seen.append(
@@ -215,8 +216,8 @@ def test_of_calls_at_once_all_are_named(watched: Watched, server: Server, tmp_pa
     server.do(f"open {tmp_path}/last")
     (both,) = watched.spans_of(Class.OPEN, f"{tmp_path}/both")
     (every,) = watched.spans_of(Class.OPEN, f"{tmp_path}/all")
-    assert both & AMBIGUOUS and watched.sets[both & ~AMBIGUOUS] == set(calls[:2])
-    assert every & AMBIGUOUS and watched.sets[every & ~AMBIGUOUS] == set(calls)
+    assert both & AMBIGUOUS and watched.sets[both] == set(calls[:2])
+    assert every & AMBIGUOUS and watched.sets[every] == set(calls)
     assert watched.spans_of(Class.OPEN, f"{tmp_path}/last") == {calls[0]}
 
 

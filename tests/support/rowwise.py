@@ -146,8 +146,15 @@ def compare(op: str, modifier: str, value: Any, literals: list[str], kind: str) 
     if op in ("in", "intersects"):
         return any(apply("=", value, one) for one in wanted)
     if op == "pmatch":
-        return any(value == one or value.startswith(one.rstrip("/") + "/") for one in wanted)
+        return any(below(value, one) for one in wanted)
     return apply(op, value, wanted[0])
+
+
+def below(path: str, pattern: str) -> bool:
+    """Whether a path is what a pattern names, component by component, or lies below that."""
+    have, want = path.split("/"), pattern.rstrip("/").split("/")
+    pairs = zip(have, want, strict=False)
+    return len(have) >= len(want) and all(fnmatch.fnmatchcase(a, b) for a, b in pairs)
 
 
 def apply(op: str, left: Any, right: Any) -> bool:

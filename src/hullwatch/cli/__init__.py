@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import importlib.util
 import io
 import os
 import sys
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "build", "main"]
 
-# Command -> module with `register(app)`, in the order of --help.
+# Command -> module with `register(app)`, or module:function, in the order of --help.
 COMMANDS: dict[str, str] = {
     "up": "hullwatch.cli.up",
     "demo": "hullwatch.cli.demo",
@@ -31,6 +30,8 @@ COMMANDS: dict[str, str] = {
     "findings": "hullwatch.cli.findings",
     "suppress": "hullwatch.cli.suppress",
     "tree": "hullwatch.cli.tree",
+    "calls": "hullwatch.cli.calls",
+    "call": "hullwatch.cli.calls:register_call",
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",
     "rules": "hullwatch.cli.rules",
@@ -85,8 +86,8 @@ def build(argv: list[str] | None = None) -> typer.Typer:
     names = [word] if word in COMMANDS and not completing else list(COMMANDS)
     for name in names:
         module = COMMANDS[name]
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module).register(app)
+        module, _, function = module.partition(":")
+        getattr(importlib.import_module(module), function or "register")(app)
     return app
 
 

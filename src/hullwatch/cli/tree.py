@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hullwatch.store.story import Connection, Files, Process, Story
 
-__all__ = ["draw", "register"]
+__all__ = ["as_tree", "draw", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,13 +58,19 @@ def tree(
 
 def draw(story: Story, container: str, all_files: bool = False) -> None:
     """Print it as a tree. container: what to call it where its name is not known."""
-    from rich.tree import Tree
-
     work = story.workload
     title = safe(work.get("name") or container)
     facts = [safe(work[key]) for key in ("image", "pod", "namespace", "role") if work.get(key)]
     ident = safe((work.get("container_id") or "")[:12])
-    root = Tree(_text(f"{title}  {ident}  {'  '.join(facts)}".rstrip(), "bold"))
+    root = as_tree(story, f"{title}  {ident}  {'  '.join(facts)}".rstrip(), all_files)
+    console().print(root, soft_wrap=False)
+
+
+def as_tree(story: Story, title: str, all_files: bool = False) -> Tree:
+    """The story below a title (already safe)."""
+    from rich.tree import Tree
+
+    root = Tree(_text(title, "bold"))
     # Without recursion: a process chain may be deeper than Python's stack.
     stack = [(process, root) for process in reversed(story.processes)]
     while stack:
@@ -83,7 +89,7 @@ def draw(story: Story, container: str, all_files: bool = False) -> None:
         root.add(
             _text(f"{story.losses} events of this container were lost: `hullwatch status`", "red")
         )
-    console().print(root, soft_wrap=False)
+    return root
 
 
 def _text(text: str, style: str = "") -> Any:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hullwatch.detect.finding import Finding
     from hullwatch.detect.ruleset import RuleSet
 
+_CALLS = Path("/run/hullwatch/calls.sock")
+
 __all__ = ["load_rules", "register", "show_finding"]
 
 
@@ -72,6 +74,15 @@ def up(
             help="Let the budget cost even events on files and addresses never seen before.",
         ),
     ] = False,
+    calls: Annotated[
+        Path | None,
+        typer.Option(
+            "--calls",
+            metavar="SOCKET",
+            help="Where gateways and workloads tell of their tool calls. Default:"
+            " /run/hullwatch/calls.sock, or calls.sock in another --store.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Watch every container and process of this host; findings appear as they happen."""
@@ -98,6 +109,7 @@ def up(
         max_age=max_seconds,
         cpu_budget=cpu_budget / 100,
         shed_new=shed_new,
+        calls=calls or (_CALLS if store == DEFAULT_STORE else store / "calls.sock"),
     )
 
     alerts = Alerts()

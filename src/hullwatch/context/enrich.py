@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from hullwatch.context.calls import Calls
 from hullwatch.context.enriched import Enriched, Tables
 from hullwatch.context.names import Names
 from hullwatch.context.processes import ProcessTable
 from hullwatch.context.resolver import WorkloadSource
 from hullwatch.context.spaces import NAMESPACES
+from hullwatch.context.told import call_of
 from hullwatch.context.workload import Creator, Workload
 from hullwatch.context.workloads import WorkloadTable
 from hullwatch.sensor.batch import Batch
@@ -34,6 +36,7 @@ _NETWORK = classes_mask(
     [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP]
 )
 _CGROUPS = classes_mask((Class.CGROUP_MKDIR, Class.CGROUP_RMDIR))
+_TOLD = classes_mask((Class.CALL, Class.SIGNAL))
 _NS_MNT = NAMESPACES.index("ns_mnt")
 _NAMING = classes_mask((Class.DNS, Class.TLS, Class.CGROUP_RMDIR))
 
@@ -47,7 +50,8 @@ class Context:
         self.processes = ProcessTable()
         self.workloads = WorkloadTable(source)
         self.names = Names()
-        self.tables = Tables(self.dictionary, self.processes, self.workloads)
+        self.calls = Calls()
+        self.tables = Tables(self.dictionary, self.processes, self.workloads, self.calls)
         self.workload_news: list[Workload] = []
         self._hold = hold
         self._held: list[tuple[int, Enriched]] = []
@@ -63,6 +67,8 @@ class Context:
         within each; held rows come first."""
         released = self.processes.release(batch.drained, held=bool(self._held))
         self.dictionary.add(batch.strings)
+        self.calls.learn(batch.strings)
+        batch = self._take_told(batch)
         image = self.processes.apply(batch, self.dictionary)
         events = batch.events
         if len(events):
@@ -92,6 +98,23 @@ class Context:
             # Releases are to be read once, before anything else.
             made = replace(made, released_images=(), released_workloads=())
         return [*ready, made]
+
+    def _take_told(self, batch: Batch) -> Batch:
+        """Events that somebody told of: whose they are, and the calls among them."""
+        told = np.flatnonzero(_TOLD[batch.events["cls"]]).tolist()
+        if not told:
+            return batch
+        events = batch.events.copy()  # a capture's are read-only
+        for row in told:
+            event = events[row]
+            if not event["proc"]:
+                event["proc"] = self.processes.key_of(int(event["tid"]))
+            if event["cls"] == Class.CALL:
+                known = self.calls.get(int(event["span"]))
+                # Whoever told this agent has told it more than an event holds.
+                if known is None or (int(event["flags"]) & 1 and not known.end):
+                    self.calls.put(call_of(event, self.dictionary, batch.wall_offset, known))
+        return replace(batch, events=events)
 
     # -- waiting for metadata --------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from hullwatch.context.calls import Calls
 from hullwatch.context.workload import Workload
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
@@ -142,6 +143,7 @@ class Tables:
     dictionary: Dictionary
     processes: Processes
     workloads: Workloads
+    calls: Calls = field(default_factory=Calls)
 
 
 def _slots() -> np.ndarray:

@@ -113,6 +113,11 @@ class ProcessTable:
     def current(self, key: int) -> ProcessImage | None:
         return self._current.get(key)
 
+    def key_of(self, pid: int) -> int:
+        """The key of the process that has this pid now; 0 if none is known."""
+        of_pid = (key for key in (*self._current, *self._forked) if key & _PID_MASK == pid)
+        return max(of_pid, default=0)  # the one that was started last
+
     def __len__(self) -> int:
         return len(self._images) - len(self._free)
 

@@ -376,7 +376,7 @@ class Engine:
         images = enriched.image[rows]
         workloads = enriched.workload[rows]
         objects = events["obj"][rows]
-        apart = [events[column][rows] for column in self.suppressions.apart]
+        apart = [events[column][rows] for column in {*self.suppressions.apart, "span"}]
         order = np.lexsort((rows, *apart, workloads, objects, images, result))
         columns = [one[order] for one in (result, images, objects, workloads, *apart)]
         new = np.ones(order.size, bool)

@@ -75,6 +75,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     ones; distinct: how many there are, at least. shapes: more than 0 where the rule became so loud
     that new shapes are no findings of their own: how many there are in here, at least.
     suppressed_by: id of the suppression that keeps it quiet.
+    span: of the first event, 0: in no call; spans: the first different ones.
     why: what was counted, where a rule asks.
     """
 
@@ -115,6 +116,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     shapes: int = 0
     suppressed_by: str = ""
     why: str = ""
+    spans: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,7 @@ def make_finding(match: Match, env: Env, ident: str, fold: str, shape: str) -> F
         evidence=(Evidence(*evidence_of(match), match.count, time, last),),
         suppressed_by=match.suppressed_by,
         why=escape(_why(match, env)),
+        spans=(row.span,) if row.span else (),
     )
 
 

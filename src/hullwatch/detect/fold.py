@@ -25,6 +25,7 @@ SECOND = 1_000_000_000
 IDLE = 3600 * SECOND  # a repeat after that is a finding of its own
 MAX_FOLDS = 4_096
 MAX_EVIDENCE = 20  # distinct ones kept in a finding; the rest is counted
+MAX_SPANS = 32
 LOUD = 20  # new findings of one rule in one workload within WINDOW; then shapes share one
 WINDOW = 600 * SECOND
 MAX_RATES = 4_096
@@ -123,7 +124,10 @@ class Folder:
 class _Fold:
     """A finding that is still growing."""
 
-    __slots__ = ("finding", "count", "first", "last", "evidence", "more", "floor", "shapes")
+    __slots__ = (
+        *("finding", "count", "first", "last"),
+        *("evidence", "more", "floor", "shapes", "spans"),
+    )
 
     def __init__(self, finding: Finding) -> None:
         self.finding = finding
@@ -134,12 +138,15 @@ class _Fold:
         self.more = Distinct()  # evidence beyond what is kept
         self.floor = finding.distinct
         self.shapes = Distinct()
+        self.spans = dict.fromkeys(finding.spans)
 
     def add(self, match: Match, env: Env) -> None:
         first = match.row.ts + env.wall_offset
         last = max(match.last + env.wall_offset, first)
         self.count += match.count
         self.first, self.last = min(self.first, first), max(self.last, last)
+        if match.row.span and len(self.spans) < MAX_SPANS:
+            self.spans[match.row.span] = None
         what = evidence_of(match)
         known = self.evidence.get(what)
         if known is not None:
@@ -165,6 +172,7 @@ class _Fold:
             evidence=tuple(Evidence(*what, *seen) for what, seen in self.evidence.items()),
             distinct=max(self.floor, len(self.evidence) + len(self.more)),
             shapes=max(self.finding.shapes, len(self.shapes)),
+            spans=tuple(self.spans),
         )
 
 

@@ -7,6 +7,7 @@ from operator import itemgetter
 from os import environ, uname
 from typing import TYPE_CHECKING, NamedTuple
 
+from hullwatch.context.call import Call
 from hullwatch.context.enriched import Enriched, ProcessImage
 from hullwatch.context.workload import Workload
 from hullwatch.detect.accounts import Accounts
@@ -79,6 +80,7 @@ class Row:
     """Everything about one event. obj and obj2 are None where the event has none.
 
     number: running number since start, from 1. name: the domain name of the destination.
+    calls: those that this may be of: one, or several that ran at once.
     """
 
     event: Event
@@ -91,6 +93,7 @@ class Row:
     tid: int = 0
     span: int = 0
     name: str | None = None
+    calls: tuple[Call, ...] = ()
 
 
 def row_of(enriched: Enriched, at: int, number: int) -> Row:
@@ -113,4 +116,5 @@ def row_of(enriched: Enriched, at: int, number: int) -> Row:
         tid,
         span,
         enriched.names.get(at),
+        tables.calls.of(span) if span else (),
     )

@@ -39,7 +39,7 @@ static long calls_step(u32 i, struct calls_walk *w)
 		return 0;
 	if (!w->count)
 		w->first = call;
-	*(u64 *)&w->data[(64 + w->count * 8) & (ARGV_ROOM - 1)] = call;
+	*(u64 *)&w->data[(72 + w->count * 8) & (ARGV_ROOM - 1)] = call;
 	w->count++;
 	return 0;
 }
@@ -48,17 +48,22 @@ static long calls_step(u32 i, struct calls_walk *w)
 static __noinline u64 served(struct hw_calls *c)
 {
 	struct calls_walk w = { .from = c };
+	u64 ours = HW_AMBIGUOUS | (u64)fixed.run << 32;
 	u32 changed = c->changed, set;
 	struct scratch *s;
 
 	if (c->set && c->set_changed == changed && c->set_epoch == settings.epoch)
-		return HW_AMBIGUOUS | c->set;
+		return ours | c->set;
 	s = scratch_get(HW_NONE, 0);
 	if (!s)
 		return 0;
 	w.data = s->data;
 	bpf_loop(HW_CALLS_AT_ONCE, calls_step, &w, 0);
-	set = w.count > 1 && w.count <= HW_CALLS_AT_ONCE ? intern_at(s, 64, w.count * 8, HW_S_CALLS, w.count * 8) : 0;
+	set = 0;
+	if (w.count > 1 && w.count <= HW_CALLS_AT_ONCE) {
+		*(u64 *)&s->data[64] = ours;
+		set = intern_at(s, 64, 8 + w.count * 8, HW_S_CALLS, 8 + w.count * 8);
+	}
 	scratch_put(s);
 	if (w.count <= 1)
 		return w.first;
@@ -66,7 +71,7 @@ static __noinline u64 served(struct hw_calls *c)
 	c->set = set;
 	c->set_epoch = settings.epoch;
 	c->set_changed = changed;
-	return HW_AMBIGUOUS | set;
+	return ours | set;
 }
 
 __noinline u64 span_of(u64 pid_tgid)

@@ -61,6 +61,9 @@ enum hw_class {
 	/* container life cycle */
 	HW_CGROUP_MKDIR = 80,
 	HW_CGROUP_RMDIR = 81,
+	/* made in user space, of what gateways and workloads tell (sensor/told.py) */
+	HW_CALL = 90,
+	HW_SIGNAL = 91,
 	HW_CLASS_MAX = 96,
 };
 
@@ -104,7 +107,7 @@ enum hw_str_kind {
 	HW_S_ADDR = 6,	   /* struct hw_addr, cut after the bytes in use */
 	HW_S_CGROUP = 7,   /* path in the v2 tree */
 	HW_S_TEXT = 8,	   /* module name, memfd name, fs type, ... */
-	HW_S_CALLS = 9,	   /* __u64 each: calls that ran at once */
+	HW_S_CALLS = 9,	   /* __u64 each: what HW_AMBIGUOUS stands for, less the id; calls that ran at once */
 	HW_S_DNS = 16,	   /* made in user space: a domain name */
 	HW_S_SNI = 17,	   /* made in user space: a TLS server name */
 };
@@ -122,7 +125,7 @@ struct hw_event {
 	__u64 ts;
 	__u64 proc;   /* process key: (start_boottime >> 16) << 22 | tgid */
 	__u64 cgroup; /* v2 cgroup id */
-	__u64 span;   /* tool call, 0 = none; with HW_AMBIGUOUS the dictionary id of a set of calls */
+	__u64 span;   /* tool call, 0 = none; with HW_AMBIGUOUS a set of them: run << 32 | dictionary id */
 	__u64 num;    /* by class, see sensor/events.py */
 	__u64 num2;
 	__u32 obj;
@@ -284,6 +287,8 @@ struct hw_fixed {
 	__u64 hash_key; /* random: a workload cannot make two strings share an id */
 	__u32 lsm_tier;
 	__u32 own_tgid; /* the sensor itself: its own reads and queries are not news */
+	__u32 run;	/* random, 31 bits: dictionary ids of another run of the sensor are others */
+	__u32 pad;
 };
 
 /* Changed while running (.data.settings), through the map's memory. */

@@ -145,6 +145,20 @@ CLASSES: dict[int, EventClass] = {
         EventClass(Class.IO_URING, "io_uring", V, "", "", "entries", "", "flags", 6003),
         EventClass(Class.CGROUP_MKDIR, "cgroup_mkdir", V, "path", "", "cgroup id", "", "", 6003),
         EventClass(Class.CGROUP_RMDIR, "cgroup_rmdir", V, "path", "", "cgroup id", "", "", 6003),
+        EventClass(
+            Class.CALL,
+            "call",
+            V,
+            "tool, model or task",
+            "server or provider",
+            "bytes asked",
+            "bytes answered",
+            "1 = ended; kind << 8; status << 16",
+            6003,
+        ),
+        EventClass(
+            Class.SIGNAL, "signal", V, "what it is about", "what was seen", "", "", "", 6003
+        ),
     )
 }
 

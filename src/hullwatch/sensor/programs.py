@@ -124,6 +124,7 @@ class Programs:
         fixed["hash_key"] = int.from_bytes(os.urandom(8), "little") | 1
         fixed["lsm_tier"] = tier == Tier.LSM
         fixed["own_tgid"] = self._own_tgid
+        fixed["run"] = int.from_bytes(os.urandom(4), "little") >> 1
         loaded.map("scratches").set_max_entries(4 * (os.cpu_count() or 1))
         for ring, size in self._rings.items():
             loaded.map(ring).set_max_entries(size)

@@ -12,7 +12,9 @@ from hullwatch.sensor import dns, procfs, tls
 from hullwatch.sensor.batch import Batch, Loss, String, in_order
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
+from hullwatch.sensor.spans import Spans
 from hullwatch.sensor.tier import Facts, Tier
+from hullwatch.sensor.told import ToldQueue
 from hullwatch.sensor.verdicts import Counted, Verdicts
 from hullwatch.sensor.wire import (
     DICT_HEADER,
@@ -62,6 +64,8 @@ class Sensor:
         self._programs = Programs(rings=rings, tier=tier, own_tgid=own_tgid)
         self._programs.set(record_mode=int(record))
         self.verdicts = Verdicts(self._programs)
+        self.spans = Spans(self._programs)
+        self.told = ToldQueue()
         self._rings = {
             name: Ring(self._programs.object.map(name))
             for name in ("vital", "bulk", "strings", "procs", "packets")
@@ -197,6 +201,10 @@ class Sensor:
             parts.append(_process_events(procs))
         if packets:
             parts.append(self._packet_events(packets))
+        # After the rings' positions: a call is told before anything is done for it.
+        told = self.told.take(self.make_string)
+        if len(told):
+            parts.append(told)
         events = in_order(parts)
         strings = tuple(self._pending)
         self._pending.clear()

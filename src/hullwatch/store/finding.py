@@ -38,7 +38,7 @@ _SEVERITY = (1, 1, 2, 3, 4, 5, 5, 6)
 COLUMNS = (
     "id", "time", "first", "last", "count", "rule", "priority", "severity", "output", "tags",
     "event", "object", "pid", "proc", "cgroup", "container_id", "container", "image", "pod",
-    "namespace", "span", "boot", "suppressed_by", "body",
+    "namespace", "span", "boot", "suppressed_by", "spans", "body",
 )  # fmt: skip
 
 
@@ -91,5 +91,6 @@ def finding_row(body: Mapping[str, Any], boot: int | None) -> dict[str, Any]:
         "span": number("span"),
         "boot": boot,
         "suppressed_by": body.get("suppressed_by") or None,
+        "spans": " ".join(str(span) for span in body.get("spans") or ()) or None,
         "body": msgspec.json.encode(body).decode(),
     }

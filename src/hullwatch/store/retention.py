@@ -59,5 +59,7 @@ def _retain_rows(state: State, limits: Limits, wall: int) -> None:
         ("counts", "last"),
         ("notices", "time"),
         ("workloads", "updated"),
+        ("calls", "begun"),
+        ("call_sets", "seen"),
     ):
         state.link.execute(f"DELETE FROM {table} WHERE {column} < ?", (limit,))

@@ -243,7 +243,8 @@ class State:
                     count = max(count, excluded.count),
                     priority = CASE WHEN excluded.severity > severity
                         THEN excluded.priority ELSE priority END,
-                    severity = max(severity, excluded.severity), body = CASE
+                    severity = max(severity, excluded.severity), spans = CASE
+                        WHEN excluded.count >= count THEN excluded.spans ELSE spans END, body = CASE
                         WHEN excluded.count >= count THEN excluded.body ELSE body END""",
                 [finding_row(body, self.boot) for body in bodies],
             )

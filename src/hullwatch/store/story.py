@@ -122,10 +122,17 @@ class Story(msgspec.Struct):
     cut: list[str]
 
 
-def tell(reader: Reader, where: str, since: int | None = None, until: int | None = None) -> Story:
+def tell(
+    reader: Reader,
+    where: str,
+    since: int | None = None,
+    until: int | None = None,
+    call: int | None = None,
+) -> Story:
     """The story of the rows that `where` (SQL over events) selects; QueryError.
 
     since, until (unix ns): of findings, counts and losses those that reach into that time.
+    call: the rows are one call's, not a container's from its start.
     """
     cut: list[str] = []
 
@@ -161,9 +168,10 @@ def tell(reader: Reader, where: str, since: int | None = None, until: int | None
         "distinct objects",
     )
     span = _Span(since, until)
-    found = _findings(reader, span)
+    found = _findings(reader, span, call)
     processes = _processes(lives, done)
-    entering = _entering(processes, done)
+    # A server whose exec lies before the call is not its container's runtime.
+    entering = _entering(processes, done) if call is None else {}
     _place_deeds(processes, done, entering)
     loose = _place_findings(processes, found)
     return Story(
@@ -436,14 +444,18 @@ class _Span(NamedTuple):
         return text
 
 
-def _findings(reader: Reader, span: _Span) -> list[dict[str, Any]]:
-    containers, cgroups = _ids(reader)
+_OF_CONTAINER = "(list_contains($1, container_id) OR list_contains($2::UBIGINT[], cgroup))"
+
+
+_OF_CALL = "id IN (SELECT finding FROM call_findings WHERE call = $1::UBIGINT)"
+
+
+def _findings(reader: Reader, span: _Span, call: int | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = reader.query(
         "SELECT id, time, last, count, rule, priority, output, pid, proc FROM findings"
-        " WHERE (list_contains($1, container_id) OR list_contains($2::UBIGINT[], cgroup))"
+        f" WHERE {_OF_CONTAINER if call is None else _OF_CALL}"
         f" AND suppressed_by IS NULL{span.sql('time')} ORDER BY time",
-        containers,
-        cgroups,
+        *(_ids(reader) if call is None else (call,)),
         limit=1000,
     ).table.to_pylist()
     return rows

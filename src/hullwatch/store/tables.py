@@ -103,4 +103,19 @@ MIGRATIONS: tuple[str, ...] = (
         image TEXT, kind TEXT, name TEXT, first INTEGER, last INTEGER, count INTEGER,
         containers TEXT, PRIMARY KEY (image, kind, name)) WITHOUT ROWID;
     """,
+    """
+    -- Calls of tools and models. body: the attributes, JSON. ended NULL: it runs.
+    CREATE TABLE calls (
+        id INTEGER PRIMARY KEY, kind TEXT, source TEXT, name TEXT, server TEXT, client TEXT,
+        parent INTEGER, pid INTEGER, begun INTEGER, ended INTEGER, status TEXT, error TEXT,
+        request_bytes INTEGER, response_bytes INTEGER, boot INTEGER, body TEXT);
+    CREATE INDEX calls_begun ON calls (begun);
+
+    -- Numbers of the calls that a finding was met in, the first few.
+    ALTER TABLE findings ADD COLUMN spans TEXT;
+
+    -- What an ambiguous span stands for: calls that ran in one process at the same time.
+    CREATE TABLE call_sets (span INTEGER, call INTEGER, seen INTEGER, PRIMARY KEY (span, call))
+        WITHOUT ROWID;
+    """,
 )

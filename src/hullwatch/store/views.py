@@ -50,6 +50,7 @@ SIDE_TABLES: tuple[SideTable, ...] = (
             ("span", _ID),
             ("boot", _INT),
             ("suppressed_by", _TEXT),
+            ("spans", _TEXT),
             ("body", _TEXT),
         ),
     ),
@@ -67,6 +68,29 @@ SIDE_TABLES: tuple[SideTable, ...] = (
             ("removed", TIME),
         ),
     ),
+    SideTable(
+        "calls",
+        "calls",
+        (
+            ("id", _ID),
+            ("kind", _TEXT),
+            ("source", _TEXT),
+            ("name", _TEXT),
+            ("server", _TEXT),
+            ("client", _TEXT),
+            ("parent", _ID),
+            ("pid", _BIG),
+            ("begun", TIME),
+            ("ended", TIME),
+            ("status", _TEXT),
+            ("error", _TEXT),
+            ("request_bytes", _BIG),
+            ("response_bytes", _BIG),
+            ("boot", _INT),
+            ("body", _TEXT),
+        ),
+    ),
+    SideTable("call_sets", "call_sets", (("span", _ID), ("call", _ID), ("seen", TIME))),
     SideTable(
         "workloads",
         "workloads",
@@ -156,6 +180,17 @@ def _names_of(column: str, names: Sequence[str]) -> str:
 
 # In order: a later one may use an earlier one.
 VIEWS: tuple[tuple[str, str], ...] = (
+    (
+        "spans",
+        """SELECT id AS span, id AS call, false AS ambiguous FROM calls
+        UNION ALL SELECT span, call, true FROM call_sets""",
+    ),
+    (
+        "call_findings",
+        """SELECT DISTINCT f.id AS finding, s.call FROM (
+            SELECT id, unnest(string_split(spans, ' '))::UBIGINT AS span FROM findings
+            WHERE spans IS NOT NULL) f JOIN spans s USING (span)""",
+    ),
     (
         "events",
         f"""SELECT e.* REPLACE (coalesce(e.container_id, w.container_id) AS container_id),

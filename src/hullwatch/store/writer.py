@@ -19,13 +19,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from hullwatch.context.call import Call
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.workload import Workload
 from hullwatch.detect.baseline.baselines import Baselines
 from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
 from hullwatch.detect.suppress import Suppression
 from hullwatch.sensor.batch import Loss
-from hullwatch.store import baselines, loaded, lock, suppressions
+from hullwatch.store import baselines, calls, loaded, lock, suppressions
 from hullwatch.store.backlog import Backlog
 from hullwatch.store.compactor import Compactor
 from hullwatch.store.errors import StoreError
@@ -203,6 +204,18 @@ class Writer:
         with self._mutex:
             for workload in workloads:
                 self._backlog.workload(workload)
+
+    def put_calls(self, changed: list[Call], sets: dict[int, tuple[int, ...]]) -> bool:
+        """Whether they were written."""
+        if not changed and not sets:
+            return True
+
+        def put() -> None:
+            with self._state.transaction(durable=False) as link:
+                calls.put(link, self._state.boot, changed, sets)
+
+        with self._mutex:
+            return self._try(put)
 
     def put_sequences(self, rows: list[SequenceRow]) -> bool:
         """Whether they were written; a kill loses none of them then."""

@@ -223,7 +223,6 @@ FIELDS: tuple[Field, ...] = (
         "a character or block device was opened",
         _OPEN,
     ),
-    of_row("hw.span", N, lambda row, _, __: row.span or None, "id of the tool call"),
     Field(
         "hw.dns.name",
         S,

@@ -1,0 +1,101 @@
+"""The way to a running agent: a reporter over its socket (reports.py has the other end)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hullwatch.context.call import Call, Signal
+
+__all__ = ["DEFAULT_SOCKET", "Link", "connect", "socket_path"]
+
+DEFAULT_SOCKET = Path("/run/hullwatch/calls.sock")
+_DEADLINE = 1.0  # s: an agent that does not answer must not hold up what is watched
+_BACKLOG = 1 << 20  # bytes that may wait for it
+
+
+def socket_path() -> Path:
+    """HULLWATCH_CALLS, or where an agent listens by default."""
+    return Path(os.environ.get("HULLWATCH_CALLS") or DEFAULT_SOCKET)
+
+
+class Link:
+    """A Reporter. unanswered: calls that the agent did not confirm; unsent: what it did not take.
+
+    Once the agent is gone the link stays down: nothing is asked of it any more.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._asking = asyncio.Lock()
+        self.up = True
+        self.unanswered = 0
+        self.unsent = 0
+        self.problem = ""
+
+    async def serve(self, name: str) -> bool:
+        """This process is a server, and what it starts from now on is of it."""
+        return await self._ask({"serve": name})
+
+    async def served(self) -> bool:
+        """What was started stays of the server; this process is not."""
+        return await self._ask({"served": True})
+
+    async def begin(self, call: Call, scope: str = "server") -> bool:
+        return await self._ask({"begin": call, "scope": scope})
+
+    def end(self, call: Call) -> None:
+        self._send({"end": call})
+
+    def signal(self, signal: Signal) -> None:
+        self._send({"signal": signal})
+
+    async def close(self) -> None:
+        self.up = False
+        self._writer.close()
+
+    async def _ask(self, request: Mapping[str, Any]) -> bool:
+        async with self._asking:
+            self._send(request)
+            if not self.up:
+                self.unanswered += 1
+                return False
+            try:
+                line = await asyncio.wait_for(self._reader.readline(), _DEADLINE)
+                answer = msgspec.json.decode(line, type=dict[str, Any])
+            except (TimeoutError, OSError, ValueError) as error:
+                # What it says from now on would be taken for the answer to something else.
+                self._down(str(error) or "no answer in time")
+                self.unanswered += 1
+                return False
+        if "error" in answer:
+            self.problem = str(answer["error"])
+            self.unanswered += 1
+            return False
+        return True
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        transport = self._writer.transport
+        if not self.up or transport.is_closing():
+            self._down("the agent is gone")
+        elif transport.get_write_buffer_size() < _BACKLOG:
+            self._writer.write(msgspec.json.encode(request) + b"\n")
+            return
+        self.unsent += 1
+
+    def _down(self, why: str) -> None:
+        self.up = False
+        self.problem = self.problem or why
+        self._writer.close()
+
+
+async def connect(path: Path | None = None) -> Link:
+    """Raises OSError: no agent there, or not for us."""
+    where = path or socket_path()
+    reader, writer = await asyncio.open_unix_connection(str(where))
+    return Link(reader, writer)
