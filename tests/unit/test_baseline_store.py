@@ -304,7 +304,8 @@ def test_mistakes_are_said_with_their_mend(store, run):
 def test_a_store_from_before_baselines_is_still_read(store, run):
     link = sqlite3.connect(store / "state.db")
     link.executescript(
-        "DROP TABLE baselines; DROP TABLE baseline_entries; PRAGMA user_version = 3;"
+        "DROP TABLE baselines; DROP TABLE baseline_entries; DROP TABLE calls; DROP TABLE call_sets;"
+        "ALTER TABLE findings DROP COLUMN spans; PRAGMA user_version = 3;"
     )
     link.close()
     assert "no image has done anything yet" in run("list")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "build", "main"]
 
-# Command -> module with `register(app)`, or module:function, in the order of --help.
+# Command -> module with `register(app)`, in the order of --help.
 COMMANDS: dict[str, str] = {
     "up": "hullwatch.cli.up",
     "demo": "hullwatch.cli.demo",
@@ -31,7 +31,7 @@ COMMANDS: dict[str, str] = {
     "suppress": "hullwatch.cli.suppress",
     "tree": "hullwatch.cli.tree",
     "calls": "hullwatch.cli.calls",
-    "call": "hullwatch.cli.calls:register_call",
+    "call": "hullwatch.cli.call",
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",
     "rules": "hullwatch.cli.rules",
@@ -86,8 +86,7 @@ def build(argv: list[str] | None = None) -> typer.Typer:
     names = [word] if word in COMMANDS and not completing else list(COMMANDS)
     for name in names:
         module = COMMANDS[name]
-        module, _, function = module.partition(":")
-        getattr(importlib.import_module(module), function or "register")(app)
+        importlib.import_module(module).register(app)
     return app
 
 

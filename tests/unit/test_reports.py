@@ -1,0 +1,301 @@
+"""Who tells of calls, and what is believed: the socket's protocol, with the kernel's part noted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hullwatch.agent import link
+from hullwatch.context import tool_call
+from hullwatch.context.call import Call, Signal, new_id
+from hullwatch.context.calls import Calls
+from hullwatch.reports import Reports
+from hullwatch.sensor.told import Told, ToldQueue
+from hullwatch.sensor.wire import OF_THREAD, Class
+from support.scratch import poll
+
+
+class Noted:
+    """What the kernel would be told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+        self.refused: dict[str, int] = {}
+        self.running: set[tuple[int, int]] = set()
+        self.full = False
+
+    def new_server(self) -> int:
+        return 7
+
+    def add_thread(self, tid: int) -> int:
+        return OF_THREAD | tid
+
+    def drop_actor(self, actor: int) -> None:
+        self.said.append(("drop", actor))
+
+    def serves(self, tgid: int, server: int) -> bool:
+        self.said.append(("serves", tgid, server))
+        return True
+
+    def forget(self, tgid: int) -> None:
+        self.said.append(("forget", tgid))
+
+    def begin(self, actor: int, call: int) -> bool:
+        self.running.add((actor, call))
+        return not self.full
+
+    def end(self, actor: int, call: int) -> bool:
+        self.running.discard((actor, call))
+        return True
+
+
+class Place:
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "calls.sock"
+        self.spans, self.calls, self.told = Noted(), Calls(), ToldQueue()
+        spans: Any = self.spans
+        self.reports = Reports(self.path, spans, self.calls, self.told)
+
+    def events(self) -> list[Told]:
+        return list(self.told._waiting)
+
+
+class Client:
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(5)
+        self.sock.connect(str(path))
+        self.file = self.sock.makefile("rb")
+
+    def tell(self, **request: Any) -> None:
+        self.sock.sendall(json.dumps(request).encode() + b"\n")
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self.tell(**request)
+        answer: dict[str, Any] = json.loads(self.file.readline())
+        return answer
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.reports.close()
+
+
+def call(ident: int = 1, **more: Any) -> dict[str, Any]:
+    told = {"id": ident, "kind": "tool", "source": "gateway", "name": "read", "begin": 0}
+    return told | more
+
+
+def test_a_server_and_its_calls(place: Place) -> None:
+    client = Client(place.path)
+    assert client.ask(serve="files") == {"ok": True}
+    assert client.ask(served=True) == {"ok": True}
+    assert place.spans.said == [("serves", os.getpid(), 7), ("forget", os.getpid())]
+    assert client.ask(begin=call(5, begin=time.time_ns())) == {"ok": True}
+    assert place.spans.running == {(7, 5)}
+    (begun,) = place.calls.running()
+    assert (begun.server, begun.pid, begun.name) == ("files", os.getpid(), "read")
+    client.tell(end=call(5, end=time.time_ns(), status="error", error="-32602"))
+    poll(lambda: not place.spans.running, seconds=5, waiting_for="the end")
+    ended = poll(
+        lambda: one if (one := place.calls.get(5)) and one.end else None,
+        seconds=5,
+        waiting_for="its end",
+    )
+    assert (ended.status, ended.error, ended.begin) == ("error", "-32602", begun.begin)
+    assert [one.flags & 1 for one in place.events()] == [0, 1]
+
+
+def test_what_a_peer_left_running_is_lost_when_it_goes(place: Place) -> None:
+    client = Client(place.path)
+    client.ask(serve="files")
+    client.ask(begin=call(5))
+    client.sock.shutdown(socket.SHUT_RDWR)
+    poll(lambda: not place.spans.running, seconds=5, waiting_for="the end")
+    poll(lambda: ("drop", 7) in place.spans.said, seconds=5, waiting_for="the server to go")
+    left = place.calls.get(5)
+    assert left is not None and left.status == "lost" and left.end
+
+
+def test_threads_are_the_peers_own(place: Place) -> None:
+    client = Client(place.path)
+    mine = threading.get_native_id()
+    assert "error" in client.ask(begin=call(5), scope="thread", tid=1 << 22)
+    assert client.ask(begin=call(5), scope="thread", tid=mine) == {"ok": True}
+    client.ask(begin=call(6), scope="thread", tid=mine)
+    assert place.spans.running == {(OF_THREAD | mine, 5), (OF_THREAD | mine, 6)}
+    client.tell(end=call(5))
+    client.tell(end=call(6))
+    poll(lambda: ("drop", OF_THREAD | mine) in place.spans.said, seconds=5, waiting_for="its end")
+    assert place.spans.said.count(("drop", OF_THREAD | mine)) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        ({"begin": call(0)}, "1 to 2"),
+        ({"begin": call(1 << 63)}, "1 to 2"),
+        ({"begin": call(name="")}, "name"),
+        ({"begin": call(kind="prayer")}, "not understood"),
+        ({"begin": call()}, "scope"),
+        ({"begin": call(), "scope": "host"}, "scope"),
+        ({"hello": 1}, "say begin"),
+    ],
+)
+def test_what_is_refused_is_told_and_counted(place: Place, request_: Any, why: str) -> None:
+    answer = Client(place.path).ask(**request_)
+    assert why in answer["error"]
+    assert sum(place.reports.refused.values()) == 1 and not place.spans.running
+
+
+def test_an_id_is_used_once(place: Place) -> None:
+    client, other = Client(place.path), Client(place.path)
+    assert client.ask(begin=call(5), scope="process") == {"ok": True}
+    assert "error" in other.ask(begin=call(5), scope="process")
+    other.tell(end=call(5))  # it is not theirs to end
+    other.ask(served=True)
+    assert place.calls.get(5) is not None and not place.calls.running()[0].end
+
+
+def test_texts_are_cut_and_times_that_cannot_be_are_ours(place: Place) -> None:
+    client = Client(place.path)
+    client.ask(
+        begin=call(
+            5, name="n" * 9999, begin=17, attributes={f"a{n}": "v" * 999 for n in range(99)}
+        ),
+        scope="process",
+    )
+    (begun,) = place.calls.running()
+    assert len(begun.name) == 256 and len(begun.attributes) == 48
+    assert abs(begun.begin - time.time_ns()) < 60 * 10**9
+    assert all(len(str(value)) <= 256 for value in begun.attributes.values())
+
+
+def test_signals_are_events(place: Place) -> None:
+    client = Client(place.path)
+    client.ask(serve="files")
+    client.tell(
+        signal={"kind": "tool_changed", "subject": "read", "detail": "description", "time": 1}
+    )
+    (told,) = poll(lambda: place.events() or None, seconds=5, waiting_for="the signal")
+    assert (told.cls, told.text, told.text2) == (
+        int(Class.SIGNAL),
+        "read",
+        "tool_changed: description",
+    )
+
+
+def test_a_line_without_end_ends_the_connection(place: Place) -> None:
+    client = Client(place.path)
+    with contextlib.suppress(OSError):
+        client.sock.sendall(b"x" * (1 << 20))
+    poll(lambda: not place.reports.stats()["peers"], seconds=5, waiting_for="it to be dropped")
+
+
+def test_another_agent_is_not_pushed_aside(place: Place) -> None:
+    with pytest.raises(OSError, match="another agent"):
+        Place(place.path.parent)
+    assert Client(place.path).ask(served=True) == {"ok": True}
+
+
+def test_what_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(tmp_path / "calls.sock"))
+    left.close()
+    made = Place(tmp_path)
+    assert Client(made.path).ask(served=True) == {"ok": True}
+    made.reports.close()
+    assert not made.path.exists()
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_any_bytes_are_answered_or_dropped(place: Place, lines: list[bytes]) -> None:
+    client = Client(place.path)
+    for line in lines:
+        client.sock.sendall(line.replace(b"\n", b"") + b"\n")
+    client.tell(served=True)
+    answers = [client.file.readline() for _ in range(len(lines) + 1)]
+    assert json.loads(answers[-1]) == {"ok": True}
+    client.sock.close()
+
+
+# The two clients
+
+
+def test_the_gateways_link(place: Place) -> None:
+    async def work() -> None:
+        made = await link.connect(place.path)
+        assert await made.serve("files") and await made.served()
+        one = Call(id=new_id(), kind="tool", source="gateway", name="read", begin=time.time_ns())
+        assert await made.begin(one)
+        assert not await made.begin(one)
+        assert "with this id" in made.problem and made.unanswered == 1
+        made.signal(Signal(kind="odd", subject="read", detail="", time=time.time_ns()))
+        made.end(Call(id=one.id, kind="tool", source="gateway", name="read", begin=0, status="ok"))
+        assert await made.served()  # all before it has been read
+        await made.close()
+
+    asyncio.run(work())
+    (ended,) = (one for one in place.calls.changes()[0] if one.end)
+    assert (ended.name, ended.server, ended.status) == ("read", "files", "ok")
+
+
+def test_a_link_without_its_agent_says_no_and_goes_on(place: Place) -> None:
+    async def work() -> None:
+        made = await link.connect(place.path)
+        assert await made.serve("files")
+        place.reports._drop(next(iter(place.reports._peers.values())))
+        one = Call(id=new_id(), kind="tool", source="gateway", name="read", begin=time.time_ns())
+        assert not await made.begin(one)
+        made.end(one)
+        assert not made.up and made.unsent >= 1 and made.problem
+
+    asyncio.run(work())
+
+
+def test_the_workloads_context(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HULLWATCH_CALLS", str(place.path))
+    monkeypatch.setattr(tool_call, "_link", None)
+    monkeypatch.setattr(tool_call, "_tried", -1e9)
+    with (
+        pytest.raises(ValueError, match="boom"),
+        tool_call.tool_call("outer", server="s") as outer,
+        tool_call.tool_call("inner", parent=outer, thread=False) as inner,
+    ):
+        assert outer and inner
+        assert {actor for actor, _ in place.spans.running} == {
+            OF_THREAD | threading.get_native_id(),
+            7,
+        }
+        raise ValueError("boom")
+    poll(lambda: not place.spans.running, seconds=5, waiting_for="their ends")
+    ended = {one.name: one for one in place.calls.changes()[0]}
+    assert ended["inner"].parent == outer
+    assert {(one.status, one.error) for one in ended.values()} == {("error", "ValueError")}
+
+
+def test_without_an_agent_a_workload_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HULLWATCH_CALLS", str(tmp_path / "nobody.sock"))
+    monkeypatch.setattr(tool_call, "_link", None)
+    monkeypatch.setattr(tool_call, "_tried", -1e9)
+    with tool_call.tool_call("alone") as ident:
+        assert ident == 0
