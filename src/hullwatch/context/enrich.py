@@ -13,7 +13,7 @@ import numpy as np
 from hullwatch.context.calls import Calls
 from hullwatch.context.enriched import Enriched, Tables
 from hullwatch.context.names import Names
-from hullwatch.context.processes import ProcessTable
+from hullwatch.context.processes import PID_MASK, ProcessTable
 from hullwatch.context.resolver import WorkloadSource
 from hullwatch.context.spaces import NAMESPACES
 from hullwatch.context.told import call_of
@@ -108,13 +108,20 @@ class Context:
         for row in told:
             event = events[row]
             if not event["proc"]:
-                event["proc"] = self.processes.key_of(int(event["tid"]))
+                event["proc"] = self._process_of(int(event["tid"]), events)
             if event["cls"] == Class.CALL:
                 known = self.calls.get(int(event["span"]))
                 # Whoever told this agent has told it more than an event holds.
                 if known is None or (int(event["flags"]) & 1 and not known.end):
                     self.calls.put(call_of(event, self.dictionary, batch.wall_offset, known))
         return replace(batch, events=events)
+
+    def _process_of(self, pid: int, events: np.ndarray) -> int:
+        """The key of a process that lives: of this batch, or known from before; 0 if neither."""
+        made = events["num"][events["cls"] == int(Class.FORK)]
+        keys = np.concatenate([events["proc"], made])
+        keys = keys[keys & np.uint64(PID_MASK) == pid]
+        return int(keys.max()) if keys.size else self.processes.key_of(pid)
 
     # -- waiting for metadata --------------------------------------------------------------
 

@@ -23,14 +23,14 @@ from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.events import classes_mask
 from hullwatch.sensor.wire import PROC, Class
 
-__all__ = ["ProcessTable"]
+__all__ = ["PID_MASK", "ProcessTable"]
 
 _GRACE_NS = 4_000_000_000  # longer than events are held (enrich.py)
 _MAX_ENDED = 8192
 _MAX_FORKED = 65536
 _MAX_ARGV = 8192
 _MAX_PROGRAMS = 2048  # remembered for those that will run the same; each about 1 KiB
-_PID_MASK = (1 << 22) - 1
+PID_MASK = (1 << 22) - 1
 _FORK, _EXEC, _TASK, _EXIT, _SETID, _CAPSET = (
     int(cls) for cls in (Class.FORK, Class.EXEC, Class.TASK, Class.EXIT, Class.SETID, Class.CAPSET)
 )
@@ -115,7 +115,7 @@ class ProcessTable:
 
     def key_of(self, pid: int) -> int:
         """The key of the process that has this pid now; 0 if none is known."""
-        of_pid = (key for key in (*self._current, *self._forked) if key & _PID_MASK == pid)
+        of_pid = (key for key in (*self._current, *self._forked) if key & PID_MASK == pid)
         return max(of_pid, default=0)  # the one that was started last
 
     def __len__(self) -> int:
@@ -369,7 +369,7 @@ class ProcessTable:
         program = self._programs.get((above, cgroup))
         if program is None:
             program = self._remember((above, cgroup), replace(above, above=above, cgroup=cgroup))
-        pid = key & _PID_MASK
+        pid = key & PID_MASK
         image = ProcessImage(
             -1, key, program, of, of.workload, pid, pid, of.pgid, of.vpgid, of.sid, started,
             of.exec_ts, of.uid, of.gid, of.euid, of.egid, of.cap_effective, of.cap_permitted,
@@ -384,7 +384,7 @@ class ProcessTable:
         if program is None:
             program = self._remember((None, cgroup), replace(_UNKNOWN, cgroup=cgroup))
         image = ProcessImage(
-            -1, key, program, None, 0, key & _PID_MASK, 0, 0, 0, 0, (key >> 22) << 16, now,
+            -1, key, program, None, 0, key & PID_MASK, 0, 0, 0, 0, (key >> 22) << 16, now,
             0, 0, 0, 0, 0, 0,
         )  # fmt: skip
         self._place(image)

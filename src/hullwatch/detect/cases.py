@@ -21,7 +21,8 @@ A rule over time needs more: `processes:`, a mapping of names to processes (each
 An event's keys: type (a system call or event class) and then, as they apply: path, raw, to, from,
 flags, access (read|write), mode, result (a number or ENOENT), old, new, target, link, source,
 domain, socket (tcp|udp|unix|packet|raw), request, command, uid, old_fd, dns, names, marks,
-server. Cases are run by the real engine over a batch of the real dtypes.
+server, subject, signal (`kind: detail`), in_call (a mapping: name, server, kind, source, status).
+Cases are run by the real engine over a batch of the real dtypes.
 """
 
 from __future__ import annotations
@@ -371,6 +372,18 @@ def _domain(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
     made["name"] = str(value)
 
 
+def _said(column: str) -> Any:
+    def put(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
+        made[column] = scene.string(str(value), int(StrKind.TEXT))
+
+    return put
+
+
+def _in_call(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
+    _only(value, {"name", "server", "kind", "source", "status"}, "call")
+    made["span"] = scene.call(**value)
+
+
 def _marks(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
     made["marks"] = sum(int(Mark[str(word).upper()]) for word in value)
 
@@ -398,4 +411,7 @@ _SETTERS: dict[str, Any] = {
     "dns": _text,
     "domain": _domain,
     "marks": _marks,
+    "subject": _said("obj"),
+    "signal": _said("obj2"),
+    "in_call": _in_call,
 }

@@ -141,6 +141,7 @@ ATLAS: dict[str, str] = {
     "AML.T0049": "Exploit Public-Facing Application",
     "AML.T0050": "Command and Scripting Interpreter",
     "AML.T0051": "LLM Prompt Injection",
+    "AML.T0051.001": "Indirect",
     "AML.T0053": "AI Agent Tool Invocation",
     "AML.T0055": "Unsecured Credentials",
     "AML.T0056": "Extract LLM System Prompt",

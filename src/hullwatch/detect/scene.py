@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from hullwatch.context.call import Call
+from hullwatch.context.calls import Calls
 from hullwatch.context.enriched import Enriched, ProcessImage, Program, Tables
 from hullwatch.context.image import parse_image
 from hullwatch.context.workload import Workload
@@ -67,6 +69,7 @@ class Scene:
         self.images: list[ProcessImage] = [make_image()]
         self.workloads: list[Workload] = [HOST]
         self.names: dict[int, str] = {}
+        self.calls = Calls()
         self._events: list[np.ndarray] = []
         self._rows: list[tuple[int, int]] = []
         self._ids: dict[tuple[int, bytes], int] = {}
@@ -84,7 +87,7 @@ class Scene:
         return self.workloads[slot]
 
     def tables(self) -> Tables:
-        return Tables(self.dictionary, self, self)
+        return Tables(self.dictionary, self, self, self.calls)
 
     # Building
 
@@ -129,6 +132,19 @@ class Scene:
             given.setdefault("image_digest", reference.digest)
         self.workloads.append(Workload(**given))  # type: ignore[arg-type]
         return len(self.workloads) - 1
+
+    def call(self, **fields: Any) -> int:
+        """The span of a call; kind defaults to a tool's, source to the gateway."""
+        ident = len(self.calls) + 1
+        given: dict[str, Any] = {
+            "kind": "tool",
+            "source": "gateway",
+            "name": "tool",
+            "begin": WALL,
+            **fields,
+        }
+        self.calls.put(Call(id=ident, **given))
+        return ident
 
     def process(self, name: str, **fields: object) -> int:
         """A process image's slot. parent is a slot; argv defaults to the name alone."""

@@ -13,6 +13,7 @@ from support.attacks import (
     secrets,
     stories,
     tamper,
+    tools,
 )
 from support.attacks.attack import Attack
 
@@ -29,4 +30,5 @@ ATTACKS: tuple[Attack, ...] = (
     *secrets.ATTACKS,
     *stories.ATTACKS,
     *tamper.ATTACKS,
+    *tools.ATTACKS,
 )

@@ -1,7 +1,8 @@
 """Runs inside a container: each attack in a child of its own, one after the other.
 
-Usage: driver.py ATTACKS.json, a list of [name, code]. Code sees `run`, `install`, `call`, `touch`
-and this module's imports. Prints one line of JSON for each: {"attack": name, "error": text or null}
+Usage: driver.py ATTACKS.json, a list of [name, code]. Code sees `run`, `install`, `call`, `signal`,
+`touch` and this module's imports. Prints one line of JSON for each: {"attack": name, "error": text
+or null}
 What an attack needs and would be an event of its own (listeners, planted files) is made before.
 """
 
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -44,6 +46,15 @@ def touch(path: str, text: str = "x\n", mode: str = "w") -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, mode) as file:
         file.write(text)
+
+
+def signal(kind: str, subject: str, detail: str) -> None:
+    """Tell the agent, as its gateway does."""
+    told = {"kind": kind, "subject": subject, "detail": detail, "time": time.time_ns()}
+    with socket.socket(socket.AF_UNIX) as agent, agent.makefile("rb") as answers:
+        agent.connect("/run/hullwatch/calls.sock")
+        agent.sendall(json.dumps({"signal": told}).encode() + b'\n{"served": true}\n')
+        assert b"ok" in answers.readline(), "the agent does not listen"
 
 
 def query(name: str) -> bytes:
