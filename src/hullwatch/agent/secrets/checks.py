@@ -26,9 +26,10 @@ __all__ = [
 
 _BASE62 = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RUN = 8  # characters that follow each other as in the alphabet: typed, not drawn
+_RANDOM = 0.38  # of neighbours that are of different kinds; of names in CamelCase, a third
 _STAND_IN = re.compile(
     rb"(?i)example|placeholder|change_?-?me|redacted|your[_-]|xxxxxx|\*\*\*|\.\.\.|dummy"
-    rb"|replace|sample|<[a-z]|\$\{|\{\{|%\(|%s|\(\?|\[[a-z0-9_]+:[0-9a-f]{8}\]"
+    rb"|replace|sample|<[a-z]|\$\{|\{\{|%\(|%[sd](?:[^a-z0-9]|$)|\(\?|\[0-9|\[[a-z0-9_]+:[0-9a-f]{8}\]"
 )
 _WEAK = frozenset(
     b"admin changeit default guest hunter2 letmein passwd password password1 password123 postgres"
@@ -113,12 +114,14 @@ def mixed(value: bytes) -> bool:
             digits += _DIGIT in (before, after)
     if _DIGIT not in kinds or _UUID.fullmatch(value) or _TYPE.search(value):
         return False
-    return changes >= (len(value) - 1) / 2 or (digits >= 4 and kinds.count(_DIGIT) >= 3)
+    return changes >= _RANDOM * (len(value) - 1) or (digits >= 4 and kinds.count(_DIGIT) >= 3)
 
 
 def password(value: bytes) -> bool:
     """Somebody's password rather than a word that stands for one, or a piece of code."""
-    if value.lower() in _WEAK or _NAME.fullmatch(value) or len(set(value)) < 5:
+    if value.lower() in _WEAK or len(set(value)) < 5:
+        return False
+    if _NAME.fullmatch(value) and not mixed(value):
         return False
     code = value[0] in b")]},;." and b"(" in value  # what stands after a quoted word in a script
     return not code and len(set(value.translate(_KIND_OF))) >= 2

@@ -7,7 +7,7 @@ kinds run: all linear in the text.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right, insort
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
@@ -23,6 +23,7 @@ __all__ = ["Found", "MAX_SECRET", "Stream", "detect"]
 STEP = 64 << 10  # from one window to the next, bytes
 MAX_SECRET = 16 << 10  # a longer one is found up to here
 _BEFORE = 64  # bytes before a window that decide what its first ones mean
+_PART = 8  # bytes of a secret that is partly another one: fewer are what stands between them
 _MAX_PROGRAM = 2 << 20  # bytes of one compiled pattern
 
 
@@ -118,15 +119,21 @@ def _candidates(data: bytes) -> Iterator[_Candidate]:
 
 
 def _chosen(candidates: list[_Candidate]) -> list[_Candidate]:
-    """Of those that overlap, the one of the first rank; then the first, then the longest."""
-    starts: list[int] = []
+    """Of those that overlap, the one of the first rank; then the first, then the longest. Of the
+    others remains what it does not have, so that no part of a secret is left."""
     chosen: list[_Candidate] = []
-    for one in sorted(candidates, key=lambda one: (one.rank, one.start, -one.end)):
-        at = bisect_left(starts, one.start)
-        before = at == 0 or chosen[at - 1].end <= one.start
-        if before and (at == len(starts) or one.end <= starts[at]):
-            starts.insert(at, one.start)
-            chosen.insert(at, one)
+    for rank, start, end in sorted(candidates, key=lambda one: (one.rank, one.start, -one.end)):
+        at = bisect_right(chosen, start, key=lambda one: one.end)
+        parts: list[_Candidate] = []
+        after = at
+        while after < len(chosen) and chosen[after].start < end:
+            parts.append(_Candidate(rank, start, chosen[after].start))
+            start = chosen[after].end
+            after += 1
+        parts.append(_Candidate(rank, start, end))
+        for part in parts:
+            if part.end - part.start >= (_PART if after > at else 1):
+                insort(chosen, part, key=lambda one: one.start)
     return chosen
 
 

@@ -36,9 +36,12 @@ def assigned(words: str, value: str) -> str:
 
 
 def pem(label: str) -> str:
-    """The pattern of an armoured key, up to its end or as far as it goes. The first line of the
-    body counts: headers may stand before it, and prose that mentions the label has none."""
+    """The pattern of an armoured key: to its end, or where that is missing, as far as there are
+    lines of it. Prose that mentions the label has none. Between lines may stand what a source's
+    strings are joined with."""
+    between, line = r"[\s\"',+;]", "[A-Za-z0-9+/=]"
+    end = rf"(?:{between}{{1,12}}{line}{{0,80}})?{between}{{0,12}}(?:-----END {label}-----|\z)"
     return (
-        rf"-----BEGIN {label}-----[\s\"',+;]+(?:[A-Z][A-Za-z-]{{2,20}}: [^\r\n]{{0,120}}\s+){{0,6}}"
-        rf"[A-Za-z0-9+/=]{{40}}[A-Za-z0-9+/=\s\"',+;]*(?:-----END {label}-----)?"
+        rf"-----BEGIN {label}-----{between}+(?:[A-Z][A-Za-z-]{{2,20}}: [^\r\n]{{0,120}}\s+){{0,6}}"
+        rf"{line}{{40,}}(?:{between}{{1,12}}{line}{{16,}})*(?:{end})?"
     )

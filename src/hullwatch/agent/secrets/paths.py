@@ -17,9 +17,7 @@ PATHS = (
     ("", "**/dist-info/** **/site-packages/**/*.py .env.example .env.sample .env.template"),
     (
         "kubernetes_service_account_token",
-        "**/secrets/kubernetes.io/serviceaccount/**token **/kubernetes.io~projected/**token"
-        " **/secrets/eks.amazonaws.com/serviceaccount/**token **/secrets/azure/tokens/**token"
-        " **/secrets/tokens/**token",
+        "**/serviceaccount/**token **/kubernetes.io~projected/**token **/secrets/**tokens/**token",
     ),
     (
         "spiffe_svid",
@@ -109,7 +107,7 @@ PATHS = (
         "/etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/master.passwd"
         " /etc/security/opasswd .htpasswd /etc/sudoers /etc/sudoers.d/**",
     ),
-    ("process_environment", "/proc/*/environ /proc/*/task/*/environ"),
+    ("process_environment", "/proc/*/environ /proc/*/task/*/environ environ"),
     ("process_memory", "/proc/*/mem /proc/*/task/*/mem /proc/kcore /dev/mem"),
     (
         "shell_history",

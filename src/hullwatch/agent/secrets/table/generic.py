@@ -51,7 +51,7 @@ GENERIC = (
         "",
         "passw pwd passphrase",
         rf"(?i)(?:(?:{_PASSWORD}){_TAIL}(?:{_BEFORE_QUOTE}[\"']([^\s\"'<>]{{8,128}})[\"']"
-        rf"|=({_BARE})(?:[\s&;\"']|$))|--(?:{_PASSWORD})[ =]({_BARE})(?:[\s\"']|$))",
+        rf"|=({_BARE})(?:[\s&;\"']|$))|--(?:{_PASSWORD})[ =][\"']?([^\s\"'<>$]{{8,128}}))",
         'password: "{p16}"',
         3.0,
         password,

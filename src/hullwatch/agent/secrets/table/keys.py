@@ -39,9 +39,10 @@ KEYS = (
         "putty_private_key",
         "PuTTY",
         "PuTTY-User-Key-File-",
-        r"(PuTTY-User-Key-File-[23]:[^\0]{0,}?Private-Lines: [0-9]{1,3}\s+[A-Za-z0-9+/=\s]{40,})",
+        r"(PuTTY-User-Key-File-[23]:[^\0]*?Private-Lines: [0-9]{1,3}\s+[A-Za-z0-9+/=\s]{40,}"
+        r"Private-MAC: [0-9a-f]{40,64})",
         "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\nComment: runner\nPublic-Lines: 1\n"
-        "{b64}\nPrivate-Lines: 1\n{b60}",
+        "{b64}\nPrivate-Lines: 1\n{b60}\nPrivate-MAC: {h64}",
         4.0,
     ),
     Kind(
