@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
 from hullwatch.agent.secrets import KINDS, Key, Stream, classify_path, detect, redact
 from hullwatch.detect.engine import Engine
@@ -176,7 +177,7 @@ def secrets(data: bytes) -> None:
     starts = b" ".join(KINDS[byte % len(KINDS)].example[:24].encode() for byte in data[:4])
     data = starts + data[4:]
     found = detect(data)
-    assert all(a.end <= b.start for a, b in zip(found, found[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(found))
     stream = Stream()
     middle = len(data) // 2
     chunks = (stream.feed(data[:middle]), stream.feed(data[middle:]), stream.finish())

@@ -1,6 +1,6 @@
 """How well secrets are found, and what it costs:
 
-    .venv/bin/python bench/secrets.py [--corpus FOLDER ...] [--rivals] [--json]
+    .venv/bin/python bench/secret_kinds.py [--corpus FOLDER ...] [--rivals] [--json]
 
 Precision: the sources of the installed packages and of Python, where every hit is presumably none,
 each listed. Recall: made-up secrets of every kind in tool arguments, code and logs. --rivals also
@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from hullwatch.agent.secrets import KINDS, Found, detect
+from hullwatch.agent.secrets import KINDS, detect
 from hullwatch.agent.secrets.examples import fill
 
 ROUNDS = 20  # values a kind and place
@@ -31,6 +31,9 @@ MAX_FILE = 16 << 20
 
 # End of a file's path, kind: why it is no mistake to say so, or why it is one.
 JUSTIFIED = {
+    ("test/certdata/", "private_key"): "a private key of Python's tests",
+    ("test/certdata/", "rsa_private_key"): "a private key of Python's tests",
+    ("test/certdata/", "encrypted_private_key"): "a private key of Python's tests",
     ("urllib/request.py", "generic_password"): "a password in an example of the documentation",
     ("oauthlib/", "generic_api_key"): "tokens of the RFCs' examples",
     ("oauthlib/", "basic_auth_header"): "user and password of an RFC's example",
@@ -171,8 +174,8 @@ _OF_OTHERS = re.compile(r"client-id|account-id|-url|username|-host|app(lication)
 
 
 def patterns_of_others() -> dict[str, float]:
-    """Of kingfisher's rules, the share of random texts of their patterns in which we find something,
-    for those whose provider has a row here."""
+    """Of kingfisher's rules for providers that have a row here: the share of random texts of their
+    patterns in which something is found."""
     import rstr  # type: ignore[import-not-found]
     from kingfisher_sdk.rules import Rules
 
@@ -189,13 +192,9 @@ def patterns_of_others() -> dict[str, float]:
         except re.error:
             continue
         maker = rstr.Rstr(Random(name))
-        good = sum(bool(_found(f"x = 1\n{maker.xeger(compiled)}\ny")) for _ in range(ROUNDS))
+        good = sum(bool(detect(f"x = 1\n{maker.xeger(compiled)}\ny")) for _ in range(ROUNDS))
         shares[name] = good / ROUNDS
     return shares
-
-
-def _found(text: str) -> tuple[Found, ...]:
-    return detect(text)
 
 
 def main() -> None:
