@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from hullwatch.agent.secrets import KINDS, detect
 from hullwatch.agent.secrets.detection import _pattern
 from hullwatch.agent.secrets.examples import fill
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "secrets.md"
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -57,6 +60,20 @@ def test_what_is_found_is_the_secret_and_not_its_neighbourhood(kind):
     assert "before" not in text[found.start : found.end]
     assert not text[found.start : found.end].endswith(" after")
     assert len(text[found.start : found.end]) >= 8
+
+
+def test_all_kinds_in_one_text_are_found():
+    """No matter how many keywords there are, and in what order."""
+    for seed in range(3):
+        mixed = Random(seed).sample(KINDS, len(KINDS))
+        text = "\n\n".join(fill(kind.example, Random(seed)) for kind in mixed)
+        assert kinds_in(text) == [kind.name for kind in mixed]
+
+
+def test_kinds_are_documented():
+    text = DOCUMENT.read_text().partition("## Kinds")[2].partition("A pattern alone")[0]
+    assert re.findall(r"`([a-z0-9_]+)`", text) == [kind.name for kind in KINDS]
+    assert text.strip().startswith(f"{len(KINDS)} kinds")
 
 
 @every_kind

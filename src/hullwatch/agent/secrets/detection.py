@@ -60,6 +60,9 @@ class Stream:
     """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._held = bytearray()
         self._base = 0  # the offset of what is held
         self._next = 0  # where the next window begins
@@ -79,7 +82,7 @@ class Stream:
         while self._next < end:
             self._look(end)
         found = tuple(self._settled(end))
-        self.__init__()  # type: ignore[misc]
+        self._begin()
         return found
 
     def _look(self, end: int) -> None:
