@@ -51,7 +51,7 @@ JUSTIFIED = {
 }
 
 PLACES: dict[str, Callable[[str], str]] = {
-    "tool arguments": lambda value: json.dumps({"path": "/work/x", "content": f"a\n{value}\nb"}),
+    "tool arguments": lambda value: json.dumps({"path": "/srv/x", "content": f"a\n{value}\nb"}),
     "result": lambda value: json.dumps({"result": json.dumps({"text": f"it is\n{value}\n."})}),
     "code": lambda value: f"def connect():\n    call({value}, timeout=3)\n",
     "log": lambda value: f"2026-11-27T10:00:00Z INFO worker-3 starts\n{value}\nDEBUG done\n",
@@ -118,7 +118,7 @@ def recall() -> dict[str, float]:
 def costs() -> dict[str, float]:
     """Microseconds for 4 KB."""
     source = Path(__file__).read_text() * 2
-    arguments = json.dumps({"path": "/work/x.py", "content": source})
+    arguments = json.dumps({"path": "/srv/x.py", "content": source})
     token = fill("glpat-{s20}", Random(1))
     samples = {
         "source code": source[:4096],

@@ -39,7 +39,8 @@ texts = st.lists(planted | noise, max_size=12).map("\n".join)
 
 
 def streamed(data: bytes, cuts: list[int]) -> tuple[Found, ...]:
-    stream, found, at = Stream(), [], 0
+    stream, at = Stream(), 0
+    found: list[Found] = []
     for cut in [*sorted(cuts), len(data)]:
         found += stream.feed(data[at:cut])
         at = max(at, cut)

@@ -28,14 +28,14 @@ PLACES = {
     "/etc/ssh/ssh_host_rsa_key": "ssh_private_key",
     "/root/.aws/credentials": "cloud_credentials",
     "/root/.config/gcloud/legacy_credentials/a@b/adc.json": "cloud_credentials",
-    "/work/.env": "env_file",
-    "/work/.env.production": "env_file",
+    "/srv/.env": "env_file",
+    "/srv/.env.production": "env_file",
     "/root/.claude.json": "agent_credentials",
     "/root/.claude/.credentials.json": "agent_credentials",
     "/root/.codex/auth.json": "agent_credentials",
     "/root/.gemini/oauth_creds.json": "agent_credentials",
     "/root/.cursor/mcp.json": "agent_credentials",
-    "/root/.claude/projects/-work/3f.jsonl": "agent_transcript",
+    "/root/.claude/projects/-srv/3f.jsonl": "agent_transcript",
     "/root/.cache/huggingface/token": "model_hub_token",
     "/root/.config/google-chrome/Default/Login Data": "browser_store",
     "/root/.local/share/keyrings/login.keyring": "keyring",
@@ -57,8 +57,8 @@ PLACES = {
 NO_PLACES = """
 /usr/lib/python3.11/token.py /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/Root.pem
 /usr/lib/python3/dist-packages/certifi/cacert.pem /root/.ssh/id_ed25519.pub /root/.ssh/known_hosts
-/work/README.md /proc/self/status /work/.env.example /etc/passwd /usr/bin/env
-/work/.venv/lib/python3.11/site-packages/x/secrets/token.py /work/src/tokens.py /dev/null
+/srv/README.md /proc/self/status /srv/.env.example /etc/passwd /usr/bin/env
+/srv/.venv/lib/python3.11/site-packages/x/secrets/token.py /srv/src/tokens.py /dev/null
 """.split()
 
 
