@@ -110,6 +110,8 @@ password = os.environ["DB_PASSWORD"]
 password=getpass.getpass()
 "password": "changeme"
 password="password123"
+api_key: os.environ/E2B_API_KEY
+attributes["yuan2_api_key"] = self.yuan2_api_key
 api_key = settings.api_key_for_production
 token = tokenizer.encode(text)
 "ChangeToken": "abcd12f2-46da-4fdb-b8d5-fbd4c466928f"

@@ -29,7 +29,9 @@ _RUN = 8  # characters that follow each other as in the alphabet: typed, not dra
 _RANDOM = 0.38  # of neighbours that are of different kinds; of names in CamelCase, a third
 _STAND_IN = re.compile(
     rb"(?i)example|placeholder|change_?-?me|redacted|your[_-]|xxxxxx|\*\*\*|\.\.\.|dummy"
-    rb"|replace|sample|<[a-z]|\$\{|\{\{|%\(|%[sd](?:[^a-z0-9]|$)|\(\?|\[0-9|\[[a-z0-9_]+:[0-9a-f]{8}\]"
+    rb"|replace|sample|<[a-z]|\$\{|\{\{|%\(|%[sd](?:[^a-z0-9]|$)|\(\?|\[0-9"
+    rb"|environ|getenv|process\.env|self\."  # code that fetches one
+    rb"|\[[a-z0-9_]+:[0-9a-f]{8}\]"  # what redaction leaves
 )
 _WEAK = frozenset(
     b"admin changeit default guest hunter2 letmein passwd password password1 password123 postgres"
@@ -44,6 +46,7 @@ _KIND_OF = bytes(
     _LOWER if 97 <= b <= 122 else _UPPER if 65 <= b <= 90 else _DIGIT if 48 <= b <= 57 else _OTHER
     for b in range(256)
 )
+_URLSAFE = bytes.maketrans(b"-_", b"+/")
 _MAX_CLAIMS = 4096
 
 
@@ -132,9 +135,6 @@ def _decoded(part: bytes) -> bytes:
         return base64.b64decode(part.translate(_URLSAFE) + b"=" * (-len(part) % 4))
     except (binascii.Error, ValueError):
         return b""
-
-
-_URLSAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def _object(part: bytes) -> dict[str, object] | None:

@@ -24,6 +24,7 @@ STEP = 64 << 10  # from one window to the next, bytes
 MAX_SECRET = 16 << 10  # a longer one is found up to here
 _BEFORE = 64  # bytes before a window that decide what its first ones mean
 _PART = 8  # bytes of a secret that is partly another one: fewer are what stands between them
+_CONTINUED = bytes(range(0x80, 0xC0))  # UTF-8: the second byte of a character, and further ones
 _MAX_PROGRAM = 2 << 20  # bytes of one compiled pattern
 
 
@@ -146,10 +147,14 @@ def _in_characters(data: bytes, found: tuple[Found, ...]) -> Iterator[Found]:
     for kind, start, end in found:
         while end < len(data) and data[end] & 0xC0 == 0x80:
             end += 1
-        characters += len(data[at:start].decode("utf-8", "surrogatepass"))
-        size = len(data[start:end].decode("utf-8", "surrogatepass"))
+        characters += _characters(data[at:start])
+        size = _characters(data[start:end])
         yield Found(kind, characters, characters + size)
         at, characters = end, characters + size
+
+
+def _characters(data: bytes) -> int:
+    return len(data.translate(None, _CONTINUED))
 
 
 def _options() -> re2.Options:

@@ -30,7 +30,7 @@ def assigned(words: str, value: str) -> str:
     """The pattern of a value that is assigned to a name with one of `words` (an alternation) in it,
     in code, JSON, YAML, a header or a shell."""
     return (
-        rf"(?i)(?:{words})[\w.-]{{0,24}}[\"'\]]{{0,2}}[ \t]{{0,4}}(?::=|=>|[:=])[ \t]{{0,4}}"
+        rf"(?i)(?:{words})[\w .-]{{0,24}}[\"'\]]{{0,2}}[ \t]{{0,4}}(?::=|=>|[:=])[ \t]{{0,4}}"
         rf"[\"']?((?-i:{value}))(?:[^\w+/=-]|$)"
     )
 

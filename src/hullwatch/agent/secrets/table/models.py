@@ -57,7 +57,7 @@ MODELS = (
     ),
     Kind("replicate_token", "Replicate", "r8_", r"\b(r8_[A-Za-z0-9]{37})\b", "r8_{w37}", 3.5),
     Kind("groq_api_key", "Groq", "gsk_", r"\b(gsk_[A-Za-z0-9]{52})\b", "gsk_{w52}", 3.5),
-    Kind("xai_api_key", "xAI", "xai-", r"\b(xai-[A-Za-z0-9]{70,120})\b", "xai-{w80}", 3.5),
+    Kind("xai_api_key", "xAI", "xai-", r"\b(xai-[\w-]{70,120})", "xai-{w80}", 3.5),
     Kind(
         "perplexity_api_key",
         "Perplexity",

@@ -48,6 +48,14 @@ SERVICES = (
         4.0,
     ),
     Kind(
+        "discord_client_secret",
+        "Discord",
+        "discord",
+        assigned("discord", r"[\w-]{32}"),
+        "DISCORD_CLIENT_SECRET={s32}",
+        3.8,
+    ),
+    Kind(
         "discord_webhook",
         "Discord",
         "/api/webhooks/",
@@ -114,7 +122,7 @@ SERVICES = (
         "shippo_token",
         "Shippo",
         "shippo_",
-        r"\b(shippo_(?:live|test)_[0-9a-f]{40})\b",
+        r"\b(shippo_(?:live|test)_[0-9a-fA-F]{40})\b",
         "shippo_live_{h40}",
     ),
     Kind(
@@ -128,7 +136,7 @@ SERVICES = (
         "access-production-{uuid}",
     ),
     # Mail and messages.
-    Kind("twilio_api_key", "Twilio", "SK", r"\b(SK[0-9a-f]{32})\b", "SK{h32}"),
+    Kind("twilio_api_key", "Twilio", "SK", r"\b(SK[0-9a-fA-F]{32})\b", "SK{h32}"),
     Kind(
         "twilio_auth_token",
         "Twilio",
@@ -214,7 +222,7 @@ SERVICES = (
         "dt0c01.{u24}.{u64}",
         3.5,
     ),
-    Kind("posthog_api_key", "PostHog", "phx_", r"\b(phx_[A-Za-z0-9]{40,50})\b", "phx_{w43}", 3.5),
+    Kind("posthog_api_key", "PostHog", "phx_", r"\b(phx_[\w-]{40,50})", "phx_{w43}", 3.5),
     Kind(
         "okta_token",
         "Okta",
@@ -231,7 +239,7 @@ SERVICES = (
         "pat-na1-{uuid}",
     ),
     Kind("facebook_token", "Meta", "EAA", r"\b(EAA[A-Za-z0-9]{100,})\b", "EAAC{w180}", 3.8),
-    Kind("dropbox_token", "Dropbox", "sl.", r"\b(sl\.(?:u\.)?[\w-]{130,})", "sl.u.{s200}", 4.0),
+    Kind("dropbox_token", "Dropbox", "sl.", r"\b(sl\.(?:u\.)?[\w=-]{130,})", "sl.u.{s200}", 4.0),
     Kind(
         "mapbox_secret_token",
         "Mapbox",
