@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
+from hullwatch.agent.secrets import KINDS, Key, Stream, classify_path, detect, redact
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.errors import RuleError
 from hullwatch.detect.language.grammar import parse
@@ -170,10 +172,29 @@ def rule_file(data: bytes) -> None:
         assert not {"\n", "\x1b", "\u202e"} & set(finding.output)
 
 
+def secrets(data: bytes) -> None:
+    """The first bytes choose beginnings of secrets, which the others go on with."""
+    starts = b" ".join(KINDS[byte % len(KINDS)].example[:24].encode() for byte in data[:4])
+    data = starts + data[4:]
+    found = detect(data)
+    assert all(a.end <= b.start for a, b in pairwise(found))
+    stream = Stream()
+    middle = len(data) // 2
+    chunks = (stream.feed(data[:middle]), stream.feed(data[middle:]), stream.finish())
+    assert sum(chunks, ()) == found
+    text = data.decode("utf-8", "replace")
+    once = redact(text, _KEY)
+    assert redact(once, _KEY) == once
+    classify_path(text)
+
+
+_KEY = Key(bytes(32))
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "dns": dns_message,
     "tls": tls_hello,
     "dictionary": dictionary_record,
     "sigma": sigma_file,
     "rules": rule_file,
+    "secrets": secrets,
 }

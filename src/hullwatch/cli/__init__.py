@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "hunt": "hullwatch.cli.hunt",
     "rules": "hullwatch.cli.rules",
     "baseline": "hullwatch.cli.baseline",
+    "secrets": "hullwatch.cli.secrets",
     "record": "hullwatch.cli.record",
     "replay": "hullwatch.cli.replay",
     "backtest": "hullwatch.cli.backtest",

@@ -1,0 +1,41 @@
+"""Names sorted into classes by a table of patterns."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import re2
+
+__all__ = ["Classes"]
+
+
+class Classes:
+    """rows: class and patterns, separated by spaces; the first row that holds counts, and the
+    class "" is none. `?` is a character, `*` stays in one folder, `**` does not. any_folder: a
+    pattern that begins with neither `/` nor `**` holds in any folder."""
+
+    def __init__(self, rows: tuple[tuple[str, str], ...], *, any_folder: bool = False) -> None:
+        self._rows = rows
+        self._any_folder = any_folder
+
+    def find(self, name: str) -> str | None:
+        rows = self._set.Match(name.encode("utf-8", "surrogatepass"))
+        return self._rows[min(rows)][0] or None if rows else None
+
+    @cached_property
+    def _set(self) -> re2.Set:
+        options = re2.Options()
+        options.encoding = re2.Options.Encoding.LATIN1
+        options.dot_nl = True
+        options.log_errors = False
+        made = re2.Set.FullMatchSet(options)
+        for _, patterns in self._rows:
+            made.Add("|".join(map(self._translated, patterns.split())).encode())
+        made.Compile()
+        return made
+
+    def _translated(self, pattern: str) -> str:
+        escaped = re2.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+        body = escaped.replace(r"\?", "[^/]")
+        anywhere = self._any_folder and not pattern.startswith(("/", "**"))
+        return f"(?:.*/)?{body}" if anywhere else body
