@@ -9,6 +9,11 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 
+from hullwatch.agent.mcp import injection
+from hullwatch.agent.mcp.headers import may_ask, mismatch
+from hullwatch.agent.mcp.lines import Lines
+from hullwatch.agent.mcp.message import peek, read
+from hullwatch.agent.mcp.sse import Events
 from hullwatch.agent.secrets import KINDS, Key, Stream, classify_path, detect, redact
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.errors import RuleError
@@ -190,6 +195,44 @@ def secrets(data: bytes) -> None:
 
 _KEY = Key(bytes(32))
 
+
+def json_rpc(data: bytes) -> None:
+    """A message, its headers, and both ends of it as if it were too large."""
+    reading = read(data)
+    assert bool(reading.problem) <= (not reading.messages)
+    for message in reading.messages:
+        assert message.kind != "request" or message.key is not None
+    peek(data[:64], data[-64:])
+    headers = [
+        (b"mcp-method", data[:16]),
+        (b"mcp-name", data[16:32]),
+        (b"host", data[:20]),
+        (b"origin", data),
+    ]
+    assert isinstance(mismatch(headers, reading), str)
+    assert may_ask(headers, frozenset()) in ("", "Host", "Origin")
+
+
+def lines_and_events(data: bytes) -> None:
+    """The first byte is a limit, the second the size of the pieces in which it comes."""
+    limit, step = (data[0], data[1] % 16 + 1) if len(data) > 1 else (1, 1)
+    lines, events = Lines(limit), Events(limit)
+    out = []
+    for at in range(2, len(data), step):
+        part = data[at : at + step]
+        out += [piece.data for piece in lines.feed(part)]
+        for event in events.feed(part):
+            assert len(event.data) <= limit and len(event.head) + len(event.tail) <= 8192
+    out += [piece.data for piece in lines.close()]
+    assert b"".join(out) == data[2:]
+
+
+def injected_text(data: bytes) -> None:
+    text = injection.plain(data)
+    for hit in (*injection.look(text, "result"), *injection.look(text, "definition")):
+        assert hit.offset >= 0
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "dns": dns_message,
     "tls": tls_hello,
@@ -197,4 +240,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "sigma": sigma_file,
     "rules": rule_file,
     "secrets": secrets,
+    "jsonrpc": json_rpc,
+    "lines": lines_and_events,
+    "injection": injected_text,
 }

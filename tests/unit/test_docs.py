@@ -90,6 +90,8 @@ def test_options_that_are_named_exist():
     for place, words in _commands():
         command, said = app, ["hullwatch"]
         for word in words:
+            if word == "--":  # what follows is another program's
+                break
             below = getattr(command, "commands", {})
             if word in below:
                 command, said = below[word], [*said, word]

@@ -32,6 +32,7 @@ RPC_STATUS = "rpc.response.status_code"
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
 NETWORK_TRANSPORT = "network.transport"  # pipe (stdio), tcp
+NETWORK_LOCAL_PORT = "network.local.port"  # of the connection to the server
 HTTP_STATUS = "http.response.status_code"
 ERROR_TYPE = "error.type"
 
@@ -43,3 +44,8 @@ TOOLS_OFFERED = "hullwatch.tools.offered"
 TOOLS_CHOSEN = "hullwatch.tools.chosen"
 STREAMED = "hullwatch.streamed"
 FIRST_TOKEN = "hullwatch.first_token.ns"
+SIGNS = "hullwatch.signs"  # of an injection, comma-separated
+SIGN_OFFSETS = "hullwatch.signs.offsets"
+ROUNDS = "hullwatch.rounds"  # requests that made up one call (MCP: input_required)
+UNPARSED = "hullwatch.unparsed"  # too large to be looked into
+REPEATS = "hullwatch.repeats"  # of a signal that were not told by themselves

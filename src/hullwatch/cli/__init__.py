@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "call": "hullwatch.cli.call",
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",
+    "mcp": "hullwatch.cli.mcp",
     "rules": "hullwatch.cli.rules",
     "baseline": "hullwatch.cli.baseline",
     "secrets": "hullwatch.cli.secrets",

@@ -1,0 +1,663 @@
+"""What is under way between clients and one server: calls, listings, what is held and told.
+
+The transports give it every message before they pass it on, and pass it on unless it says no. It
+changes nothing that passes. Everything it remembers has a bound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hullwatch.agent import semconv
+from hullwatch.agent.mcp import injection
+from hullwatch.agent.mcp.confusable import disguised
+from hullwatch.agent.mcp.message import (
+    NAMED_BY,
+    Key,
+    Message,
+    Reading,
+    error_response,
+    field,
+    fields,
+    key_of,
+    text,
+)
+from hullwatch.agent.mcp.pins import MAX_TOOLS, Change, PinError, Pins, Tool, digest_of
+from hullwatch.agent.report import Reporter
+from hullwatch.context.call import MAX_TEXT, Call, Signal, Status, Value, new_id
+
+__all__ = ["HELD", "SERVER_GONE", "Detect", "Dialogue", "Observer", "Open"]
+
+HELD = -32001  # a call that waits for a person
+SERVER_GONE = -32002  # the server cannot answer any more
+FAULT = "the gateway could not look into a message; please report it"
+_LARGE = "too large to be parsed"
+_UNREADABLE = -32600  # JSON-RPC: invalid request
+
+MAX_OPEN = 4096  # requests of one dialogue without an answer
+MAX_WAITING = 1024  # calls between two round trips
+WAIT_NS = 3600 * 10**9  # how long a client may take to come back with what was asked for
+_MAX_PAGES = 64  # cursors of unfinished listings
+_MAX_TOLD = 4096  # signals that are remembered so as not to be repeated
+_AGAIN_NS = 60 * 10**9
+_MAX_SEEN = 8192  # definitions that were looked at
+
+
+Detect = Callable[[bytes], Sequence[Any]]
+"""Bytes to what was found in them; each has a `kind`."""
+
+
+class Open:
+    """A request without an answer yet. call: only for tools/call."""
+
+    __slots__ = ("call", "cursor", "key", "message", "rounds")
+
+    def __init__(self, message: Message, call: Call | None = None, rounds: int = 1) -> None:
+        self.message = message
+        self.key = message.key
+        self.call = call
+        self.rounds = rounds
+        self.cursor = ""
+
+
+class Dialogue:
+    """One client and the server: a connection, a session, or a single exchange."""
+
+    def __init__(self, session: str = "") -> None:
+        self.session = session
+        self.client = ""
+        self.version = ""
+        self.open: OrderedDict[Key, Open] = OrderedDict()
+
+
+class _Waiting(NamedTuple):
+    call: Call
+    rounds: int
+    since: int
+
+
+class Observer:
+    """server: its name here (identity.py). hold: calls of tools whose definition changed are
+    answered and not passed on. detect: finds secrets. transport: `pipe` or `tcp`."""
+
+    def __init__(
+        self,
+        server: str,
+        reporter: Reporter,
+        *,
+        pins: Pins | None = None,
+        hold: bool = False,
+        hasher: Callable[[bytes], str] | None = None,
+        detect: Detect | None = None,
+        transport: str = "pipe",
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.server = server
+        self._reporter = reporter
+        self._pins = pins
+        self.hold = hold
+        self._hasher = hasher
+        self._detect = detect
+        self._transport = transport
+        self._clock = clock
+        self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
+        self._told: OrderedDict[tuple[str, str, str], tuple[int, int]] = OrderedDict()
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        # The next cursor of a listing -> names so far. Here, as a client without a session may ask
+        # for each page by itself.
+        self._pages: OrderedDict[str, list[str]] = OrderedDict()
+
+    # --- client to server -----------------------------------------------------------------
+
+    async def sent(
+        self,
+        dialogue: Dialogue,
+        reading: Reading,
+        size: int,
+        pid: int = 0,
+        more: Mapping[str, Value] | None = None,
+    ) -> list[bytes] | None:
+        """Before a message is passed on. None: pass it on; else the answers to give instead.
+
+        pid: of the process that serves it; more: attributes of the calls it begins."""
+        try:
+            return await self._sent(dialogue, reading, size, pid, more or {})
+        except Exception as error:
+            self._fault(error)
+            return self.refuse(reading, _UNREADABLE, _why(FAULT)) if self.hold else None
+
+    async def _sent(
+        self,
+        dialogue: Dialogue,
+        reading: Reading,
+        size: int,
+        pid: int,
+        more: Mapping[str, Value],
+    ) -> list[bytes] | None:
+        refusal = self._refusal(reading)
+        if refusal is not None:
+            return refusal
+        for message in reading.messages:
+            if message.kind == "notification":
+                self._notified(dialogue, message)
+            elif message.kind == "request":
+                await self._begin(dialogue, message, size, pid, more)
+        return None
+
+    async def sent_large(
+        self,
+        dialogue: Dialogue,
+        peeked: Message,
+        pid: int = 0,
+        more: Mapping[str, Value] | None = None,
+    ) -> Open | None:
+        """Before the first bytes of a message too large to be parsed. Its id may come last: give
+        what is returned to `sent_all`."""
+        try:
+            return await self._sent_large(dialogue, peeked, pid, more or {})
+        except Exception as error:
+            self._fault(error)
+            return None
+
+    async def _sent_large(
+        self, dialogue: Dialogue, peeked: Message, pid: int, more: Mapping[str, Value]
+    ) -> Open | None:
+        self._signal("unparsed", peeked.method or "message", _LARGE)
+        if peeked.method != "tools/call":
+            return Open(peeked) if peeked.kind == "request" else None
+        attributes = self._attributes(dialogue, peeked, more) | {semconv.UNPARSED: True}
+        call = self._call(dialogue, peeked, 0, pid, attributes)
+        await self._reporter.begin(call)
+        return Open(peeked, call)
+
+    def sent_all(self, dialogue: Dialogue, begun: Open | None, peeked: Message, size: int) -> None:
+        """The last bytes of it have come."""
+        if begun is None:
+            return
+        if begun.call is not None:
+            begun.call = msgspec.structs.replace(begun.call, request_bytes=size)
+        if peeked.key is None:
+            if begun.call is not None:
+                self._end(begun, "lost", "no id")
+            return
+        begun.message, begun.key = peeked, peeked.key
+        self._keep(dialogue, begun)
+
+    def refuse_large(self, peeked: Message) -> list[bytes]:
+        """The answer to one that is not passed on since calls are held."""
+        self._signal("unparsed", peeked.method or "message", _LARGE, held=True)
+        return [error_response(peeked.id, _UNREADABLE, _why(_LARGE))]
+
+    def refuse(self, reading: Reading, code: int, why: str) -> list[bytes]:
+        """Errors for every request of a message that cannot be passed on."""
+        return [
+            error_response(message.id, code, why)
+            for message in reading.messages
+            if message.kind == "request"
+        ]
+
+    def disagrees(self, reading: Reading, what: str) -> None:
+        """The HTTP headers say something else than the body."""
+        methods = ", ".join(sorted({message.method or "?" for message in reading.messages}))
+        self._signal("header_mismatch", methods, what, held=True)
+
+    def _refusal(self, reading: Reading) -> list[bytes] | None:
+        if reading.problem:
+            self._signal("unparsed", "message", reading.problem, held=self.hold)
+            if self.hold:
+                return [error_response(b"", _UNREADABLE, _why(reading.problem))]
+        if reading.doubled:
+            keys = ", ".join(reading.doubled)
+            detail = f"keys that may be read in two ways: {keys}"
+            self._signal("message_ambiguous", keys, detail, held=self.hold)
+            if self.hold:
+                return self.refuse(reading, _UNREADABLE, _why(detail))
+        if not self.hold:
+            return None
+        held = {
+            message.name: why
+            for message in reading.messages
+            if message.method == "tools/call" and (why := self._held(message.name))
+        }
+        if not held:
+            return None
+        for name, why in held.items():
+            self._signal("call_held", name, why, held=True)
+        return [
+            error_response(
+                message.id,
+                HELD,
+                held.get(message.name, "not passed on: another call of this batch is held"),
+                {"server": self.server, "tool": message.name},
+            )
+            for message in reading.messages
+            if message.id
+        ]
+
+    def _held(self, tool: str) -> str:
+        """Why a call is held, with the mend; '' if it is not."""
+        try:
+            state = self._pins.state(self.server, tool) if self._pins else "new"
+        except PinError as error:
+            return f"held by hullwatch: {error}"
+        if state not in ("changed", "added", "unknown", "removed"):
+            return ""
+        said = {
+            "changed": "its definition is not the one that was trusted",
+            "added": "it was not there when the server was first seen",
+            "unknown": "the server has not listed it",
+            "removed": "the server no longer lists it",
+        }[state]
+        what = f"{_word(self.server)} {_word(tool)}"
+        mend = f"`hullwatch mcp pins show {what}`"
+        if state in ("changed", "added"):
+            mend += f", and to trust it `hullwatch mcp pins accept {what}`"
+        return f"held by hullwatch: tool {_word(tool)}: {said}; see {mend}"
+
+    def _notified(self, dialogue: Dialogue, message: Message) -> None:
+        if message.method != "notifications/cancelled":
+            return
+        found = dialogue.open.pop(key_of(field(message.params, "requestId")), None)
+        if found is not None and found.call is not None:
+            self._end(found, "cancelled", "")
+
+    async def _begin(
+        self,
+        dialogue: Dialogue,
+        message: Message,
+        size: int,
+        pid: int,
+        more: Mapping[str, Value],
+    ) -> None:
+        opened = Open(message)
+        params = fields(message.params)
+        if message.method == "initialize":
+            dialogue.client = text(field(params.get("clientInfo", b""), "name"))
+        elif message.modern:
+            meta = params.get("_meta", b"")
+            dialogue.client = text(field(meta, "io.modelcontextprotocol/clientInfo", "name"))
+        dialogue.version = message.version or dialogue.version
+        if message.method == "tools/list":
+            opened.cursor = text(params.get("cursor", b""))
+        elif message.method == "tools/call":
+            again = self._resumed(message, params)
+            if again is not None:
+                call = msgspec.structs.replace(
+                    again.call, request_bytes=again.call.request_bytes + size
+                )
+                opened = Open(message, call, again.rounds + 1)
+            else:
+                attributes = self._attributes(dialogue, message, more)
+                arguments = params.get("arguments", b"")
+                if self._hasher and arguments:
+                    attributes[semconv.ARGUMENTS_HASH] = self._hasher(arguments)
+                call = self._call(dialogue, message, size, pid, attributes)
+                call = self._secrets(call, message.params, "secret_in_arguments")
+                opened = Open(message, call)
+            # Known to the kernel before the server reads a byte of it.
+            await self._reporter.begin(call)
+        self._keep(dialogue, opened)
+
+    def _resumed(self, message: Message, params: Mapping[str, bytes]) -> _Waiting | None:
+        """The call that a retry goes on with, where it is one."""
+        state, given = params.get("requestState", b""), params.get("inputResponses", b"")
+        if not (state or given):
+            return None
+        return self._waiting.pop(_round(message, state, sorted(fields(given))), None)
+
+    def _keep(self, dialogue: Dialogue, opened: Open) -> None:
+        before = dialogue.open.pop(opened.key, None)
+        if before is not None and before.call is not None:
+            self._end(before, "lost", "its id was used again")
+        dialogue.open[opened.key] = opened
+        if len(dialogue.open) > MAX_OPEN:
+            _, oldest = dialogue.open.popitem(last=False)
+            if oldest.call is not None:
+                self._end(oldest, "lost", "too many open requests")
+
+    # --- server to client -----------------------------------------------------------------
+
+    def heard(self, dialogue: Dialogue, reading: Reading, size: int, status: int = 0) -> None:
+        """Before a message of the server is passed on. status: of HTTP, if it is an error."""
+        try:
+            self._heard(dialogue, reading, size, status)
+        except Exception as error:
+            self._fault(error)
+
+    def _heard(self, dialogue: Dialogue, reading: Reading, size: int, status: int) -> None:
+        if reading.problem:
+            self._signal("unparsed", "answer", reading.problem)
+        for message in reading.messages:
+            if message.kind in ("result", "error"):
+                self._answered(dialogue, message, size, status)
+
+    def heard_large(self, dialogue: Dialogue, peeked: Message, size: int) -> None:
+        """One that was too large to be parsed has gone by."""
+        opened = dialogue.open.pop(peeked.key, None)
+        subject = opened.message.name if opened and opened.message.name else "answer"
+        self._signal("unparsed", subject, _LARGE)
+        if opened is not None and opened.call is not None:
+            failed = peeked.kind == "error"
+            self._end(
+                opened,
+                "error" if failed else "ok",
+                "rpc" if failed else "",
+                size,
+                {semconv.UNPARSED: True},
+            )
+
+    def elsewhere(self, where: str) -> None:
+        """The old SSE transport's server sends its client to another address."""
+        self._signal("endpoint_elsewhere", where, "the server names an address past the gateway")
+
+    def refused(self, header: str) -> None:
+        """A request with another host's name: DNS rebinding, or a page of elsewhere."""
+        self._signal("request_refused", header, f"{header} names a host that is not allowed here")
+
+    def unreadable(self, what: str) -> None:
+        """An answer in a form that is not looked into."""
+        self._signal("unparsed", "answer", what)
+
+    def abandon(
+        self, dialogue: Dialogue, status: Status, error: str, keys: Sequence[Key] | None = None
+    ) -> list[bytes]:
+        """Nobody will answer: of `keys`, or of all. Ids of the requests that were open."""
+        ids: list[bytes] = []
+        for key in list(dialogue.open) if keys is None else keys:
+            opened = dialogue.open.pop(key, None)
+            if opened is None:
+                continue
+            ids.append(opened.message.id)
+            if opened.call is not None:
+                self._end(opened, status, error)
+        return ids
+
+    def close(self) -> None:
+        """The gateway ends: calls between two round trips as well."""
+        while self._waiting:
+            _, waiting = self._waiting.popitem(last=False)
+            self._reporter.end(self._ended(waiting.call, "lost", "never resumed", 0, {}))
+
+    def _answered(self, dialogue: Dialogue, message: Message, size: int, status: int) -> None:
+        opened = dialogue.open.pop(message.key, None)
+        if opened is None:
+            return
+        method = opened.message.method
+        result = fields(message.result)
+        if method in ("initialize", "server/discover"):
+            dialogue.version = text(result.get("protocolVersion", b"")) or dialogue.version
+            self._look_once("instructions", result.get("instructions", b""))
+        elif method == "tools/list" and message.kind == "result":
+            self._listed(opened.cursor, message.result)
+        call = opened.call
+        if call is None:
+            if method in NAMED_BY and message.kind == "result":
+                self._look(opened.message.name, message.result, 0)
+            return
+        if text(result.get("resultType", b"")) == "input_required":
+            self._wait(opened, result, size)
+            return
+        extra: dict[str, Value] = {semconv.HTTP_STATUS: status} if status else {}
+        opened.call = call = self._secrets(
+            call, message.result or message.error, "secret_in_result"
+        )
+        if message.kind == "error":
+            code = field(message.error, "code").decode("ascii", "replace")[:32]
+            self._end(opened, "error", code or "rpc", size, extra | {semconv.RPC_STATUS: code})
+            return
+        if self._hasher:
+            extra[semconv.RESULT_HASH] = self._hasher(message.result)
+        self._look(call.name, message.result, call.id)
+        failed = result.get("isError") == b"true"
+        self._end(opened, "error" if failed else "ok", "tool_error" if failed else "", size, extra)
+
+    def _wait(self, opened: Open, result: Mapping[str, bytes], size: int) -> None:
+        """The server wants more before it can answer: the same call goes on in another request."""
+        call = opened.call
+        assert call is not None
+        call = msgspec.structs.replace(call, response_bytes=call.response_bytes + size)
+        now = self._clock()
+        asked = sorted(fields(result.get("inputRequests", b"")))
+        key = _round(opened.message, result.get("requestState", b""), asked)
+        before = self._waiting.pop(key, None)
+        self._waiting[key] = _Waiting(call, opened.rounds, now)
+        late = [before] if before is not None else []
+        while self._waiting:
+            oldest = next(iter(self._waiting.values()))
+            if len(self._waiting) <= MAX_WAITING and now - oldest.since <= WAIT_NS:
+                break
+            late.append(self._waiting.popitem(last=False)[1])
+        for waiting in late:
+            self._reporter.end(self._ended(waiting.call, "lost", "never resumed", 0, {}))
+
+    # --- listings -------------------------------------------------------------------------
+
+    def _listed(self, cursor: str, raw: bytes) -> None:
+        try:
+            result = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, RecursionError):
+            self._signal("unparsed", "tools/list", "not JSON, or nested too deeply")
+            return
+        listed = result.get("tools") if isinstance(result, dict) else None
+        if not isinstance(listed, list):
+            return
+        tools: dict[str, Tool] = {}
+        for definition in listed:
+            tool = digest_of(definition) if isinstance(definition, dict) else None
+            if tool is None:
+                continue
+            twin = tools.get(tool.name)
+            if twin is not None and twin.digest != tool.digest:
+                self._signal("tool_shadows", tool.name, "listed twice, with two definitions")
+                tool = Tool(tool.name, twin.digest[:32] + tool.digest[:32], twin.text)
+            tools[tool.name] = tool
+            self._look_once(tool.name, tool.text.encode())
+            if disguised(tool.name):
+                self._signal("tool_shadows", tool.name, "letters that are not what they seem")
+        # None: its beginning was not seen, so what is missing is not known.
+        before = self._pages.pop(cursor, None) if cursor else []
+        names = None if before is None else [*before, *tools]
+        following = result.get("nextCursor")
+        more = isinstance(following, str) and following != ""
+        if more and names is not None and len(names) <= MAX_TOOLS:
+            self._pages[following] = names
+            if len(self._pages) > _MAX_PAGES:
+                self._pages.popitem(last=False)
+        self._compare(list(tools.values()), None if more else names)
+
+    def _compare(self, tools: list[Tool], whole: list[str] | None) -> None:
+        """whole: the names of a listing that has ended with these tools."""
+        if self._pins is None:
+            return
+        changes: list[Change] = []
+        try:
+            changes += self._pins.see(self.server, tools, self._clock())
+            if whole is not None:
+                changes += self._pins.finish(self.server, whole, self._clock())
+        except PinError as error:
+            self._signal("pins_unusable", self.server, str(error))
+        for change in changes:
+            held = self.hold and change.kind in ("tool_changed", "tool_added")
+            self._signal(change.kind, change.tool, change.detail, held=held)
+
+    # --- what is said ---------------------------------------------------------------------
+
+    def _look_once(self, subject: str, raw: bytes) -> None:
+        """A definition: listed again and again, looked at once."""
+        if not raw:
+            return
+        key = f"{subject}\0{hash(raw)}"
+        if key in self._seen:
+            return
+        self._seen[key] = None
+        if len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
+        hits = injection.look(injection.plain(raw), "definition")
+        self._injection("injection_in_definition", subject, hits, 0)
+
+    def _look(self, subject: str, raw: bytes, call: int) -> None:
+        hits = injection.look(injection.plain(raw), "result")
+        self._injection("injection_in_result", subject, hits, call)
+
+    def _injection(
+        self, kind: str, subject: str, hits: tuple[injection.Hit, ...], call: int
+    ) -> None:
+        if not injection.told(hits):
+            return
+        why = "; ".join(dict.fromkeys(hit.sign.why for hit in hits))
+        attributes: dict[str, Value] = {
+            semconv.SIGNS: ",".join(hit.sign.ident for hit in hits)[:MAX_TEXT],
+            semconv.SIGN_OFFSETS: ",".join(str(hit.offset) for hit in hits)[:MAX_TEXT],
+        }
+        self._signal(kind, subject, why, call=call, attributes=attributes)
+
+    def _secrets(self, call: Call, raw: bytes, kind: str) -> Call:
+        if self._detect is None or not raw:
+            return call
+        half = injection.MAX_SCAN // 2
+        part = raw if len(raw) <= 2 * half else raw[:half] + b"\n" + raw[-half:]
+        kinds = sorted({str(found.kind) for found in self._detect(part)})
+        if not kinds:
+            return call
+        said = ",".join(kinds)[:MAX_TEXT]
+        self._signal(kind, call.name, said, call=call.id, attributes={semconv.SECRET_KINDS: said})
+        known = str(call.attributes.get(semconv.SECRET_KINDS, ""))
+        both = ",".join(sorted({*kinds, *filter(None, known.split(","))}))[:MAX_TEXT]
+        return msgspec.structs.replace(
+            call, attributes=call.attributes | {semconv.SECRET_KINDS: both}
+        )
+
+    def _fault(self, error: Exception) -> None:
+        """A mistake of ours must not cut what passes; it must not pass unsaid either."""
+        self._signal("gateway_fault", type(error).__name__, FAULT)
+
+    # --- telling --------------------------------------------------------------------------
+
+    def _attributes(
+        self, dialogue: Dialogue, message: Message, more: Mapping[str, Value]
+    ) -> dict[str, Value]:
+        attributes: dict[str, Value] = {
+            semconv.OPERATION: "execute_tool",
+            semconv.TOOL_NAME: message.name[:MAX_TEXT],
+            semconv.MCP_METHOD: message.method,
+            semconv.NETWORK_TRANSPORT: self._transport,
+            **more,
+        }
+        if message.key is not None:
+            attributes[semconv.JSONRPC_ID] = str(message.key)[:MAX_TEXT]
+        version = message.version or dialogue.version
+        if version:
+            attributes[semconv.MCP_PROTOCOL] = version[:32]
+        if dialogue.session and self._hasher:
+            # Whoever knows a session's id may speak in it: only its hash is told.
+            attributes[semconv.MCP_SESSION] = self._hasher(dialogue.session.encode())
+        return attributes
+
+    def _call(
+        self,
+        dialogue: Dialogue,
+        message: Message,
+        size: int,
+        pid: int,
+        attributes: dict[str, Value],
+    ) -> Call:
+        return Call(
+            id=new_id(),
+            kind="tool",
+            source="gateway",
+            name=message.name[:MAX_TEXT] or "?",
+            begin=self._clock(),
+            server=self.server,
+            client=dialogue.client[:MAX_TEXT],
+            pid=pid,
+            request_bytes=size,
+            attributes=attributes,
+        )
+
+    def _end(
+        self,
+        opened: Open,
+        status: Status,
+        error: str,
+        size: int = 0,
+        extra: Mapping[str, Value] | None = None,
+    ) -> None:
+        assert opened.call is not None
+        attributes = dict(extra or {})
+        if opened.rounds > 1:
+            attributes[semconv.ROUNDS] = opened.rounds
+        self._reporter.end(self._ended(opened.call, status, error, size, attributes))
+
+    def _ended(
+        self, call: Call, status: Status, error: str, size: int, extra: Mapping[str, Value]
+    ) -> Call:
+        more = {semconv.ERROR_TYPE: error} if error else {}
+        return msgspec.structs.replace(
+            call,
+            end=self._clock(),
+            status=status,
+            error=error,
+            response_bytes=call.response_bytes + size,
+            attributes={**call.attributes, **extra, **more},
+        )
+
+    def _signal(
+        self,
+        kind: str,
+        subject: str,
+        detail: str,
+        *,
+        call: int = 0,
+        held: bool = False,
+        attributes: Mapping[str, Value] | None = None,
+    ) -> None:
+        """The same within a minute is counted, and told with the next one."""
+        now = self._clock()
+        key = (kind, subject, detail)
+        since, repeats = self._told.pop(key, (0, 0))
+        if since and now - since < _AGAIN_NS:
+            self._told[key] = (since, repeats + 1)
+            return
+        self._told[key] = (now, 0)
+        if len(self._told) > _MAX_TOLD:
+            self._told.popitem(last=False)
+        said = dict(attributes or {})
+        if repeats:
+            said[semconv.REPEATS] = repeats
+        self._reporter.signal(
+            Signal(
+                kind=kind,
+                subject=subject[:MAX_TEXT],
+                detail=detail[:MAX_TEXT],
+                time=now,
+                server=self.server,
+                call=call,
+                held=held,
+                attributes=said,
+            )
+        )
+
+
+def _why(what: str) -> str:
+    return f"not passed on by hullwatch, which holds what it cannot read (--hold): {what}"
+
+
+def _word(text_: str) -> str:
+    """As one word of a shell, without what a terminal would obey."""
+    return shlex.quote(text_.encode("unicode_escape").decode("ascii"))
+
+
+def _round(message: Message, state: bytes, keys: Sequence[str]) -> tuple[str, ...]:
+    """What a retry has in common with the answer that asked for it: requestState comes back exactly
+    as it was; without one, the same tool, arguments and keys."""
+    if state:
+        return (message.name, "state", hashlib.sha256(state).hexdigest())
+    arguments = hashlib.sha256(field(message.params, "arguments")).hexdigest()
+    return (message.name, "keys", arguments, *keys)

@@ -1,0 +1,454 @@
+"""The reverse proxy for MCP over HTTP: both Streamable HTTP eras and HTTP+SSE of 2024-11-05.
+
+Bodies pass as they came, streams as they come. Of the headers only those change that belong to one
+connection (RFC 9110, 7.6.1), Host, and Accept-Encoding: what is compressed cannot be looked into.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import h11
+
+from hullwatch.agent import semconv
+from hullwatch.agent.mcp.answer import Answer
+from hullwatch.agent.mcp.headers import MISMATCH, Headers, first, may_ask, mismatch
+from hullwatch.agent.mcp.message import MAX_MESSAGE, PEEK, Reading, error_response, peek, read
+from hullwatch.agent.mcp.observer import SERVER_GONE, Dialogue, Observer, Open
+from hullwatch.agent.mcp.sessions import Sessions
+from hullwatch.agent.mcp.upstream import CHUNK, HEAD_MAX, Link, Unreachable, Upstream
+from hullwatch.context.call import Status, Value
+
+__all__ = ["Proxy"]
+
+MAX_CONNECTIONS = 1024
+_REFUSED = -32600  # JSON-RPC: invalid request
+_IDLE = 120.0  # s that a client may take for a request's head
+_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer"
+    b" transfer-encoding upgrade".split()
+)
+_OURS = frozenset({b"host", b"accept-encoding", b"expect"})
+
+
+class _Client:
+    """One connection of a client. ClientGone where it breaks off."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MAX)
+
+    async def receive(self) -> Any:
+        while (event := self.conn.next_event()) is h11.NEED_DATA:
+            if self.conn.they_are_waiting_for_100_continue:
+                await self.send(h11.InformationalResponse(status_code=100, headers=[]))
+            try:
+                self.conn.receive_data(await self._reader.read(CHUNK))
+            except OSError:
+                raise _ClientGone from None
+        if isinstance(event, h11.ConnectionClosed):
+            raise _ClientGone
+        return event
+
+    async def gone(self) -> None:
+        """Returns when the client breaks off. What it sends ahead is kept, as far as one read."""
+        with contextlib.suppress(OSError):
+            data = await self._reader.read(CHUNK)
+            self.conn.receive_data(data)
+            if data:
+                await asyncio.Event().wait()
+
+    async def send(self, *events: Any) -> None:
+        try:
+            self._writer.write(b"".join(self.conn.send(event) or b"" for event in events))
+            await self._writer.drain()
+        except OSError:
+            raise _ClientGone from None
+
+    async def answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        """One of our own."""
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
+        response = h11.Response(status_code=status, headers=headers)
+        await self.send(response, h11.Data(data=body), h11.EndOfMessage())
+
+    async def discard(self) -> None:
+        """What is left of a request that is not passed on, so that the client reads the answer."""
+        while self.conn.their_state is h11.SEND_BODY:
+            await self.receive()
+
+    def again(self) -> bool:
+        if self.conn.our_state is not h11.DONE or self.conn.their_state is not h11.DONE:
+            return False
+        self.conn.start_next_cycle()
+        return True
+
+    def abort(self) -> None:
+        """So that the client sees that an answer was cut."""
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            self._writer.close()
+            await self._writer.wait_closed()
+
+
+class _ClientGone(Exception):
+    pass
+
+
+class _Exchange:
+    """A request that may be passed on, and what is known of it."""
+
+    def __init__(self, request: Any, dialogue: Dialogue) -> None:
+        self.request = request
+        self.headers: Headers = list(request.headers)
+        self.dialogue = dialogue
+        self.reading = Reading()
+        self.begun: Open | None = None  # of a body that is too large to be parsed
+        self.sent = False  # all of that
+        self.body = b""
+        self.whole = True  # body is all of it
+
+    @property
+    def modern(self) -> bool:
+        return any(message.modern for message in self.reading.messages)
+
+    @property
+    def keys(self) -> list[Any]:
+        keys = [m.key for m in self.reading.messages if m.kind == "request"]
+        return [*keys, self.begun.key] if self.begun is not None else keys
+
+    def head(self, upstream: Upstream) -> Any:
+        """The request as the server gets it."""
+        named = {
+            word.strip().lower()
+            for key, value in self.headers
+            if key == b"connection"
+            for word in value.split(b",")
+        }
+        dropped = _HOP | _OURS | named
+        headers: list[tuple[bytes, bytes]] = [(b"Host", upstream.authority)]
+        headers += [
+            (raw, value)
+            for raw, value in self.request.headers.raw_items()
+            if raw.lower() not in dropped
+        ]
+        headers.append((b"Accept-Encoding", b"identity"))
+        if first(self.headers, b"transfer-encoding") is not None:
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        return h11.Request(method=self.request.method, target=self.request.target, headers=headers)
+
+
+class Proxy:
+    """allowed: host names by which clients may call it, beside the loopback's."""
+
+    def __init__(
+        self, observer: Observer, upstream: Upstream, allowed: frozenset[str] = frozenset()
+    ) -> None:
+        self._observer = observer
+        self._upstream = upstream
+        self._allowed = allowed
+        self._sessions = Sessions(self._dropped)
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def listen(self, host: str, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._connected, host, port, limit=CHUNK)
+
+    async def close(self) -> None:
+        """Breaks off what goes on."""
+        for task in self._clients:
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        self._sessions.close()
+        self._observer.close()
+        self._upstream.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        client = _Client(reader, writer)
+        try:
+            await self._serve(client, len(self._clients) > MAX_CONNECTIONS)
+        except (_ClientGone, TimeoutError):
+            pass
+        except asyncio.CancelledError:
+            client.abort()  # the gateway ends
+        except h11.LocalProtocolError:
+            client.abort()  # an answer that cannot be passed on as it is
+        except h11.RemoteProtocolError as error:
+            if client.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                with contextlib.suppress(_ClientGone, h11.LocalProtocolError):
+                    await client.answer(error.error_status_hint, b"not HTTP/1.1\n", "text/plain")
+        finally:
+            self._clients.discard(task)
+            await client.close()
+
+    async def _serve(self, client: _Client, full: bool) -> None:
+        while True:
+            async with asyncio.timeout(_IDLE):
+                request = await client.receive()
+            if not isinstance(request, h11.Request):
+                return
+            if full:
+                await client.answer(503, _plain(_REFUSED, "too many connections"))
+                return
+            await self._exchange(client, request)
+            if not client.again():
+                return
+
+    # --- one exchange ---------------------------------------------------------------------
+
+    async def _exchange(self, client: _Client, request: Any) -> None:
+        headers: Headers = list(request.headers)
+        refused = may_ask(headers, self._allowed)
+        if refused:
+            self._observer.refused(refused)
+            why = f"{refused} is not allowed here; see --allow-host of `hullwatch mcp`"
+            await client.discard()
+            await client.answer(403, _plain(_REFUSED, why))
+            return
+        exchange = _Exchange(request, self._sessions.of_request(headers, request.target))
+        try:
+            link = await self._upstream.acquire()
+        except Unreachable as error:
+            await self._read_body(client, exchange)
+            await self._unreachable(client, exchange, error)
+            return
+        fresh = True
+        try:
+            if request.method == b"POST" and self._is_mcp(exchange):
+                await self._read_body(client, exchange)
+                if await self._held(client, exchange, link):
+                    return
+            fresh = False
+            await self._pass(client, exchange, link)
+        finally:
+            self._upstream.release(link, fresh)
+
+    def _is_mcp(self, exchange: _Exchange) -> bool:
+        target = exchange.request.target
+        kind = first(exchange.headers, b"content-type") or b""
+        return (
+            b"json" in kind.lower()
+            or target.partition(b"?")[0] == self._upstream.path.encode()
+            or self._sessions.knows(target)
+        )
+
+    async def _read_body(self, client: _Client, exchange: _Exchange) -> None:
+        """All of it, or as much as is parsed."""
+        parts: list[bytes] = []
+        size = 0
+        while not isinstance(event := await client.receive(), h11.EndOfMessage):
+            parts.append(bytes(event.data))
+            size += len(event.data)
+            if size > MAX_MESSAGE:
+                exchange.whole = False
+                break
+        exchange.body = b"".join(parts)
+
+    async def _held(self, client: _Client, exchange: _Exchange, link: Link) -> bool:
+        """Whether it was answered here instead of being passed on."""
+        observer, dialogue = self._observer, exchange.dialogue
+        more: dict[str, Value] = {
+            semconv.SERVER_ADDRESS: self._upstream.host,
+            semconv.SERVER_PORT: self._upstream.port,
+            semconv.NETWORK_LOCAL_PORT: link.local_port,
+        }
+        if not exchange.whole:
+            peeked = peek(exchange.body[:PEEK])
+            if observer.hold:
+                await client.discard()
+                await client.answer(413, observer.refuse_large(peeked)[0])
+                return True
+            exchange.begun = await observer.sent_large(dialogue, peeked, more=more)
+            return False
+        if not exchange.body.strip():
+            return False
+        exchange.reading = reading = read(exchange.body)
+        what = mismatch(exchange.headers, reading)
+        if what:
+            observer.disagrees(reading, what)
+            said = f"Header mismatch: {what}"
+            answers = observer.refuse(reading, MISMATCH, said)
+            await client.answer(400, _joined(answers or [error_response(b"", MISMATCH, said)]))
+            return True
+        answered = await observer.sent(dialogue, reading, len(exchange.body), more=more)
+        if answered is None:
+            return False
+        # An error of JSON-RPC, not of HTTP: clients hand it to whoever made the call.
+        await client.answer(200 if answered else 202, _joined(answered, reading.batch))
+        return True
+
+    async def _pass(self, client: _Client, exchange: _Exchange, link: Link) -> None:
+        """To the server and back, until the one or the other breaks off."""
+        answer = Answer(self._observer, exchange.dialogue, self._endpoint(exchange))
+        try:
+            await self._both_ways(client, exchange, link, answer)
+        except Unreachable as error:
+            link.close()
+            await self._broken(client, exchange, answer, error)
+        except _ClientGone:
+            link.close()
+            if exchange.modern:
+                self._abandon(exchange, "cancelled", "")
+            elif not exchange.dialogue.session:  # else it may ask for the rest by another request
+                self._abandon(exchange, "lost", "client gone")
+            raise
+
+    async def _both_ways(
+        self, client: _Client, exchange: _Exchange, link: Link, answer: Answer
+    ) -> None:
+        upload = None
+        if exchange.whole and client.conn.their_state is not h11.SEND_BODY:
+            await link.send(*self._request(exchange), h11.EndOfMessage())
+        else:
+            upload = asyncio.create_task(self._upload(client, exchange, link))
+        watch = asyncio.create_task(self._watch(client, upload))
+        fetch = asyncio.create_task(self._fetch(client, exchange, link, answer))
+        try:
+            await asyncio.wait({fetch, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not fetch.done():
+                raise _ClientGone
+            fetch.result()
+        finally:
+            tasks = [task for task in (upload, watch, fetch) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if exchange.begun is not None and not exchange.sent:
+                self._observer.sent_all(exchange.dialogue, exchange.begun, peek(b""), 0)
+
+    def _request(self, exchange: _Exchange) -> list[Any]:
+        body = [h11.Data(data=exchange.body)] if exchange.body else []
+        return [exchange.head(self._upstream), *body]
+
+    async def _upload(self, client: _Client, exchange: _Exchange, link: Link) -> None:
+        """What is not held whole, as it comes."""
+        size, tail = len(exchange.body), exchange.body[-PEEK:]
+        with contextlib.suppress(Unreachable):  # it may have answered all the same
+            await link.send(*self._request(exchange))
+            while not isinstance(event := await client.receive(), h11.EndOfMessage):
+                data = bytes(event.data)
+                size += len(data)
+                tail = (tail + data)[-PEEK:]
+                await link.send(h11.Data(data=data))
+            if exchange.begun is not None:
+                peeked = peek(exchange.body[:PEEK], tail)
+                self._observer.sent_all(exchange.dialogue, exchange.begun, peeked, size)
+                exchange.sent = True
+            await link.send(h11.EndOfMessage())
+
+    async def _watch(self, client: _Client, upload: asyncio.Task[None] | None) -> None:
+        """Returns when the client is gone."""
+        if upload is not None:
+            try:
+                await upload
+            except _ClientGone:
+                return
+        await client.gone()
+
+    async def _fetch(
+        self, client: _Client, exchange: _Exchange, link: Link, answer: Answer
+    ) -> None:
+        while isinstance(event := await link.receive(), h11.InformationalResponse):
+            pass  # 100 was answered here, 101 was not asked for; others are hints
+        headers: Headers = list(event.headers)
+        self._sessions.of_answer(headers, exchange.dialogue)
+        answer.begin(event.status_code, headers)
+        kept = [(raw, v) for raw, v in event.headers.raw_items() if raw.lower() not in _HOP]
+        waiting: list[Any] = [
+            h11.Response(status_code=event.status_code, headers=kept, reason=event.reason)
+        ]
+        if answer.streams:
+            await client.send(waiting.pop())
+        while not isinstance(event := await link.receive(), h11.EndOfMessage):
+            # What ends a message is looked at before the client can act on it: of a JSON body all
+            # but the last piece goes on at once, events when they are whole.
+            if waiting and isinstance(waiting[-1], h11.Data):
+                await client.send(*waiting)
+                waiting = []
+            answer.feed(bytes(event.data))
+            waiting.append(h11.Data(data=event.data))
+            if answer.streams:
+                await client.send(waiting.pop())
+        answer.end()
+        self._settle(exchange, answer)
+        await client.send(*waiting, h11.EndOfMessage())
+
+    # --- how it ends ----------------------------------------------------------------------
+
+    def _settle(self, exchange: _Exchange, answer: Answer) -> None:
+        """Requests that this answer did not answer."""
+        if exchange.request.method == b"DELETE" and answer.status < 300:
+            self._sessions.ended(exchange.headers)
+        elif answer.status >= 400:
+            self._abandon(exchange, "error", f"http {answer.status}")
+        elif answer.status != 202 and not (answer.streams and exchange.dialogue.session):
+            # 202: the answer comes on the stream of the session, or none is due.
+            self._abandon(exchange, "lost", "no answer")
+
+    async def _broken(
+        self, client: _Client, exchange: _Exchange, answer: Answer, error: Unreachable
+    ) -> None:
+        if client.conn.our_state is h11.SEND_RESPONSE:
+            await self._unreachable(client, exchange, error)
+            return
+        ids = self._abandon(exchange, "lost", "server gone")
+        if answer.streams and answer.between and exchange.modern:
+            # Such a stream cannot be resumed, so the client is told in it.
+            said = _gone(error)
+            events = [b"data: " + error_response(one, SERVER_GONE, said) + b"\n\n" for one in ids]
+            await client.send(h11.Data(data=b"".join(events)), h11.EndOfMessage())
+        else:
+            client.abort()
+
+    async def _unreachable(self, client: _Client, exchange: _Exchange, error: Unreachable) -> None:
+        if not exchange.reading.messages and exchange.whole:
+            exchange.reading = read(exchange.body, doubles=False)
+        self._abandon(exchange, "lost", "server gone")
+        said = _gone(error)
+        answers = self._observer.refuse(exchange.reading, SERVER_GONE, said)
+        await client.discard()
+        await client.answer(
+            502, _joined(answers, exchange.reading.batch) or _plain(SERVER_GONE, said)
+        )
+
+    def _abandon(self, exchange: _Exchange, status: Status, error: str) -> list[bytes]:
+        return self._observer.abandon(exchange.dialogue, status, error, exchange.keys)
+
+    def _dropped(self, dialogue: Dialogue) -> None:
+        self._observer.abandon(dialogue, "lost", "session ended")
+
+    def _endpoint(self, exchange: _Exchange) -> Any:
+        """What to do with the address that the first transport's server names."""
+
+        def named(address: str) -> None:
+            parts = urlsplit(address)
+            if parts.netloc and parts.netloc.encode() != self._upstream.authority:
+                self._observer.elsewhere(parts.netloc.rpartition("@")[2])
+                return
+            path = urlsplit(urljoin(exchange.request.target.decode("latin-1"), address))
+            target = path.path + (f"?{path.query}" if path.query else "")
+            self._sessions.endpoint(target.encode("utf-8", "replace"), exchange.dialogue)
+
+        return named
+
+
+def _joined(answers: Sequence[bytes], batch: bool = False) -> bytes:
+    if batch and answers:
+        return b"[" + b",".join(answers) + b"]"
+    return answers[0] if answers else b""
+
+
+def _gone(error: Unreachable) -> str:
+    return f"hullwatch: the MCP server cannot be reached or broke off: {error}"
+
+
+def _plain(code: int, said: str) -> bytes:
+    return error_response(b"", code, said)

@@ -1,0 +1,277 @@
+"""A stdio server behind the gateway: started, piped, watched, reaped.
+
+What the client writes and the server answers passes byte by byte as it came. The only lines of our
+own are errors to the client: for calls that are held, and for requests that a server left open
+when it ended. Source: MCP, transports, stdio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from hullwatch.agent.mcp.lines import Lines, Piece
+from hullwatch.agent.mcp.message import error_response, peek, read
+from hullwatch.agent.mcp.observer import SERVER_GONE, Dialogue, Observer, Open
+from hullwatch.agent.mcp.pipes import Sink, Source, own
+
+__all__ = ["StartError", "exit_code", "serve", "start"]
+
+GRACE = 5.0  # s for a server to end by itself, and again between SIGTERM and SIGKILL
+_LINGER = 1.0  # s that the end of a process and that of its output may lie apart
+_SILENT, _DEAF = "closed its output", "reads no more"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class StartError(Exception):
+    """The server cannot be started. code: as shells have it, 126 or 127."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def exit_code(returncode: int) -> int:
+    """A server's end as our own: its code, or 128 and the signal that killed it."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """The server's process. StartError."""
+    try:
+        return subprocess.Popen(
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+    except FileNotFoundError:
+        raise StartError(f"{command[0]}: no such program", 127) from None
+    except OSError as error:
+        raise StartError(f"{command[0]}: {error.strerror}", 126) from None
+
+
+async def serve(
+    child: subprocess.Popen[bytes], observer: Observer, stdin: int = 0, stdout: int = 1
+) -> int:
+    """Until the server has ended: its exit code. stdin, stdout: the client's side."""
+    gateway = _Stdio(child, observer, stdin, stdout)
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, gateway.signalled, number)
+    try:
+        return await gateway.run()
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+        if child.poll() is None:
+            child.kill()
+
+
+class _Stdio:
+    def __init__(
+        self, child: subprocess.Popen[bytes], observer: Observer, stdin: int, stdout: int
+    ) -> None:
+        assert child.stdin is not None and child.stdout is not None
+        self._child = child
+        self._observer = observer
+        self._dialogue = Dialogue()
+        self._from_client = Source(own(stdin, os.O_RDONLY))
+        self._to_client = Sink(own(stdout, os.O_WRONLY))
+        self._stdout = stdout
+        self._at_terminal = os.isatty(stdin)
+        self._to_server = Sink(os.dup(child.stdin.fileno()))
+        self._from_server = Source(os.dup(child.stdout.fileno()))
+        child.stdin.close()
+        child.stdout.close()
+        self._killer: asyncio.TimerHandle | None = None
+        self._deaf = False  # the server reads no more
+        self._mid_line = False  # what the client got last was no whole line
+        self._begun: Open | None = None  # a large message of the client that is on its way
+        self._size = 0
+
+    def signalled(self, number: signal.Signals) -> None:
+        # Ctrl-C at a terminal goes to the server as well, by itself.
+        if not (number == signal.SIGINT and self._at_terminal):
+            self._send(number)
+        self._end_in(GRACE, signal.SIGKILL)
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.ensure_future(loop.run_in_executor(None, self._child.wait))
+        upward = asyncio.create_task(self._client_to_server())
+        downward = asyncio.create_task(self._server_to_client())
+        both: set[asyncio.Future[Any]] = {ended, downward}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                # What it wrote is still in the pipe. A process of its own that has inherited the
+                # pipe must not keep the client waiting.
+                self._from_server.hurry(_LINGER)
+                await downward
+            else:
+                await asyncio.wait({ended}, timeout=_LINGER)
+            await self._tell_gone(_how(self._child.returncode) if ended.done() else _SILENT)
+            if not ended.done():
+                self._close_output()
+                await ended
+        finally:
+            for task in (upward, downward):
+                task.cancel()
+            await asyncio.gather(upward, downward, return_exceptions=True)
+            if self._killer is not None:
+                self._killer.cancel()
+            for end in (self._from_client, self._to_server, self._from_server, self._to_client):
+                end.close()
+            self._observer.abandon(self._dialogue, "lost", "server ended")
+            self._observer.close()
+        return exit_code(self._child.returncode)
+
+    # --- client to server -----------------------------------------------------------------
+
+    async def _client_to_server(self) -> None:
+        lines = Lines()
+        while data := await self._from_client.read():
+            for piece in lines.feed(data):
+                await self._up(piece)
+        for piece in lines.close():
+            await self._up(piece)
+        self._to_server.close()
+
+    async def _up(self, piece: Piece) -> None:
+        if piece.large:
+            await self._up_large(piece)
+        elif not piece.data.strip():
+            await self._write(piece.data)
+        else:
+            reading = read(piece.data)
+            size = len(piece.data)
+            answers = None
+            if not self._deaf:
+                pid = self._child.pid
+                answers = await self._observer.sent(self._dialogue, reading, size, pid)
+            if answers is None and not await self._write(piece.data):
+                keys = [one.key for one in reading.messages if one.kind == "request"]
+                self._observer.abandon(self._dialogue, "lost", "server gone", keys)
+                answers = self._observer.refuse(reading, SERVER_GONE, _gone(_DEAF))
+            await self._answer(answers or ())
+
+    async def _up_large(self, piece: Piece) -> None:
+        peeked = peek(piece.head, piece.tail)
+        if piece.first:
+            self._size, self._begun = 0, None
+            if not (self._observer.hold or self._deaf):
+                pid = self._child.pid
+                self._begun = await self._observer.sent_large(self._dialogue, peeked, pid)
+        self._size += len(piece.data)
+        if self._observer.hold:
+            if piece.last:
+                await self._answer(self._observer.refuse_large(peeked))
+            return
+        await self._write(piece.data)
+        if not piece.last:
+            return
+        self._observer.sent_all(self._dialogue, self._begun, peeked, self._size)
+        if self._deaf and peeked.kind == "request":
+            self._observer.abandon(self._dialogue, "lost", "server gone", [peeked.key])
+            await self._answer([error_response(peeked.id, SERVER_GONE, _gone(_DEAF))])
+
+    async def _write(self, data: bytes) -> bool:
+        """False: the server reads no more. It may still answer what it has read."""
+        if not self._deaf:
+            try:
+                await self._to_server.write(data)
+            except BrokenPipeError:
+                self._deaf = True
+                self._to_server.close()
+        return not self._deaf
+
+    # --- server to client -----------------------------------------------------------------
+
+    async def _server_to_client(self) -> None:
+        lines = Lines()
+        size = 0
+        holding = False  # the client's stream, for a whole line
+        try:
+            while True:
+                data = await self._from_server.read()
+                for piece in lines.feed(data) if data else lines.close():
+                    size = len(piece.data) + (0 if piece.first else size)
+                    self._heard(piece, size)
+                    if not holding:
+                        holding = await self._to_client.lock.acquire()
+                    await self._to_client.write(piece.data)
+                    self._mid_line = not piece.data.endswith(b"\n")
+                    if piece.last:
+                        self._to_client.lock.release()
+                        holding = False
+                if not data:
+                    return
+        except BrokenPipeError:
+            # The client is gone: the server learns it as it would without us.
+            self._to_server.close()
+            self._end_in(GRACE, signal.SIGTERM)
+            while await self._from_server.read():
+                pass
+        finally:
+            if holding:
+                self._to_client.lock.release()
+
+    def _heard(self, piece: Piece, size: int) -> None:
+        if piece.large:
+            if piece.last:
+                self._observer.heard_large(self._dialogue, peek(piece.head, piece.tail), size)
+        elif piece.data.strip():
+            reading = read(piece.data, doubles=False)
+            self._observer.heard(self._dialogue, reading, len(piece.data))
+
+    async def _answer(self, answers: Sequence[bytes]) -> None:
+        """Lines of our own, between those of the server."""
+        with contextlib.suppress(BrokenPipeError):
+            for answer in answers:
+                async with self._to_client.lock:
+                    start = b"\n" if self._mid_line else b""
+                    self._mid_line = False
+                    await self._to_client.write(start + answer + b"\n")
+
+    async def _tell_gone(self, how: str) -> None:
+        """Whoever waits for an answer gets an error instead."""
+        ids = self._observer.abandon(self._dialogue, "lost", "server gone")
+        await self._answer([error_response(one, SERVER_GONE, _gone(how)) for one in ids])
+
+    def _close_output(self) -> None:
+        """The client sees the end of the stream when nobody has it open any more."""
+        self._to_client.close()
+        nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nothing, self._stdout)
+        os.close(nothing)
+
+    # --- the server's end -----------------------------------------------------------------
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._child.poll() is None:
+            self._child.send_signal(number)
+
+    def _end_in(self, seconds: float, how: signal.Signals) -> None:
+        """Unless it ends before: it knows already that it should."""
+        if self._killer is not None:
+            self._killer.cancel()
+        loop = asyncio.get_running_loop()
+        self._killer = loop.call_later(seconds, self._make_end, how)
+
+    def _make_end(self, how: signal.Signals) -> None:
+        self._send(how)
+        if how != signal.SIGKILL:
+            self._end_in(GRACE, signal.SIGKILL)
+
+
+def _how(returncode: int) -> str:
+    if returncode < 0:
+        return f"was ended by signal {-returncode}"
+    return f"ended with code {returncode}"
+
+
+def _gone(how: str) -> str:
+    return f"hullwatch: the MCP server {how} before it answered"
