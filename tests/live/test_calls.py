@@ -18,7 +18,7 @@ from support.needs import missing
 from support.runc import Runc
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 RULES = """
 - rule: Key read
