@@ -208,10 +208,12 @@ class Reports:
         actor = self._actor(peer, request)
         if not self._spans.begin(actor, call.id):
             raise _Refused("too many calls at once")
-        call = msgspec.structs.replace(call, pid=peer.pid, server=call.server or peer.name)
+        call = msgspec.structs.replace(
+            call, pid=peer.pid, cgroup=peer.cgroup, server=call.server or peer.name
+        )
         peer.open[call.id] = actor
         self._calls.put(call)
-        self._told.put(told_call(call, peer.cgroup))
+        self._told.put(told_call(call))
         self.taken["calls"] += 1
 
     def _actor(self, peer: _Peer, request: Begin) -> int:
@@ -250,10 +252,11 @@ class Reports:
             end=max(call.end or time.time_ns(), known.begin),
             status=call.status or "ok",
             pid=known.pid,
+            cgroup=known.cgroup,
             server=call.server or known.server,
         )
         self._calls.put(ended)
-        self._told.put(told_call(ended, peer.cgroup))
+        self._told.put(told_call(ended))
 
     def _signal(self, peer: _Peer, signal: Signal) -> None:
         server = signal.server or peer.name
@@ -276,7 +279,7 @@ class Reports:
             self._spans.end(actor, ident)
             self._calls.close(ident, now)
             if (call := self._calls.get(ident)) is not None:
-                self._told.put(told_call(call, peer.cgroup))
+                self._told.put(told_call(call))
         for actor in (*peer.threads.values(), *((peer.server,) if peer.server else ())):
             self._spans.drop_actor(actor)
         if peer.acts:

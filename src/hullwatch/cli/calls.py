@@ -53,8 +53,7 @@ def calls(
     with Reader(store, begin, end, container) as reader:
         if reader.scope is not None:
             cgroups = ", ".join(str(cgroup) for _, cgroup in sorted(reader.scope.cgroups)) or "0"
-            of = f"SELECT span FROM stored_events WHERE cgroup IN ({cgroups})"
-            where.append(f"id IN (SELECT call FROM spans WHERE span IN ({of}))")
+            where.append(f"cgroup IN ({cgroups})")
         found, more = rows(reader, " AND ".join(where), limit)
         warnings = tuple(reader.warnings)
     for warning in warnings:

@@ -31,7 +31,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """id: the span, 1 to 2**63-1. begin, end: unix ns; end 0: it runs. name: of the tool, the
     model that was asked for, or the task. server: the MCP server's name, or the provider.
     error: a word or code, never content. attributes: by their names in OTel. parent: the call in
-    which this one was made, 0: none known. pid: of the process that served it, on the host."""
+    which this one was made, 0: none known. pid, cgroup: of the process that told of it, on the
+    host; 0: not known."""
 
     id: int
     kind: Kind
@@ -45,6 +46,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client: str = ""
     parent: int = 0
     pid: int = 0
+    cgroup: int = 0
     request_bytes: int = 0
     response_bytes: int = 0
     attributes: dict[str, Value] = {}

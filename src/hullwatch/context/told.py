@@ -27,7 +27,7 @@ def _mono(wall: int) -> int:
     return wall - time.time_ns() + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def told_call(call: Call, cgroup: int) -> Told:
+def told_call(call: Call) -> Told:
     """The event of a call's begin, or of its end where it has one."""
     flags = (_ENDED if call.end else 0) | _KINDS.index(call.kind) << 8
     flags |= _STATUS.index(call.status) << 16 | _SOURCES.index(call.source) << 24
@@ -35,7 +35,7 @@ def told_call(call: Call, cgroup: int) -> Told:
         ts=_mono(call.end or call.begin),
         cls=int(Class.CALL),
         proc=0,
-        cgroup=cgroup,
+        cgroup=call.cgroup,
         tid=call.pid,
         span=call.id,
         text=call.name,
@@ -77,6 +77,7 @@ def call_of(event: np.void, dictionary: Dictionary, wall_offset: int, known: Cal
         status=_one(_STATUS, flags >> 16),
         server=dictionary.text(int(event["obj2"])),
         pid=int(event["tid"]),
+        cgroup=int(event["cgroup"]),
         request_bytes=int(event["num"]),
         response_bytes=int(event["num2"]),
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CallRow", "names", "put", "rows"]
 
-_PUT = """INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+_PUT = """INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
     ON CONFLICT (id) DO UPDATE SET
         name = excluded.name, server = excluded.server, client = excluded.client,
         ended = excluded.ended, status = excluded.status, error = excluded.error,
@@ -40,7 +40,15 @@ def put(
         (
             (
                 *(call.id, call.kind, call.source, call.name, call.server, call.client),
-                *(call.parent, call.pid, call.begin, call.end or None, call.status, call.error),
+                *(
+                    call.parent,
+                    call.pid,
+                    signed(call.cgroup),
+                    call.begin,
+                    call.end or None,
+                    call.status,
+                    call.error,
+                ),
                 *(call.request_bytes, call.response_bytes, boot),
                 msgspec.json.encode(call.attributes).decode(),
             )
@@ -66,6 +74,7 @@ class CallRow(msgspec.Struct):
     client: str
     parent: int
     pid: int
+    cgroup: int
     begun: datetime
     ended: datetime | None
     status: str
@@ -84,7 +93,7 @@ class CallRow(msgspec.Struct):
     findings: list[str] = []
 
 
-_COLUMNS = ", ".join(CallRow.__struct_fields__[:14])
+_COLUMNS = ", ".join(CallRow.__struct_fields__[:15])
 _OBJECTS = 200_000
 
 
@@ -92,12 +101,16 @@ def rows(reader: Reader, where: str, limit: int) -> tuple[list[CallRow], bool]:
     """The newest calls that `where` (SQL over calls) selects, oldest first, with what each did;
     whether there are more. QueryError."""
     answer = reader.query(
-        f"SELECT {_COLUMNS}, body FROM calls WHERE {where} ORDER BY begun DESC", limit=limit
+        f"SELECT {_COLUMNS}, body, container FROM called WHERE {where} ORDER BY begun DESC",
+        limit=limit,
     )
     made = {}
     for row in answer.table.to_pylist():
-        body = row.pop("body") or "{}"
-        made[row["id"]] = CallRow(**row, attributes=msgspec.json.decode(body))
+        body, container = row.pop("body") or "{}", row.pop("container")
+        containers = [container] if container else []
+        made[row["id"]] = CallRow(
+            **row, attributes=msgspec.json.decode(body), containers=containers
+        )
     if made:
         _deeds(reader, made)
         _found(reader, made)

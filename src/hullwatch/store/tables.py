@@ -107,8 +107,8 @@ MIGRATIONS: tuple[str, ...] = (
     -- Calls of tools and models. body: the attributes, JSON. ended NULL: it runs.
     CREATE TABLE calls (
         id INTEGER PRIMARY KEY, kind TEXT, source TEXT, name TEXT, server TEXT, client TEXT,
-        parent INTEGER, pid INTEGER, begun INTEGER, ended INTEGER, status TEXT, error TEXT,
-        request_bytes INTEGER, response_bytes INTEGER, boot INTEGER, body TEXT);
+        parent INTEGER, pid INTEGER, cgroup INTEGER, begun INTEGER, ended INTEGER, status TEXT,
+        error TEXT, request_bytes INTEGER, response_bytes INTEGER, boot INTEGER, body TEXT);
     CREATE INDEX calls_begun ON calls (begun);
 
     -- Numbers of the calls that a finding was met in, the first few.

@@ -80,6 +80,7 @@ SIDE_TABLES: tuple[SideTable, ...] = (
             ("client", _TEXT),
             ("parent", _ID),
             ("pid", _BIG),
+            ("cgroup", _ID),
             ("begun", TIME),
             ("ended", TIME),
             ("status", _TEXT),
@@ -184,6 +185,11 @@ VIEWS: tuple[tuple[str, str], ...] = (
         "spans",
         """SELECT id AS span, id AS call, false AS ambiguous FROM calls
         UNION ALL SELECT span, call, true FROM call_sets""",
+    ),
+    (
+        "called",
+        """SELECT c.*, w.container_id, w.name AS container, w.image, w.pod, w.namespace
+        FROM calls c LEFT JOIN workloads w ON w.boot = c.boot AND w.cgroup = c.cgroup""",
     ),
     (
         "call_findings",

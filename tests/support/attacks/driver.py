@@ -1,8 +1,8 @@
 """Runs inside a container: each attack in a child of its own, one after the other.
 
 Usage: driver.py ATTACKS.json, a list of [name, code]. Code sees `run`, `install`, `call`, `signal`,
-`touch` and this module's imports. Prints one line of JSON for each: {"attack": name, "error": text
-or null}
+`ask_model`, `touch` and this module's imports. Prints one line of JSON for each:
+{"attack": name, "error": text or null}
 What an attack needs and would be an event of its own (listeners, planted files) is made before.
 """
 
@@ -54,6 +54,16 @@ def signal(kind: str, subject: str, detail: str) -> None:
     with socket.socket(socket.AF_UNIX) as agent, agent.makefile("rb") as answers:
         agent.connect("/run/hullwatch/calls.sock")
         agent.sendall(json.dumps({"signal": told}).encode() + b'\n{"served": true}\n')
+        assert b"ok" in answers.readline(), "the agent does not listen"
+
+
+def ask_model(provider: str, model: str) -> None:
+    """Tell of a model call, as a framework does."""
+    call = {"id": 7, "kind": "model", "source": "context", "name": model, "begin": time.time_ns()}
+    begin = {"begin": call | {"server": provider}, "scope": "process"}
+    with socket.socket(socket.AF_UNIX) as agent, agent.makefile("rb") as answers:
+        agent.connect("/run/hullwatch/calls.sock")
+        agent.sendall(json.dumps(begin).encode() + b"\n")
         assert b"ok" in answers.readline(), "the agent does not listen"
 
 

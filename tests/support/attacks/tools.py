@@ -1,4 +1,6 @@
-"""What is said between agents and tools: rules/agent/tools.yaml. Told as the gateway tells it."""
+"""What is said between agents, tools and models: rules/agent/tools.yaml, rules/model/routes.yaml.
+
+Told to the agent over its socket, as the gateway and workloads tell it."""
 
 from __future__ import annotations
 
@@ -20,6 +22,12 @@ ATTACKS = (
         "mismatch",
         "header_mismatch",
         "Message between client and tools that two readers may read differently",
+    ),
+    Attack(
+        "route",
+        'ask_model("cheap-tokens", "chat-large")',
+        {"Model of a provider that is not approved": "chat-large"},
+        told=True,
     ),
     _told("held", "call_held", "Tool call held back by the gateway"),
 )
