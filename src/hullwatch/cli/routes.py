@@ -58,8 +58,8 @@ def routes(
             where.append(f"cgroup IN ({cgroups})")
         sql = _ROUTES.format(where=" AND ".join(where))
         if (first := parse_time(new, "--new")) is not None:
-            moment = f"make_timestamptz({first // 1000}::BIGINT)"
-            sql = f"SELECT * FROM ({sql}) WHERE first >= {moment}"
+            since_then = f"make_timestamptz({first // 1000}::BIGINT)"
+            sql = f"SELECT * FROM ({sql}) WHERE first >= {since_then}"
         table = reader.query(sql, limit=10_000).table
         warnings = tuple(reader.warnings)
     for warning in warnings:
