@@ -1,13 +1,16 @@
-"""As much of protobuf's wire format as the CRI answers need: bounded, sans-io, table-driven.
+"""As much of protobuf's wire format as CRI and OTLP need: bounded, sans-io.
 
-A message's shape is a table ``{field number: (name, kind)}``; unknown fields are skipped without
-being copied. Wire format: protobuf.dev/programming-guides/encoding.
+`decode` goes by a table: a message's shape is ``{field number: (name, kind)}``, and unknown fields
+are skipped without being copied. `fields` is what it stands on, for whoever wants to look at a
+message without unpacking it. Wire format: protobuf.dev/programming-guides/encoding.
 """
 
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["BOOL", "INT", "STR", "STR_MAP", "STRS", "Malformed", "Message", "decode", "encode"]
+__all__ = ["BOOL", "INT", "STR", "STR_MAP", "STRS"]
+__all__ += ["Encodable", "Fixed64", "Malformed", "Message", "decode", "encode", "fields"]
 
 
 class Malformed(ValueError):
@@ -38,7 +41,9 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     raise Malformed("varint over 10 bytes")
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """(number, wire type, value) of each field in order: an int of a varint, else a view of the
+    bytes (wire type 1: eight, 5: four, 2: any). Raises Malformed where it comes to a fault."""
     at = 0
     for _ in range(_MAX_FIELDS):
         if at == len(data):
@@ -79,7 +84,7 @@ def decode(shape: Message, data: bytes | memoryview) -> dict[str, Any]:
     for name, kind in shape.fields.values():
         empty: Any = {INT: 0, BOOL: False, STR: "", STRS: [], STR_MAP: {}}.get(str(kind))
         out[name] = empty if not isinstance(kind, Message) else None
-    for number, wire, value in _fields(memoryview(data)):
+    for number, wire, value in fields(memoryview(data)):
         if number not in shape.fields:
             continue
         name, kind = shape.fields[number]
@@ -102,7 +107,15 @@ def decode(shape: Message, data: bytes | memoryview) -> dict[str, Any]:
     return out
 
 
+class Fixed64(int):
+    """An unsigned number that `encode` writes in eight bytes (fixed64), not as a varint."""
+
+
+Encodable = str | bytes | int | float | Mapping[int, "Encodable"] | Sequence["Encodable"]
+
+
 def _encode_varint(value: int) -> bytes:
+    value &= 0xFFFF_FFFF_FFFF_FFFF  # a negative one is its two's complement, ten bytes
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -111,10 +124,26 @@ def _encode_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def encode(fields: Mapping[int, str | bytes]) -> bytes:
-    """A message of strings and embedded messages."""
-    out = b""
+def encode(fields: Mapping[int, Encodable]) -> bytes:
+    """A message: strings and bytes, int and bool (varint), Fixed64, float (double), a mapping (a
+    message in it), a list (a repeated field). What is given is written, defaults too."""
+    out = bytearray()
     for number, value in fields.items():
-        data = value.encode() if isinstance(value, str) else value
-        out += _encode_varint(number << 3 | 2) + _encode_varint(len(data)) + data
-    return out
+        for one in value if isinstance(value, list | tuple) else (value,):
+            out += _encode_field(number, one)
+    return bytes(out)
+
+
+def _encode_field(number: int, value: Encodable) -> bytes:
+    if isinstance(value, Fixed64):
+        return _encode_varint(number << 3 | 1) + value.to_bytes(8, "little")
+    if isinstance(value, int):
+        return _encode_varint(number << 3) + _encode_varint(value)
+    if isinstance(value, float):
+        return _encode_varint(number << 3 | 1) + struct.pack("<d", value)
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace")  # a lone surrogate is no UTF-8
+    elif isinstance(value, Mapping):
+        value = encode(value)
+    assert isinstance(value, bytes)
+    return _encode_varint(number << 3 | 2) + _encode_varint(len(value)) + value
