@@ -19,7 +19,7 @@ from hullwatch.agent.otlp.names import PARENT_SPAN_ID, SPAN_ID, TRACE_ID
 from hullwatch.context.call import AMBIGUOUS, Call, Signal
 from hullwatch.context.protobuf import Encodable, Fixed64, encode
 
-__all__ = ["Roots", "Trace", "logs_of", "spans_of", "trace_of"]
+__all__ = ["Trace", "Traces", "logs_of", "spans_of", "trace_of"]
 
 _MAX_BODY = 4096  # characters of a finding's output
 _MAX_TAGS = 32
@@ -46,8 +46,6 @@ _OF_FINDING = {
     "severity_id": "severity",
     "finding_info.uid": "id",
     "finding_info.title": "rule",
-    "finding_info.first_seen_time": "first",
-    "finding_info.last_seen_time": "last",
     "count": "count",
     "container.id": "container_full_id",
     "container.name": "container_name",
@@ -59,61 +57,64 @@ _OF_FINDING = {
     "hullwatch.suppressed_by": "suppressed_by",
 }
 
-Roots = Mapping[int, int]
-"""Call's id -> id of the outermost call that it was made in: all of those are one trace."""
 Trace = tuple[bytes, bytes]
 """(trace id, span id)."""
+Traces = Mapping[int, Trace]
+"""By Call.id."""
+_NONE: Traces = {}
 
 
-def trace_of(call: Call, roots: Roots | None = None) -> Trace:
-    """The ids that its framework gave it, else made of its own."""
+def trace_of(call: Call, traces: Traces = _NONE) -> Trace:
+    """The ids that its framework gave it; else the trace of the call it was made in, if that is
+    known, and its own id."""
     said = call.attributes
     span = _id(said.get(SPAN_ID), 8) or call.id.to_bytes(8)
     trace = _id(said.get(TRACE_ID), 16)
-    return trace or _trace((roots or {}).get(call.id) or call.parent or call.id), span
+    if not trace and call.parent:
+        trace = _made_in(call.parent, traces)[0]
+    return trace or _trace(call.id), span
 
 
 def spans_of(
     calls: Iterable[Call],
     signals: Iterable[Signal] = (),
     findings: Iterable[Mapping[str, Any]] = (),
-    roots: Roots | None = None,
+    traces: Traces = _NONE,
     host: str = "",
 ) -> bytes:
     """An ExportTraceServiceRequest. findings: those whose `span` is one of the calls are events of
-    it. A call that still runs is left out."""
+    it. traces: of these calls and those they were made in, as far as known. A call that still runs
+    is left out."""
     of_call: dict[int, list[Mapping[str, Any]]] = {}
     for finding in findings:
         of_call.setdefault(int(finding.get("span") or 0), []).append(finding)
-    spans = [_span(call, roots, of_call.get(call.id, [])) for call in calls if call.end]
-    spans += [_guardrail(signal, roots) for signal in signals]
+    spans = [_span(call, traces, of_call.get(call.id, [])) for call in calls if call.end]
+    spans += [_guardrail(signal, traces) for signal in signals]
     return _request(spans, host)
 
 
 def logs_of(
     findings: Iterable[Mapping[str, Any]],
-    traces: Mapping[int, Trace] | None = None,
+    traces: Traces = _NONE,
     host: str = "",
 ) -> bytes:
     """An ExportLogsServiceRequest. findings: as detect/finding.py makes them, as plain values.
-    traces: ids of calls, by Call.id, for findings made in one."""
-    return _request([_record(finding, traces or {}) for finding in findings], host)
+    traces: of the calls in which they were made, as far as known."""
+    return _request([_record(finding, traces) for finding in findings], host)
 
 
 # --- spans --------------------------------------------------------------------------------
 
 
-def _span(
-    call: Call, roots: Roots | None, findings: list[Mapping[str, Any]]
-) -> Mapping[int, Encodable]:
-    trace, span = trace_of(call, roots)
+def _span(call: Call, traces: Traces, findings: list[Mapping[str, Any]]) -> Mapping[int, Encodable]:
+    trace, span = traces.get(call.id) or trace_of(call, traces)
+    parent = _made_in(call.parent, traces)[1] if call.parent else b""
     attributes = _of_call(call)
     operation = attributes[semconv.OPERATION]
     fields: dict[int, Encodable] = {
         1: trace,
         2: span,
-        4: _id(call.attributes.get(PARENT_SPAN_ID), 8)
-        or (call.parent.to_bytes(8) if call.parent else b""),
+        4: _id(call.attributes.get(PARENT_SPAN_ID), 8) or parent,
         5: f"{call.attributes.get(semconv.MCP_METHOD) or operation} {call.name}".strip(),
         6: _CLIENT if call.kind == "model" or semconv.MCP_METHOD in attributes else _INTERNAL,
         7: Fixed64(call.begin),
@@ -157,11 +158,10 @@ def _event(finding: Mapping[str, Any]) -> Mapping[int, Encodable]:
     return {1: moment, 2: "hullwatch.finding", 3: _pairs(said)}
 
 
-def _guardrail(signal: Signal, roots: Roots | None) -> Mapping[int, Encodable]:
+def _guardrail(signal: Signal, traces: Traces) -> Mapping[int, Encodable]:
     """The conventions for guardrails are not settled yet; the operation's name is the draft's."""
     key = f"{signal.call}/{signal.time}/{signal.kind}/{signal.subject}".encode()
-    span = blake2b(key, digest_size=8).digest()
-    root = (roots or {}).get(signal.call, signal.call)
+    trace, parent = _made_in(signal.call, traces)
     attributes = {
         semconv.OPERATION: "run_guardrail",
         "hullwatch.signal.kind": signal.kind,
@@ -172,9 +172,9 @@ def _guardrail(signal: Signal, roots: Roots | None) -> Mapping[int, Encodable]:
         **signal.attributes,
     }
     return {
-        1: _trace(root) if root else blake2b(key, digest_size=16).digest(),
-        2: span,
-        4: signal.call.to_bytes(8) if signal.call else b"",
+        1: trace or blake2b(key, digest_size=16).digest(),
+        2: blake2b(key, digest_size=8).digest(),
+        4: parent,
         5: f"run_guardrail {signal.kind}",
         6: _INTERNAL,
         7: Fixed64(signal.time),
@@ -186,7 +186,7 @@ def _guardrail(signal: Signal, roots: Roots | None) -> Mapping[int, Encodable]:
 # --- logs ---------------------------------------------------------------------------------
 
 
-def _record(finding: Mapping[str, Any], traces: Mapping[int, Trace]) -> Mapping[int, Encodable]:
+def _record(finding: Mapping[str, Any], traces: Traces) -> Mapping[int, Encodable]:
     priority = str(finding.get("priority") or "").upper()
     first, last = _time(finding.get("time")), _time(finding.get("last"))
     span = int(finding.get("span") or 0)
@@ -200,7 +200,7 @@ def _record(finding: Mapping[str, Any], traces: Mapping[int, Trace]) -> Mapping[
         12: "hullwatch.finding",
     }
     if span and not span & AMBIGUOUS:
-        fields[9], fields[10] = traces.get(span) or (_trace(span), span.to_bytes(8))
+        fields[9], fields[10] = _made_in(span, traces)
     return fields
 
 
@@ -212,6 +212,8 @@ def _of_finding(finding: Mapping[str, Any], span: int) -> dict[str, Any]:
         "activity_id": activity,
         "type_uid": 2004_00 + activity,
         **{name: finding.get(field) for name, field in _OF_FINDING.items()},
+        "finding_info.first_seen_time": _time(finding.get("first")) // 10**6 or None,
+        "finding_info.last_seen_time": _time(finding.get("last")) // 10**6 or None,
         "finding_info.types": [str(tag) for tag in finding.get("tags") or ()][:_MAX_TAGS],
     }
     chain = finding.get("processes") or ()
@@ -255,6 +257,13 @@ def _any(value: Any) -> Encodable:
     if isinstance(value, list):
         return {5: {1: [_any(one) for one in value]}}
     return {1: str(value)}
+
+
+def _made_in(call: int, traces: Traces) -> Trace:
+    """Of what was made in a call; nothing for call 0."""
+    if not call:
+        return b"", b""
+    return traces.get(call) or (_trace(call), call.to_bytes(8))
 
 
 def _trace(root: int) -> bytes:

@@ -17,8 +17,8 @@ __all__ = ["CODES", "Codes", "body_of", "status_of"]
 
 
 class Codes(NamedTuple):
-    """HTTP's status and its words, gRPC's status. A client tries again on 429, 502, 503 and 504, and
-    on UNAVAILABLE (14); not on RESOURCE_EXHAUSTED (8) without RetryInfo."""
+    """HTTP's status and its words, gRPC's status. A client tries again on 429, 502, 503, 504 and
+    UNAVAILABLE (14), not on RESOURCE_EXHAUSTED (8) without RetryInfo."""
 
     http: int
     words: str
