@@ -174,7 +174,7 @@ class Timeline:
             del self._lanes[entry.key]
 
     def _innermost(self, calls: list[Call]) -> list[Call]:
-        """Without those in which another of them was made."""
+        """Without those in which another of them was made; all, if they say so of each other."""
         above: set[int] = set()
         for call in calls:
             parent = call.parent
@@ -184,7 +184,7 @@ class Timeline:
                 above.add(parent)
                 entry = self._entries.get(parent)
                 parent = entry.call.parent if entry else 0
-        return [call for call in calls if call.id not in above]
+        return [call for call in calls if call.id not in above] or calls
 
 
 def _asked(subject: Subject) -> Iterator[list[_Key]]:
