@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hullwatch.agent.otlp.join import Subject, Timeline
@@ -141,7 +141,7 @@ _CALLS = st.lists(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_CALLS, st.integers(0, 90), st.integers(1, 12))
 def test_it_finds_what_a_plain_search_finds(calls, time, most):
     made = Timeline(most=most)

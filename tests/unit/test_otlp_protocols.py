@@ -9,7 +9,7 @@ import h2.config
 import h2.connection
 import h2.events
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hullwatch.agent.otlp.grpc import Grpc
@@ -21,6 +21,8 @@ from hullwatch.agent.otlp.span import Limits
 from hullwatch.context.protobuf import INT, STR, Message, decode
 from support.otlp import as_json, as_protobuf, export, span
 
+# A busy machine is no fault of the tests.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PROTOBUF = b"Content-Type: application/x-protobuf\r\n"
 
 
@@ -173,6 +175,7 @@ def test_what_came_too_late_is_told_so():
     assert machine.closing and not machine.pending
 
 
+@PATIENT
 @given(st.lists(st.binary(max_size=40), max_size=5), st.integers(1, 30))
 def test_chunks_are_put_together(parts, size):
     data = chunked(*(part for part in parts if part)) + post(b"next")
@@ -182,7 +185,7 @@ def test_chunks_are_put_together(parts, size):
     assert [one.body for one in found] == [b"".join(parts), b"next"]
 
 
-@settings(deadline=None)
+@PATIENT
 @given(st.data())
 def test_any_bytes_are_requests_or_refused(data):
     whole = bytearray(post(b"abc") + chunked(b"de", b"f"))
@@ -365,7 +368,7 @@ def test_grpc_that_came_too_late_is_told_so():
     assert headers["grpc-status"] == "4" and client.server.closing
 
 
-@settings(deadline=None)
+@PATIENT
 @given(st.data())
 def test_any_bytes_after_the_preface_are_survived(data):
     client = Client()

@@ -7,7 +7,7 @@ import gzip
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hullwatch.agent.otlp import jsonform, wire
@@ -265,7 +265,7 @@ _SPANS = st.builds(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_SPANS, max_size=3), st.dictionaries(_NAMES, _VALUES, max_size=3))
 def test_both_forms_say_the_same(spans, resource):
     value = export(*spans, resource=resource)
@@ -274,7 +274,7 @@ def test_both_forms_say_the_same(spans, resource):
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_SPANS, min_size=1, max_size=2), st.data())
 def test_broken_protobuf_is_read_or_refused(spans, data):
     whole = bytearray(as_protobuf(export(*spans)))
@@ -285,7 +285,7 @@ def test_broken_protobuf_is_read_or_refused(spans, data):
         received(wire.read(bytes(whole), WANTED, RESOURCE).spans)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_SPANS, min_size=1, max_size=2), st.data())
 def test_broken_json_is_read_or_refused(spans, data):
     whole = bytearray(as_json(export(*spans)))
@@ -308,6 +308,7 @@ _FIELDS = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.integers(1, (1 << 29) - 1), _FIELDS, max_size=5))
 def test_what_is_encoded_has_the_fields_that_were_given(message):
     found = list(fields(memoryview(encode(message))))

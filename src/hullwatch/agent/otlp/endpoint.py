@@ -83,7 +83,7 @@ def headers_from(source: str) -> dict[str, str]:
         if text is None:
             raise EndpointError(f"{source}: not in the environment")
         pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-        pairs = [(name, sep, unquote(value)) for name, sep, value in pairs]
+        pairs = [(unquote(name), sep, unquote(value)) for name, sep, value in pairs]
     else:
         raise EndpointError("headers: give file:PATH or env:NAME")
     headers: dict[str, str] = {}

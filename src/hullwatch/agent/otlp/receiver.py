@@ -204,7 +204,7 @@ class Receiver:
                 listener = socket.create_server((address.host, address.port), family=family)
         except OSError as error:
             raise ReceiverError(
-                f"OTLP receiver: {address}: {error.strerror or error};"
+                f"OTLP receiver: {address}: {os.strerror(error.errno) if error.errno else error};"
                 " give another address, or end what listens there"
             ) from None
         listener.setblocking(False)

@@ -17,8 +17,8 @@ __all__ = ["CODES", "Codes", "body_of", "status_of"]
 
 
 class Codes(NamedTuple):
-    """HTTP's status and its words, gRPC's status. A client tries again on 429, 502, 503, 504 and
-    UNAVAILABLE (14), not on RESOURCE_EXHAUSTED (8) without RetryInfo."""
+    """HTTP's status and its words, gRPC's status. Clients try again on 429, 502, 503, 504 and
+    UNAVAILABLE (14); some on RESOURCE_EXHAUSTED too, which is why what is too large is not that."""
 
     http: int
     words: str
@@ -32,10 +32,10 @@ CODES: dict[Outcome, Codes] = {
     "unknown": Codes(404, "Not Found", 12),
     "method": Codes(405, "Method Not Allowed", 12),
     "slow": Codes(408, "Request Timeout", 4),
-    "oversize": Codes(413, "Content Too Large", 8),
+    "oversize": Codes(413, "Content Too Large", 3),
     "media": Codes(415, "Unsupported Media Type", 3),
     "busy": Codes(429, "Too Many Requests", 14),
-    "headers": Codes(431, "Request Header Fields Too Large", 8),
+    "headers": Codes(431, "Request Header Fields Too Large", 3),
     "unsupported": Codes(501, "Not Implemented", 12),
     "crowded": Codes(503, "Service Unavailable", 14),
 }
