@@ -145,7 +145,7 @@ _CALLS = st.lists(
 @given(_CALLS, st.integers(0, 90), st.integers(1, 12))
 def test_it_finds_what_a_plain_search_finds(calls, time, most):
     made = Timeline(most=most)
-    plain: dict[int, tuple[int, int, int]] = {}
+    plain = {}
     for ident, begin, length, pid in calls:
         made.add(call(ident, begin, begin + length, host_pid=pid))
         plain.pop(ident, None)

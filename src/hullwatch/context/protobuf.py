@@ -26,6 +26,7 @@ class Message(NamedTuple):
 INT, BOOL, STR, STRS, STR_MAP = "int", "bool", "str", "strs", "str_map"
 _MAX_FIELDS = 100_000
 _MAX_ENTRIES = 10_000
+_FIXED = {1: 8, 5: 4}  # wire type: bytes
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -44,11 +45,15 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """(number, wire type, value) of each field in order: an int of a varint, else a view of the
     bytes (wire type 1: eight, 5: four, 2: any). Raises Malformed where it comes to a fault."""
-    at = 0
+    at, end = 0, len(data)
     for _ in range(_MAX_FIELDS):
-        if at == len(data):
+        if at == end:
             return
-        key, at = _varint(data, at)
+        key = data[at]
+        if key < 0x80:  # as nearly all are: a third of the time
+            at += 1
+        else:
+            key, at = _varint(data, at)
         number, wire = key >> 3, key & 7
         if number == 0:
             raise Malformed("field number 0")
@@ -56,12 +61,13 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             value, at = _varint(data, at)
             yield number, wire, value
             continue
-        size = {1: 8, 5: 4}.get(wire)
         if wire == 2:
             size, at = _varint(data, at)
-        if size is None:
+        elif wire in _FIXED:
+            size = _FIXED[wire]
+        else:
             raise Malformed(f"wire type {wire}")
-        if size > len(data) - at:
+        if size > end - at:
             raise Malformed("field cut short")
         yield number, wire, data[at : at + size]
         at += size

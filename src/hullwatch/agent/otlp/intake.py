@@ -84,7 +84,8 @@ class Allowance:
 class Intake:
     """One for all connections. on_calls takes the calls and returns how many it had no room for.
 
-    spans: a second, with a burst of five times as many. cpu: share of one core, for reading.
+    spans: a second, with a burst of five times as many. cpu: share of one core, for reading, with a
+    burst of a second: it is taken from the agent's own budget.
     """
 
     def __init__(
@@ -92,13 +93,13 @@ class Intake:
         on_calls: Callable[[list[Received]], int],
         limits: Limits = Limits(),
         spans: float = 2000.0,
-        cpu: float = 0.1,
+        cpu: float = 0.05,
     ) -> None:
         self.limits = limits
         self.counts: Counter[str] = Counter()
         self._on_calls = on_calls
         self._spans = Allowance(spans, 5 * spans)
-        self._cpu = Allowance(cpu, 2.0)
+        self._cpu = Allowance(cpu, 1.0)
 
     def take(self, request: Request, peer: Peer, now: float) -> Answer:
         answer = self._take(request, peer, now)

@@ -134,7 +134,7 @@ class Receiver:
         limits: Limits = Limits(),
         bounds: Bounds = Bounds(),
         spans: float = 2000.0,
-        cpu: float = 0.1,
+        cpu: float = 0.05,
         mode: int = 0o666,
     ) -> None:
         self._bounds = bounds
