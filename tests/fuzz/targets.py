@@ -195,9 +195,10 @@ def otlp_export(data: bytes) -> None:
 
 
 def otlp_http(data: bytes) -> None:
-    """In pieces, and answered; the head makes most inputs get as far as a body."""
+    """In pieces, and answered. The first byte says how much of a head stands before the rest."""
     machine = Http1(Limits(message=512))
-    for part in (_POST * (data[:1] < b"\x80") + data[1:20], data[20:]):
+    head = _HEADS[data[0] % len(_HEADS)] if data else b""
+    for part in (head + data[1:20], data[20:]):
         for request in machine.receive(part):
             machine.answer(request, Answer(request.fault, message=request.message))
             assert len(request.body) <= 512
@@ -213,6 +214,8 @@ def otlp_grpc(data: bytes) -> None:
 
 
 _POST = b"POST /v1/traces HTTP/1.1\r\nContent-Type: application/json\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+_HEADS = (b"", _POST, _POST + b"Content-Length: ", _POST + _CHUNKED, _POST + _CHUNKED + b"3\r\n{ }")
 # HTTP/2's preface and empty settings.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 

@@ -180,6 +180,15 @@ def test_a_wait_that_is_too_long_is_given_up():
         wait(lambda: exporter.stats().get("calls_lost"))
 
 
+def test_what_cannot_be_encoded_is_lost_and_the_next_is_sent():
+    with sending() as (_, exporter):
+        exporter.finding({"id": "f", "span": "no number"})
+        wait(lambda: exporter.stats().get("findings_lost"))
+        assert exporter.stats()["trouble"].startswith("ValueError")
+        exporter.finding({"id": "g"})
+        wait(lambda: exporter.stats().get("findings_sent"))
+
+
 def test_rejections_are_counted():
     answer = (200, {}, body_of(Answer("ok", 3, "three"), "protobuf"))
     with sending([answer, (200, {}, b"{}")]) as (_, exporter):

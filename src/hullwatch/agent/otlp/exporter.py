@@ -12,8 +12,9 @@ import socket
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from hullwatch.agent.otlp.encode import Trace, logs_of, spans_of, trace_of
@@ -112,7 +113,7 @@ class Exporter:
             "endpoint": str(self._endpoint),
             "waiting": len(self._calls) + len(self._signals) + len(self._findings),
             "trouble": self._trouble,
-            **dict(sorted(self._counts.items())),
+            **dict(sorted(dict(self._counts).items())),
         }
 
     def close(self, timeout: float = 5.0) -> None:
@@ -154,11 +155,11 @@ class Exporter:
             findings = self._taken(self._findings)
             traces = self._known(calls, signals, findings)
             if calls or signals:
-                body = spans_of(calls, signals, findings, traces, self._host)
-                self._deliver("traces", body, {"calls": len(calls), "signals": len(signals)})
+                make = partial(spans_of, calls, signals, findings, traces, self._host)
+                self._deliver("traces", make, {"calls": len(calls), "signals": len(signals)})
             if findings:
-                body = logs_of(findings, traces, self._host)
-                self._deliver("logs", body, {"findings": len(findings)})
+                make = partial(logs_of, findings, traces, self._host)
+                self._deliver("logs", make, {"findings": len(findings)})
 
     def _known(
         self, calls: list[Call], signals: list[Signal], findings: list[Mapping[str, Any]]
@@ -166,15 +167,21 @@ class Exporter:
         """The traces of a batch, as far as known."""
         wanted = {one for call in calls for one in (call.id, call.parent)}
         wanted.update(signal.call for signal in signals)
-        wanted.update(int(finding.get("span") or 0) for finding in findings)
+        wanted.update(finding.get("span") or 0 for finding in findings)
         with self._mutex:
             return {one: self._traces[one] for one in wanted if one in self._traces}
 
     def _taken(self, queue: deque[Any]) -> list[Any]:
         return [queue.popleft() for _ in range(min(len(queue), self._pace.size))]
 
-    def _deliver(self, signal: str, body: bytes, items: dict[str, int]) -> None:
+    def _deliver(self, signal: str, make: Callable[[], bytes], items: dict[str, int]) -> None:
         """Until it is there, or given up."""
+        try:
+            body = make()
+        except Exception as error:  # a fault of ours must not end what comes after
+            self._trouble = f"{type(error).__name__}: {error}"[:200]
+            self._count(items, "lost")
+            return
         now = time.monotonic()
         give_up = now + self._pace.give_up
         wait = self._pace.first

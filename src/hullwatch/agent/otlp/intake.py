@@ -34,7 +34,6 @@ Outcome = Literal[
     "busy",
     "headers",
     "unsupported",
-    "crowded",
 ]
 
 

@@ -179,7 +179,7 @@ class Receiver:
             "addresses": [str(address) for address in self.addresses],
             "connections": len(self._links),
             "waiting": len(self._queue),
-            **dict(sorted(self._counts.items())),
+            **dict(sorted(dict(self._counts).items())),
         }
 
     def close(self) -> None:

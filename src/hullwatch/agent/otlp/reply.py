@@ -37,7 +37,6 @@ CODES: dict[Outcome, Codes] = {
     "busy": Codes(429, "Too Many Requests", 14),
     "headers": Codes(431, "Request Header Fields Too Large", 3),
     "unsupported": Codes(501, "Not Implemented", 12),
-    "crowded": Codes(503, "Service Unavailable", 14),
 }
 
 

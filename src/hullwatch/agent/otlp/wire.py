@@ -140,13 +140,13 @@ def _plain(data: memoryview) -> Value | None:
 
 
 def _list(values: Iterable[memoryview]) -> str | None:
-    texts = [
+    texts = (
         _text(_view(part))
         for value in islice(values, MAX_LIST)
         for number, _, part in fields(value)
         if number == 1
-    ]
-    return joined(texts) or None
+    )
+    return joined(text for text in texts if text) or None
 
 
 def _text(data: memoryview) -> str:
