@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +108,13 @@ def test_a_pid_on_the_host_is_believed_only_with_the_hosts_name():
     assert ids(made.running(150, Subject(pids=(7,)))) == [1]
     assert made.unplaced == 2
     assert timeline(here).unplaced == 1
+
+
+def test_attributes_are_not_kept():
+    told = call(1, 100, 200, host_pid=7)
+    full = msgspec.structs.replace(told.call, attributes={"gen_ai.tool.name": "t"})
+    made = timeline(Received(full, told.where))
+    assert made.running(150, Subject(pids=(7,))).calls == (told.call,)
 
 
 def test_a_call_told_twice_is_one():

@@ -50,7 +50,7 @@ class Bounds(NamedTuple):
     idle: float = 300.0
     held: int = 32 << 20
     unsent: int = 256 << 10
-    queue: int = 8192
+    queue: int = 4096
 
 
 class Address(NamedTuple):
@@ -147,6 +147,8 @@ class Receiver:
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
         self._running = True
+        self.addresses: list[Address] = []
+        """Where it listens, with the ports that the kernel chose."""
         try:
             for address in map(parse_address, addresses):
                 self._listen(address, mode)
@@ -157,11 +159,6 @@ class Receiver:
         self._selector.register(self._wake_in, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve, name="otlp", daemon=True)
         self._thread.start()
-
-    @property
-    def addresses(self) -> list[Address]:
-        """Where it listens, with the ports that the kernel chose."""
-        return [_address_of(listener) for listener in self._listeners]
 
     def take(self, most: int = 1024) -> list[Received]:
         """What came since, in order. From any one thread; never waits."""
@@ -209,6 +206,7 @@ class Receiver:
             ) from None
         listener.setblocking(False)
         self._listeners.append(listener)
+        self.addresses.append(_address_of(listener))
         self._selector.register(listener, selectors.EVENT_READ)
 
     def _listen_unix(self, path: Path, mode: int) -> socket.socket:
