@@ -22,8 +22,8 @@ def main() -> None:
     """Command line."""
     atheris: Any = importlib.import_module("atheris")
 
-    instrumented = ["hullwatch.sensor", "hullwatch.detect", "hullwatch.agent"]
-    with atheris.instrument_imports(include=instrumented):
+    parts = ("sensor", "detect", "context", "agent")
+    with atheris.instrument_imports(include=[f"hullwatch.{part}" for part in parts]):
         from fuzz.targets import TARGETS
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", choices=sorted(TARGETS))

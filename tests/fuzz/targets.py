@@ -14,7 +14,16 @@ from hullwatch.agent.mcp.headers import may_ask, mismatch
 from hullwatch.agent.mcp.lines import Lines
 from hullwatch.agent.mcp.message import peek, read
 from hullwatch.agent.mcp.sse import Events
+from hullwatch.agent.otlp import jsonform, wire
+from hullwatch.agent.otlp.encode import spans_of
+from hullwatch.agent.otlp.grpc import Grpc
+from hullwatch.agent.otlp.http1 import Http1
+from hullwatch.agent.otlp.intake import Answer
+from hullwatch.agent.otlp.mapping import received
+from hullwatch.agent.otlp.names import RESOURCE, WANTED
+from hullwatch.agent.otlp.span import MAX_TEXT, Limits, Unreadable
 from hullwatch.agent.secrets import KINDS, Key, Stream, classify_path, detect, redact
+from hullwatch.context.call import MAX_ATTRIBUTES
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.errors import RuleError
 from hullwatch.detect.language.grammar import parse
@@ -233,6 +242,46 @@ def injected_text(data: bytes) -> None:
         assert hit.offset >= 0
 
 
+def otlp_export(data: bytes) -> None:
+    """Protobuf and JSON: read or refused, and what is kept is bounded."""
+    for read in (wire.read, jsonform.read):
+        try:
+            export = read(data, WANTED, RESOURCE)
+        except Unreadable:
+            continue
+        for one in received(export.spans):
+            kept = one.call.attributes
+            assert len(kept) <= MAX_ATTRIBUTES and len(one.call.name) <= MAX_TEXT
+            assert all(len(str(value)) <= MAX_TEXT for value in kept.values())
+            assert 0 < one.call.id < 1 << 63 and 0 < one.call.begin <= one.call.end
+        spans_of(one.call for one in received(export.spans))
+
+
+def otlp_http(data: bytes) -> None:
+    """In pieces, and answered. The first byte says how much of a head stands before the rest."""
+    machine = Http1(Limits(message=512))
+    head = _HEADS[data[0] % len(_HEADS)] if data else b""
+    for part in (head + data[1:20], data[20:]):
+        for request in machine.receive(part):
+            machine.answer(request, Answer(request.fault, message=request.message))
+            assert len(request.body) <= 512
+    assert machine.held < 20_000
+
+
+def otlp_grpc(data: bytes) -> None:
+    machine = Grpc(Limits(message=512))
+    for request in machine.receive(_PREFACE + data):
+        machine.answer(request, Answer(request.fault, message=request.message))
+        assert len(request.body) <= 512
+    machine.take()
+
+
+_POST = b"POST /v1/traces HTTP/1.1\r\nContent-Type: application/json\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+_HEADS = (b"", _POST, _POST + b"Content-Length: ", _POST + _CHUNKED, _POST + _CHUNKED + b"3\r\n{ }")
+# HTTP/2's preface and empty settings.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "dns": dns_message,
     "tls": tls_hello,
@@ -243,4 +292,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "jsonrpc": json_rpc,
     "lines": lines_and_events,
     "injection": injected_text,
+    "otlp": otlp_export,
+    "otlp-http": otlp_http,
+    "otlp-grpc": otlp_grpc,
 }

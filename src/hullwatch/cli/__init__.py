@@ -42,6 +42,7 @@ COMMANDS: dict[str, str] = {
     "record": "hullwatch.cli.record",
     "replay": "hullwatch.cli.replay",
     "backtest": "hullwatch.cli.backtest",
+    "otlp": "hullwatch.cli.otlp",
 }
 
 # What writing to a full disk, a dead disk or a file limit gives, where it is the output.
