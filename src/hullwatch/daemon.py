@@ -28,6 +28,7 @@ from hullwatch.alarm import LossAlarm
 from hullwatch.context.enrich import Context
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.resolver import Resolver
+from hullwatch.context.told import told_call
 from hullwatch.control import Control
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
@@ -37,6 +38,7 @@ from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.detect.suppress import Suppression
 from hullwatch.feedback import Feedback
+from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
 from hullwatch.reports import Reports
@@ -81,6 +83,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cpu_budget: float = 0.02  # of all cores; 0 = no governor
     shed_new: bool = False  # let the governor count even what was never seen before
     calls: Path | None = None  # socket for those who tell of calls; None: nobody may
+    otlp: tuple[str, ...] = ()  # addresses at which frameworks tell of calls; none: nowhere
+    export: str = ""  # OTLP endpoint that is told of calls and findings
+    export_headers: str = ""  # file:PATH or env:NAME
+    export_ca: Path | None = None
 
 
 class Daemon:
@@ -167,6 +173,9 @@ class Daemon:
         if options.calls is not None:
             path = options.calls
             self.reports = self._guard("calls", lambda: self._take_reports(path), None)
+        self.otlp = Otlp(options.otlp, options.export, options.export_headers, options.export_ca)
+        for problem in self.otlp.problems:
+            self._say("otlp", problem)
 
     # -- life ------------------------------------------------------------------------------
 
@@ -224,6 +233,8 @@ class Daemon:
         try:
             if self.reports is not None:
                 self.reports.close()
+            self._guard("otlp", self._take_otlp, None)
+            self.otlp.close()
             # First no more events: on a busy host the rings would never be empty.
             self.sensor.detach()
             for _ in range(100):
@@ -296,6 +307,7 @@ class Daemon:
     def _tell(self, findings: list[Finding]) -> None:
         if not findings:
             return
+        self.otlp.findings(findings)
         if self.control.wants("findings"):
             for finding in findings:
                 self.control.publish("findings", msgspec.json.encode(finding))
@@ -370,6 +382,7 @@ class Daemon:
         if lost is not None:
             self._say("lost", lost)
         self._guard("sequences", self._keep_sequences, None)
+        self._guard("otlp", self._take_otlp, None)
         self._guard("calls", self._keep_calls, None)
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
@@ -380,8 +393,15 @@ class Daemon:
     def _take_reports(self, path: Path) -> Reports | None:
         return Reports(path, self.sensor.spans, self.context.calls, self.sensor.told)
 
+    def _take_otlp(self) -> None:
+        """Calls that frameworks told of: they are over by then."""
+        for call in self.otlp.take(self.context):
+            self.context.calls.put(call)
+            self.sensor.told.put(told_call(call))
+
     def _keep_calls(self) -> None:
         calls, sets = self.context.calls.changes()
+        self.otlp.calls(calls)
         if not self.writer.put_calls(calls, sets):
             self.context.calls.unsaved(calls, sets)
 
@@ -464,6 +484,7 @@ class Daemon:
             },
             "baselines": self.engine.baselines.stats(),
             "calls": self.reports.stats() if self.reports is not None else {},
+            "otlp": self.otlp.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

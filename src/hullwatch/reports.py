@@ -203,8 +203,12 @@ class Reports:
 
     def _begin(self, peer: _Peer, request: Begin) -> None:
         call = _checked(request.begin)
-        if call.id in peer.open or self._calls.get(call.id) is not None:
+        known = self._calls.get(call.id)
+        if known is not None and (known.pid != peer.pid or known.name != call.name):
             raise _Refused("there is a call with this id")
+        if call.id in peer.open:
+            return
+        # A call that takes several requests (`input_required`) goes on where it had ended.
         actor = self._actor(peer, request)
         if not self._spans.begin(actor, call.id):
             raise _Refused("too many calls at once")
@@ -212,9 +216,11 @@ class Reports:
             call, pid=peer.pid, cgroup=peer.cgroup, server=call.server or peer.name
         )
         peer.open[call.id] = actor
+        if known is not None:
+            call = msgspec.structs.replace(call, begin=known.begin)
         self._calls.put(call)
         self._told.put(told_call(call))
-        self.taken["calls"] += 1
+        self.taken["calls"] += known is None
 
     def _actor(self, peer: _Peer, request: Begin) -> int:
         if request.scope == "server" and peer.server:

@@ -244,9 +244,9 @@ def injected_text(data: bytes) -> None:
 
 def otlp_export(data: bytes) -> None:
     """Protobuf and JSON: read or refused, and what is kept is bounded."""
-    for read in (wire.read, jsonform.read):
+    for form in (wire.read, jsonform.read):
         try:
-            export = read(data, WANTED, RESOURCE)
+            export = form(data, WANTED, RESOURCE)
         except Unreadable:
             continue
         for one in received(export.spans):

@@ -162,10 +162,26 @@ def test_what_is_refused_is_told_and_counted(place: Place, request_: Any, why: s
     assert sum(place.reports.refused.values()) == 1 and not place.spans.running
 
 
-def test_an_id_is_used_once(place: Place) -> None:
+def test_a_call_of_several_requests_goes_on(place: Place) -> None:
+    client = Client(place.path)
+    client.ask(serve="files")
+    for _ in range(2):
+        assert client.ask(begin=call(5, begin=time.time_ns())) == {"ok": True}
+        assert client.ask(begin=call(5)) == {"ok": True}
+        assert place.spans.running == {(7, 5)}
+        first = place.calls.running()[0].begin
+        client.tell(end=call(5, status="ok"))
+        client.ask(served=True)
+        assert not place.spans.running
+    ended = place.calls.get(5)
+    assert ended is not None and ended.end and ended.begin == first
+    assert place.reports.stats()["taken_calls"] == 1
+
+
+def test_an_id_is_one_calls(place: Place) -> None:
     client, other = Client(place.path), Client(place.path)
     assert client.ask(begin=call(5), scope="process") == {"ok": True}
-    assert "error" in other.ask(begin=call(5), scope="process")
+    assert "error" in other.ask(begin=call(5, name="another"), scope="process")
     other.tell(end=call(5))  # it is not theirs to end
     other.ask(served=True)
     assert place.calls.get(5) is not None and not place.calls.running()[0].end
@@ -245,8 +261,9 @@ def test_the_gateways_link(place: Place) -> None:
         assert await made.serve("files") and await made.served()
         one = Call(id=new_id(), kind="tool", source="gateway", name="read", begin=time.time_ns())
         assert await made.begin(one)
-        assert not await made.begin(one)
-        assert "with this id" in made.problem and made.unanswered == 1
+        other = Call(id=new_id(), kind="tool", source="gateway", name="read", begin=0)
+        assert not await made.begin(other, scope="prayer")
+        assert "scope" in made.problem and made.unanswered == 1
         made.signal(Signal(kind="odd", subject="read", detail="", time=time.time_ns()))
         made.end(Call(id=one.id, kind="tool", source="gateway", name="read", begin=0, status="ok"))
         assert await made.served()  # all before it has been read

@@ -52,8 +52,8 @@ def call(
             what = "no such call" if not found else "several begin so; give more digits"
             raise CommandError(f"call {ident}: {what}", ExitCode.NO)
         (one,) = found
-        of = f"SELECT span FROM spans WHERE call = {one.id}"
-        where = f"span IN ({of}) AND class NOT IN ('call', 'signal')"
+        of = f"SELECT boot, mono, tid, class FROM call_events WHERE call = {one.id}"
+        where = f"(boot, mono, tid, class) IN ({of}) AND class NOT IN ('call', 'signal')"
         story = tell(reader, where, call=one.id)
         shared = _shared(reader, one)
         warnings = (*reader.warnings, *story.cut)

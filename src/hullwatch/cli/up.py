@@ -83,6 +83,31 @@ def up(
             " /run/hullwatch/calls.sock, or calls.sock in another --store.",
         ),
     ] = None,
+    otlp: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--otlp",
+            metavar="ADDRESS",
+            help="Take spans of instrumented frameworks there: 127.0.0.1:4318 (HTTP and gRPC), or"
+            " unix:/PATH; may be repeated.",
+        ),
+    ] = None,
+    export_otlp: Annotated[
+        str,
+        typer.Option("--export-otlp", metavar="URL", help="Tell calls and findings to it by OTLP."),
+    ] = "",
+    export_headers: Annotated[
+        str,
+        typer.Option(
+            "--export-otlp-headers",
+            metavar="FROM",
+            help="Headers for it, such as an API key: file:PATH or env:NAME, never the value.",
+        ),
+    ] = "",
+    export_ca: Annotated[
+        Path | None,
+        typer.Option("--export-otlp-ca", metavar="FILE", help="Certificates to verify it with."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Watch every container and process of this host; findings appear as they happen."""
@@ -109,6 +134,10 @@ def up(
         max_age=max_seconds,
         cpu_budget=cpu_budget / 100,
         shed_new=shed_new,
+        otlp=tuple(otlp or ()),
+        export=export_otlp,
+        export_headers=export_headers,
+        export_ca=export_ca,
         calls=calls or (_CALLS if store == DEFAULT_STORE else store / "calls.sock"),
     )
 

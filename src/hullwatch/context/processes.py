@@ -113,6 +113,10 @@ class ProcessTable:
     def current(self, key: int) -> ProcessImage | None:
         return self._current.get(key)
 
+    def living(self) -> list[ProcessImage]:
+        """The images of processes that run, as far as they have acted."""
+        return [image for image in self._current.values() if not image.ended]
+
     def key_of(self, pid: int) -> int:
         """The key of the process that has this pid now; 0 if none is known."""
         of_pid = (key for key in (*self._current, *self._forked) if key & PID_MASK == pid)

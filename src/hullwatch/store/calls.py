@@ -119,11 +119,11 @@ def rows(reader: Reader, where: str, limit: int) -> tuple[list[CallRow], bool]:
 
 def _deeds(reader: Reader, calls: dict[int, CallRow]) -> None:
     done = reader.query(
-        "SELECT s.call, s.ambiguous, e.class, e.object, e.dest_name, e.container, e.boot, e.proc,"
+        "SELECT call, ambiguous, class, object, dest_name, container, boot, proc,"
         " count(*) AS n, count(*) FILTER (ret < 0) AS failed,"
         " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT AS sent"
-        " FROM events e JOIN spans s USING (span)"
-        " WHERE list_contains($1::UBIGINT[], s.call) AND class NOT IN ('call', 'signal')"
+        " FROM call_events"
+        " WHERE list_contains($1::UBIGINT[], call) AND class NOT IN ('call', 'signal')"
         " GROUP BY ALL ORDER BY min(mono)",
         list(calls),
         limit=_OBJECTS,

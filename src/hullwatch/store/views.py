@@ -182,22 +182,6 @@ def _names_of(column: str, names: Sequence[str]) -> str:
 # In order: a later one may use an earlier one.
 VIEWS: tuple[tuple[str, str], ...] = (
     (
-        "spans",
-        """SELECT id AS span, id AS call, false AS ambiguous FROM calls
-        UNION ALL SELECT span, call, true FROM call_sets""",
-    ),
-    (
-        "called",
-        """SELECT c.*, w.container_id, w.name AS container, w.image, w.pod, w.namespace
-        FROM calls c LEFT JOIN workloads w ON w.boot = c.boot AND w.cgroup = c.cgroup""",
-    ),
-    (
-        "call_findings",
-        """SELECT DISTINCT f.id AS finding, s.call FROM (
-            SELECT id, unnest(string_split(spans, ' '))::UBIGINT AS span FROM findings
-            WHERE spans IS NOT NULL) f JOIN spans s USING (span)""",
-    ),
-    (
         "events",
         f"""SELECT e.* REPLACE (coalesce(e.container_id, w.container_id) AS container_id),
             w.name AS container, w.image, w.image_digest, w.pod, w.namespace, w.role,
@@ -219,6 +203,34 @@ VIEWS: tuple[tuple[str, str], ...] = (
             FROM stored_events WHERE class = 'exit' GROUP BY boot, proc
         ) x ON x.boot = e.boot AND x.proc = e.proc
         WHERE e.class IN ('exec', 'task')""",
+    ),
+    (
+        "spans",
+        """SELECT id AS span, id AS call, false AS ambiguous FROM calls
+        UNION ALL SELECT span, call, true FROM call_sets""",
+    ),
+    (
+        "called",
+        """SELECT c.*, w.container_id, w.name AS container, w.image, w.pod, w.namespace
+        FROM calls c LEFT JOIN workloads w ON w.boot = c.boot AND w.cgroup = c.cgroup""",
+    ),
+    (
+        # Events of calls: as the kernel stamped them, and where only OTLP told of the call when it
+        # was over, by its process (and children) or container, and time.
+        "call_events",
+        """SELECT s.call, s.ambiguous, e.* FROM events e JOIN spans s USING (span)
+        UNION ALL BY NAME
+        SELECT c.id AS call,
+            count(*) OVER (PARTITION BY e.boot, e.mono, e.tid, e.class) > 1 AS ambiguous, e.*
+        FROM events e JOIN calls c ON c.source = 'otlp' AND e.span IS NULL AND e.boot = c.boot
+            AND e.cgroup = c.cgroup AND e.time BETWEEN c.begun AND c.ended
+            AND (c.pid = 0 OR e.pid = c.pid OR e.ppid = c.pid)""",
+    ),
+    (
+        "call_findings",
+        """SELECT DISTINCT f.id AS finding, s.call FROM (
+            SELECT id, unnest(string_split(spans, ' '))::UBIGINT AS span FROM findings
+            WHERE spans IS NOT NULL) f JOIN spans s USING (span)""",
     ),
 )
 
