@@ -216,14 +216,16 @@ VIEWS: tuple[tuple[str, str], ...] = (
     ),
     (
         # Events of calls: as the kernel stamped them, and where only OTLP told of the call when it
-        # was over, by its process (and children) or container, and time.
+        # was over, by its process (and children) or container, and time. Our clocks and theirs
+        # were read at different moments: a millisecond is allowed for it.
         "call_events",
         """SELECT s.call, s.ambiguous, e.* FROM events e JOIN spans s USING (span)
         UNION ALL BY NAME
         SELECT c.id AS call,
             count(*) OVER (PARTITION BY e.boot, e.mono, e.tid, e.class) > 1 AS ambiguous, e.*
         FROM events e JOIN calls c ON c.source = 'otlp' AND e.span IS NULL AND e.boot = c.boot
-            AND e.cgroup = c.cgroup AND e.time BETWEEN c.begun AND c.ended
+            AND e.cgroup = c.cgroup
+            AND e.time BETWEEN c.begun - INTERVAL 1 MILLISECOND AND c.ended + INTERVAL 1 MILLISECOND
             AND (c.pid = 0 OR e.pid = c.pid OR e.ppid = c.pid)""",
     ),
     (
