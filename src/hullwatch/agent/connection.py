@@ -207,11 +207,11 @@ class Connection:
                 self._open[number] = exchange
             return []
         found = self._open.get(number)
-        if isinstance(event, Data) and found is not None:
-            found.request(event, time)
-        elif isinstance(event, End) and isinstance(found, HttpCalls):
-            return [*found.request_end(time)]
-        return []
+        if found is None:
+            return []
+        if isinstance(event, Data):
+            return [*found.request(event, time)]
+        return [*found.request_end(time)]
 
     def _answered(self, number: int, event: Head | Data | End, time: int) -> list[Event]:
         if isinstance(event, End):
@@ -219,15 +219,13 @@ class Connection:
         found = self._open.get(number)
         if found is None:
             return []
-        step = found.response_head if isinstance(event, Head) else found.response
-        return [*(step(event, time) or ())]  # type: ignore[arg-type]
+        if isinstance(event, Head):
+            return [*found.response_head(event, time)]
+        return [*found.response(event, time)]
 
     def _finish(self, number: int, time: int, whole: bool) -> list[Event]:
         found = self._open.pop(number, None)
-        if isinstance(found, HttpCalls):
-            return [*found.finish(time, whole)]
-        call = found.finish(time, whole) if found is not None else None
-        return [call] if call is not None else []
+        return [*found.finish(time, whole)] if found is not None else []
 
     # --- what cannot be read ----------------------------------------------------------------
 

@@ -19,7 +19,7 @@ _QUERY = ("key", "api-key", "api_key")
 
 
 class Credential(NamedTuple):
-    """kind: bearer, basic, sigv4 (the access key's id is hashed), a header's name, or 'query NAME'."""
+    """kind: bearer, basic, sigv4 (of the access key's id), a header's name, or 'query NAME'."""
 
     kind: str
     hash: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -106,7 +106,7 @@ class _Facts:
 
 
 class Exchange:
-    """Fed by a connection: request, response_head, response, finish.
+    """Fed by a connection, in the shape of HttpCalls; only finish has a call to give.
 
     call: what is known from the request's head. believed: whatever comes, it is a call of a model.
     streams: by its path, even if the reply looks like one document.
@@ -130,52 +130,60 @@ class Exchange:
         self._problems: dict[str, None] = {}
         self._asked_bytes = self._answered_bytes = 0
 
-    def request(self, data: Data, time: int) -> None:
+    def request(self, data: Data, time: int) -> Sequence[ModelCall]:
         self._asked_bytes += len(data.data) + data.missing
         if self._partial:
-            return  # past a hole nobody knows where in the document we are
+            return ()  # past a hole nobody knows where in the document we are
         for piece in self._coding.feed(data.data):
             self._add(self._request.feed(piece), time)
         self._partial = bool(data.missing)
+        return ()
 
-    def response_head(self, head: Head, time: int) -> None:
-        self._request_end(time)
+    def request_end(self, time: int) -> Sequence[ModelCall]:
+        if not self._partial:
+            for piece in self._coding.end():
+                self._add(self._request.feed(piece), time)
+        self._opaque()
+        return ()
+
+    def response_head(self, head: Head, time: int) -> Sequence[ModelCall]:
+        self._opaque()
         self._status, self._headers = head.status, head.headers
         self._coding = Decoder(head.headers.get("content-encoding", ""))
         kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._reply = _reply(kind, self._api, self._streams and head.status < 400)
+        return ()
 
-    def response(self, data: Data, time: int) -> None:
+    def response(self, data: Data, time: int) -> Sequence[ModelCall]:
         self._answered_bytes += len(data.data) + data.missing
         if self._reply is None:
-            return
+            return ()
         for piece in self._coding.feed(data.data):
             self._add(self._reply.feed(piece), time)
         if data.missing:
             self._coding.gap()
             self._reply.gap()
             self._partial = True
+        return ()
 
-    def finish(self, time: int, whole: bool) -> ModelCall | None:
-        """The reply is over, or nobody will see how it ends (then not whole). None: it turned out
-        not to be a model's API."""
+    def finish(self, time: int, whole: bool) -> Sequence[ModelCall]:
+        """The reply is over, or nobody will see how it ends (then not whole). The call, or nothing
+        if it turned out not to be a model's API."""
         facts = self._facts
-        if self._reply is None:
-            self._request_end(time)
-        else:
+        if self._reply is not None:
             for piece in self._coding.end():
                 self._add(self._reply.feed(piece), time)
             self._add(self._reply.end(), time)
-            self._opaque()
+        self._opaque()
         if not self._believed and not self._api.needs & facts.seen:
-            return None
+            return ()
         read_in, out = facts.tokens.get("input"), facts.tokens.get("output")
         cached, written = facts.tokens.get("cached"), facts.tokens.get("written")
         if self._api.adds_cache and read_in is not None:
             read_in += (cached or 0) + (written or 0)
         status, error = self._outcome(whole)
         streamed = self._reply is not None and self._reply.streamed
-        return msgspec.structs.replace(
+        call = msgspec.structs.replace(
             self._call,
             asked=facts.text("asked") or self._call.asked,
             answered=facts.text("answered"),
@@ -198,18 +206,13 @@ class Exchange:
             partial=self._partial or not whole,
             problems=tuple(self._problems),
         )
+        return (call,)
 
     def _add(self, picked: list[Picked], time: int) -> None:
         for each in picked:
             self._facts.add(each)
             if each.field == "first" and not self._first:
                 self._first = time - self._call.begin
-
-    def _request_end(self, time: int) -> None:
-        if not self._partial:
-            for piece in self._coding.end():
-                self._add(self._request.feed(piece), time)
-        self._opaque()
 
     def _opaque(self) -> None:
         if self._coding.opaque:

@@ -1,4 +1,4 @@
-"""Whose host it is: one row a provider. Names are OTel's (gen_ai.provider.name) where it has one."""
+"""Whose host it is, one row a provider. Names are OTel's (gen_ai.provider.name) if it has one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 __all__ = ["COMPATIBLE", "PROVIDERS", "Provider", "provider_of"]
 
 COMPATIBLE = "openai_compatible"
-"""Speaks OpenAI's API at a host that is nobody's we know: vLLM, a proxy, LiteLLM, ... Nothing on the
-wire tells these apart, so none is claimed."""
+"""Speaks OpenAI's API at a host that is nobody's we know: vLLM, LiteLLM, a proxy. Nothing on the wire
+tells these apart, so none is claimed."""
 
 
 class Provider(NamedTuple):

@@ -1,1 +1,1 @@
-"""What is said on a wire: bytes in, values out. No parser here owns a socket. docs/model-traffic.md."""
+"""What is said on a wire: bytes in, values out; no sockets. See docs/model-traffic.md."""

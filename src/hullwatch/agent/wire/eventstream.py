@@ -1,7 +1,7 @@
 """Amazon's event stream (`application/vnd.amazon.eventstream`), as Bedrock streams replies.
 
-A frame: u32 length of all, u32 length of headers, u32 CRC of these two; headers (u8 length, name, u8
-type, value); payload; u32 CRC of everything before. Big-endian; the CRC is gzip's.
+A frame: u32 length of all, u32 length of headers, u32 CRC of these two; headers (u8 length, name,
+u8 type, value); payload; u32 CRC of everything before. Big-endian; the CRC is gzip's.
 Source: AWS, "Event stream encoding" (Lex, Transcribe and Bedrock runtime guides).
 """
 
@@ -62,9 +62,9 @@ class Frames:
 
     def _step(self, frames: list[Frame]) -> bool:
         buffer = self._buffer
-        size, headers, crc = _PRELUDE.unpack_from(buffer)
-        if not _sound(size, headers, crc, bytes(buffer[:8])):
+        if not _sound(bytes(buffer[: _PRELUDE.size])):
             return self._resync()
+        size, headers, _ = _PRELUDE.unpack_from(buffer)
         if size > MAX_FRAME:
             self.lost += size
             self._skip = max(size - len(buffer), 0)
@@ -92,7 +92,7 @@ class Frames:
             at = match.start()
             if at >= to:
                 break
-            if _sound(*_PRELUDE.unpack_from(data, at), data[at : at + 8]):
+            if _sound(data[at : at + _PRELUDE.size]):
                 to = at
                 break
         self.lost += to
@@ -100,8 +100,9 @@ class Frames:
         return True
 
 
-def _sound(size: int, headers: int, crc: int, raw: bytes) -> bool:
-    return _LEAST + headers <= size < 1 << 24 and zlib.crc32(raw) == crc
+def _sound(prelude: bytes) -> bool:
+    size, headers, crc = _PRELUDE.unpack(prelude)
+    return _LEAST + headers <= size < 1 << 24 and zlib.crc32(prelude[:8]) == crc
 
 
 def _headers(raw: bytes) -> dict[str, str]:

@@ -18,7 +18,7 @@ MAX_OPEN = 64  # requests without a response
 
 
 class Part(NamedTuple):
-    """number: of the exchange, from 1; 0: the connection's (Lost, Upgraded). asked: of the request."""
+    """number: of the exchange, 0: of none (Lost, Upgraded). asked: it belongs to the request."""
 
     number: int
     asked: bool

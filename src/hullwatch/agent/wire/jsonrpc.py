@@ -1,7 +1,7 @@
 """JSON-RPC 2.0 as MCP carries it: what each message is, without keeping what it says.
 
-Framing: lines (stdio), or one body or event's data (HTTP). MCP has no `Content-Length` framing; that
-is LSP's. Nothing is encoded again: whoever passes messages on gets their own bytes.
+Framing: lines (stdio), or one body or event's data (HTTP). MCP has no `Content-Length` framing;
+that is LSP's. Nothing is encoded again: whoever passes messages on gets their own bytes.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Message(NamedTuple):
     itself. cancels: the request that a notification takes back. failed: `result.isError`.
 
     problems: `duplicate KEY`, `case KEY`, `depth` (see jsonscan); `utf8`; `version` (no 2.0);
-    `id` (of a kind that MCP does not have); `batch` (more than MAX_BATCH); `cut`: the end is missing,
-    so may be the id.
+    `id` (of a kind that MCP does not have); `batch` (more than MAX_BATCH); `cut`: the end is missing
+    and so may be the id.
     """
 
     kind: Kind

@@ -8,6 +8,7 @@ strict one would be blind to a call that happens.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -324,10 +325,8 @@ def _decode(raw: bytes) -> str:
         raw = match[0] if match else b""
     text = raw.decode("utf-8", "replace")
     if "\\" in text:
-        try:
+        with contextlib.suppress(ValueError):  # an escape that is none is shown as it is
             text = str(json.loads(f'"{text}"', strict=False))
-        except ValueError:
-            pass  # an escape that is none: shown as it is
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text[:MAX_TEXT]
 

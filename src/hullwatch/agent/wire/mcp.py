@@ -1,7 +1,7 @@
 """MCP tool calls as an onlooker sees them: a `tools/call` request, and the reply that ends it.
 
-Over stdio each line is a message; over HTTP a POST holds one (or a batch, 2025-03-26) and its reply is
-JSON or an event stream; a GET's event stream may bring the reply of a POST that broke off.
+Over stdio each line is a message; over HTTP a POST holds one (or a batch, 2025-03-26) and its reply
+is JSON or an event stream; a GET's event stream may bring the reply of a POST that broke off.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def may_be_mcp(head: Head) -> bool:
 class HttpCalls:
     """One HTTP exchange that may be MCP's. sent: by the watched process (it is the client).
 
-    problems of a call: `header`, where `Mcp-Method` or `Mcp-Name` (2026-07-28) differ from the body.
+    problems of a call: `header`, if `Mcp-Method` or `Mcp-Name` (2026-07-28) differ from the body.
     """
 
     def __init__(
