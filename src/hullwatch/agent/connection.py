@@ -46,14 +46,20 @@ _REQUEST = re.compile(
     rb"(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS|CONNECT|TRACE) "
     rb"(?:/|https?://|\*|[\w.\-\[\]:]+:\d)[^\s]{0,30000} HTTP/1\.[01]\r?\n"
 )
-_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [^\r\n]{0,1000})?\r?\n")
+_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [A-Za-z0-9 .,'()/-]{0,64})?\r?\n")
 # By their beginning: protocol, what it looks like, and whether it is the client that begins so.
 _BEGINNINGS: tuple[tuple[str, re.Pattern[bytes], bool], ...] = (
     ("http/2", re.compile(re.escape(PREFACE)), True),
     # A server's first frame: SETTINGS, of stream 0 (RFC 9113, 3.4).
     ("http/2", re.compile(rb"\x00[\x00-\xff]{2}\x04\x00\x00\x00\x00\x00"), False),
     ("tls", re.compile(rb"[\x14-\x17]\x03[\x00-\x04][\x00-\xff]{2}"), True),
-    ("jsonrpc", re.compile(rb'\s*(?:\[\s*)?\{\s*"[a-z]+"\s*:'), True),
+    # A whole line: HTTP's next start line follows a body without a line end between.
+    (
+        "jsonrpc",
+        re.compile(rb'\s*(?:\[[ \t]*)?\{[ \t]*"[a-z]+"[ \t]*:[^\n]*[}\]][ \t\r]*\n'),
+        True,
+    ),
+    ("jsonrpc", re.compile(rb'\s*(?:\[[ \t]*)?\{[ \t]*"[a-z]+"[ \t]*:[^\n]{%d}' % MAX_LINE), True),
 )
 
 
@@ -130,13 +136,14 @@ class Connection:
         held = self._first[sent]
         held += data
         line = held.rfind(b"\n") + 1
-        if len(held) < _ENOUGH and not line:
-            return b""
         begun = bytes(held)
+        undecided = len(begun) < _ENOUGH and (not line or PREFACE.startswith(begun))
+        if undecided or (b"{" in begun[:_ENOUGH] and not line and len(begun) <= 2 * MAX_LINE):
+            return b""
         protocol, at, asks = self._recognise(begun, fresh=not self._passed[sent], lines=bool(line))
         if not protocol:
             # No start line spans a line end, and none is longer than MAX_LINE.
-            passed = max(line, len(held) - MAX_LINE)
+            passed = max(line, len(held) - 2 * MAX_LINE)
             del held[:passed]
             self._passed[sent] += passed
             if self._passed[sent] + len(held) >= MAX_SNIFF:

@@ -1,7 +1,7 @@
 """The APIs that models are called by: one row each, and what is read where in it.
 
 Fields that a path may lead to: asked, answered, id, stream, offered, offered_type, chosen, input,
-output, cached, written (tokens), finish, error, proof, and `?first` (there is content; what it is
+output, cached, written (tokens), finish, error, code (which error), proof, and `?first` (there is content; what it is
 stays unread).
 Sources: the vendors' API references (OpenAI chat, responses, embeddings; Anthropic messages; Google
 generateContent; Amazon Bedrock InvokeModel and Converse; Cohere v1 and v2; Ollama's api.md).
@@ -24,7 +24,7 @@ MAX_PATH = 2048
 
 _ERROR = {
     "error.type": "error",
-    "error.code": "error",
+    "error.code": "code",
     "error.status": "error",  # Google
     "__type": "error",  # AWS
 }
@@ -95,7 +95,7 @@ _RESPONSES_STREAM = {
     **_ERROR,
     "item.name": "chosen",
     "delta": "?first",
-    "code": "error",
+    "code": "code",
 }
 
 _MESSAGES_REQUEST = {"model": "asked", "stream": "stream", "tools.*.name": "offered"}

@@ -88,10 +88,6 @@ class _Facts:
         elif field in self.names:
             if field != "finish" or value not in _UNDECIDED:
                 self._name(field, value)
-        elif field == "error":
-            # A word that says which, not the first number that stands beside it.
-            if not isinstance(self.values.get(field), str):
-                self.values[field] = value
         else:
             self.values[field] = value
 
@@ -225,13 +221,13 @@ class Exchange:
         return int(value) if said is None and re.fullmatch(r"\d{1,12}", value) else said
 
     def _outcome(self, whole: bool) -> tuple[Status, str]:
-        said = self._facts.values.get("error")
+        facts = self._facts
         told = self._headers.get("x-amzn-errortype", "").partition(":")[0]
-        for word in (said, told):
+        for word in (facts.text("code"), facts.text("error"), told):
             # Only a word: a message may quote the prompt.
-            if word and _WORD.fullmatch(str(word)):
-                return "error", str(word)
-        if said or self._status >= 400:
+            if _WORD.fullmatch(word):
+                return "error", word
+        if self._status >= 400 or {"code", "error"} & facts.seen:
             return "error", str(self._status)
         done = whole or bool(self._facts.names["finish"])
         return ("ok", "") if done and self._status else ("lost", "")

@@ -8,8 +8,8 @@ from typing import NamedTuple
 __all__ = ["COMPATIBLE", "PROVIDERS", "Provider", "provider_of"]
 
 COMPATIBLE = "openai_compatible"
-"""Speaks OpenAI's API at a host that is nobody's we know: vLLM, LiteLLM, a proxy. Nothing on the wire
-tells these apart, so none is claimed."""
+"""Speaks OpenAI's API at a host that is nobody's we know: vLLM, LiteLLM, a proxy. On the wire
+nothing tells these apart, so none is claimed."""
 
 
 class Provider(NamedTuple):

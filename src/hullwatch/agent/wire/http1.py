@@ -19,13 +19,15 @@ MAX_LINE = 32 << 10  # a start line or a chunk's size
 MAX_HEAD = 64 << 10  # start line and headers, or trailers
 MAX_LENGTH = 1 << 62  # a body longer than that is none
 
-_METHOD = rb"(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS|CONNECT|TRACE)"
 _REQUEST = re.compile(rb"([A-Z]{3,16}) ([^\s\x00-\x1f]{1,30000}) HTTP/1\.[01]\r?\n")
 _RESPONSE = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: [^\r\n]{0,1000})?\r?\n")
-# In the middle of anything, only what is unlikely to be there by chance is a beginning.
+# In the middle of anything, only what is unlikely to stand there by chance is a beginning; not what
+# a JSON string may hold.
 _REQUEST_AHEAD = re.compile(
-    _METHOD + rb" (?:/|https?://|\*)[^\s\x00-\x1f]{0,8000} HTTP/1\.[01]\r?\n"
+    rb"(?:GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS|CONNECT|TRACE) "
+    rb"(?:/|https?://|\*)[^\s\x00-\x1f\"\\\\]{0,8000} HTTP/1\.[01]\r?\n"
 )
+_RESPONSE_AHEAD = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [A-Za-z0-9 .,'()/-]{0,64})?\r?\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(r"\d{1,19}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
@@ -258,7 +260,7 @@ class Reader:
 
     def _hunt(self, events: list[Event]) -> bool:
         """The next thing that begins like a message; a beginning cut short is waited for."""
-        start = _REQUEST_AHEAD if self._requests else _RESPONSE
+        start = _REQUEST_AHEAD if self._requests else _RESPONSE_AHEAD
         match = start.search(self._buffer) if b"\n" in self._buffer else None
         if match is not None:
             skipped = match.start()

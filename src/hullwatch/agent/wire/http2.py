@@ -150,12 +150,13 @@ class Exchanges2:
 
     def _data(self, side: _Side, size: int, flags: int, stream: int, parts: list[Part]) -> bool:
         padding = 0
-        if flags & _PADDED and size:
+        padded = bool(flags & _PADDED and size)
+        if padded:
             if len(side.buffer) < 10:
                 return False
             padding = min(side.buffer[9], size - 1)
             size -= padding + 1
-        del side.buffer[: 10 if flags & _PADDED and (size or padding) else 9]
+        del side.buffer[: 10 if padded else 9]
         side.stream, side.last = stream, bool(flags & _END_STREAM)
         side.left, side.padding = size, padding
         if not size:

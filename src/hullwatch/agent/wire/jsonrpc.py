@@ -52,8 +52,8 @@ class Message(NamedTuple):
     itself. cancels: the request that a notification takes back. failed: `result.isError`.
 
     problems: `duplicate KEY`, `case KEY`, `depth` (see jsonscan); `utf8`; `version` (no 2.0);
-    `id` (of a kind that MCP does not have); `batch` (more than MAX_BATCH); `cut`: the end is missing
-    and so may be the id.
+    `id` (of a kind MCP does not have); `batch` (more than MAX_BATCH); `cut`: the end is missing,
+    and perhaps the id.
     """
 
     kind: Kind
