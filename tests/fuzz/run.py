@@ -22,7 +22,9 @@ def main() -> None:
     """Command line."""
     atheris: Any = importlib.import_module("atheris")
 
-    with atheris.instrument_imports(include=["hullwatch.sensor", "hullwatch.detect"]):
+    with atheris.instrument_imports(
+        include=["hullwatch.agent", "hullwatch.sensor", "hullwatch.detect"]
+    ):
         from fuzz.targets import TARGETS
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("target", choices=sorted(TARGETS))

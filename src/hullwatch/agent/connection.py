@@ -47,19 +47,18 @@ _REQUEST = re.compile(
     rb"(?:/|https?://|\*|[\w.\-\[\]:]+:\d)[^\s]{0,30000} HTTP/1\.[01]\r?\n"
 )
 _RESPONSE = re.compile(rb"HTTP/1\.[01] [1-9]\d\d(?: [A-Za-z0-9 .,'()/-]{0,64})?\r?\n")
+_MESSAGE = re.compile(
+    rb'\s*+(?:\[[ \t]*)?\{[ \t]*"(?:jsonrpc|id|method|params|result|error)"[ \t]*:'
+)
 # By their beginning: protocol, what it looks like, and whether it is the client that begins so.
 _BEGINNINGS: tuple[tuple[str, re.Pattern[bytes], bool], ...] = (
     ("http/2", re.compile(re.escape(PREFACE)), True),
     # A server's first frame: SETTINGS, of stream 0 (RFC 9113, 3.4).
     ("http/2", re.compile(rb"\x00[\x00-\xff]{2}\x04\x00\x00\x00\x00\x00"), False),
     ("tls", re.compile(rb"[\x14-\x17]\x03[\x00-\x04][\x00-\xff]{2}"), True),
-    # A whole line: HTTP's next start line follows a body without a line end between.
-    (
-        "jsonrpc",
-        re.compile(rb'\s*(?:\[[ \t]*)?\{[ \t]*"[a-z]+"[ \t]*:[^\n]*[}\]][ \t\r]*\n'),
-        True,
-    ),
-    ("jsonrpc", re.compile(rb'\s*(?:\[[ \t]*)?\{[ \t]*"[a-z]+"[ \t]*:[^\n]{%d}' % MAX_LINE), True),
+    # A whole line, or a long one: after a body of HTTP, the next start line is on the same line.
+    ("jsonrpc", re.compile(_MESSAGE.pattern + rb"[^\n]*[}\]][ \t\r]*\n"), True),
+    ("jsonrpc", re.compile(_MESSAGE.pattern + rb"[^\n]{%d}" % MAX_LINE), True),
 )
 
 
@@ -185,7 +184,12 @@ class Connection:
             return [*self._lines.gap(sent, size, time)]
         if self._http is not None:
             return self._sort(self._http.gap(sent == self._client_sends, size), time)
-        self._first[sent].clear()
+        held = self._first[sent]
+        if not self._passed[sent] and _MESSAGE.match(held):  # a line whose end is missing
+            self.protocol = "jsonrpc"
+            self._lines = LineCalls(self._calls)
+            return [*self._read(sent, bytes(held), time), *self._lines.gap(sent, size, time)]
+        held.clear()
         return []
 
     # --- exchanges --------------------------------------------------------------------------

@@ -152,7 +152,7 @@ class Reader:
             self._searched = max(self._searched, len(buffer) - 3)
             if len(buffer) < MAX_HEAD:
                 return False
-            del buffer[:line]  # or it would be found again
+            del buffer[:MAX_HEAD]
             return self._lose(events, "head too long")
         headers = header_table(_lines(bytes(buffer[line : end.start()])))
         first = [part.decode("latin-1") for part in self._start.groups()]

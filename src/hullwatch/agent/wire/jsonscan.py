@@ -29,6 +29,7 @@ MAX_DEPTH = 512  # deeper than that is a problem to be told; it costs no memory
 _BLANK = re.compile(rb"[ \t\r\n]*+")
 _TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SKIP = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
+_RUN = re.compile(rb"[\[{]++|[\]}]++")
 _SCALAR = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
 _WHOLE = re.compile(rb"(?:[^\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+", re.DOTALL)
 _INTEGER = re.compile(rb"-?\d{1,18}")
@@ -207,15 +208,19 @@ class Scanner:
         char = data[at]
         if char == _QUOTE:  # it does not end within this piece
             self._begin_string(None)
-        elif char in _OPEN:
-            self._skip += 1
+            return at + 1
+        match = _RUN.match(data, at)
+        run = match.end() - at if match else 1
+        if char in _OPEN:
+            self._skip += run
             if self._skip + len(self._stack) > MAX_DEPTH:
                 self.problems.add("depth")
         else:
-            self._skip -= 1
+            run = min(run, self._skip)
+            self._skip -= run
             if not self._skip:
                 self._ended()
-        return at + 1
+        return at + run
 
     def _in_scalar(self, data: bytes, at: int, found: list[Picked]) -> int:
         match = _SCALAR.match(data, at)

@@ -140,12 +140,14 @@ class ToolCalls:
             return self._end(key, time, "error" if failed else "ok", "tool_error" * failed, message)
         return []
 
-    def refused(self, keys: list[int], time: int, error: str) -> list[ToolEvent]:
-        """The request that carried these calls was answered by HTTP's status."""
+    def give_up(
+        self, keys: list[int], time: int, status: Status, error: str = ""
+    ) -> list[ToolEvent]:
+        """These calls, if they still run: no reply will come to what carried them."""
         events: list[ToolEvent] = []
         for key, call in list(self._pending.items()):
             if call.key in keys:
-                events += self._end(key, time, "error", error)
+                events += self._end(key, time, status, error)
         return events
 
     def close(self, time: int) -> list[ToolEvent]:
@@ -158,7 +160,7 @@ class ToolCalls:
     def _only(self, message: Message, sent: bool) -> _Key | None:
         """Which call a reply is for if its id, or the call's, was in a piece that is missing: there
         is no doubt where only one comes into question."""
-        cut = message.id is None and "cut" in message.problems
+        cut = message.id is None and _is_cut(message)
         open_ = [
             key
             for key, call in self._pending.items()
@@ -237,7 +239,9 @@ class LineCalls:
     def close(self, time: int) -> list[ToolEvent]:
         events: list[ToolEvent] = []
         for sent, lines in self._lines.items():
-            events += self._take(sent, lines.close(), time)
+            # A reply that breaks off here did not arrive.
+            whole = [each for each in lines.close() if not any(map(_is_cut, each.messages))]
+            events += self._take(sent, whole, time)
         return [*events, *self._calls.close(time)]
 
     def _take(self, sent: bool, lines: list[Line], time: int) -> list[ToolEvent]:
@@ -247,6 +251,10 @@ class LineCalls:
             for message in line.messages
             for event in self._calls.take(message, sent, time)
         ]
+
+
+def _is_cut(message: Message) -> bool:
+    return "cut" in message.problems
 
 
 def may_be_mcp(head: Head) -> bool:
@@ -328,16 +336,20 @@ class HttpCalls:
         return events
 
     def finish(self, time: int, whole: bool) -> list[ToolEvent]:
-        """The response is over. A call that a stream left open may be answered by another."""
+        """The response is over. A call that a whole stream left open may be answered by another."""
         events = self.request_end(time)
         for piece in self._coding.end():
             events += self._answered(piece, time)
         if isinstance(self._answer, ServerEvents):
             events += self._streamed(self._answer.rest(), time)
         elif isinstance(self._answer, Body):
-            events += self._take(self._answer.end(), time)
+            replies = self._answer.end()
+            # One that breaks off with its connection did not arrive.
+            events += self._take([each for each in replies if whole or not _is_cut(each)], time)
         if self._status >= 400:
-            events += self._calls.refused(self._keys, time, str(self._status))
+            events += self._calls.give_up(self._keys, time, "error", str(self._status))
+        elif not whole:
+            events += self._calls.give_up(self._keys, time, "lost")
         return events
 
     def _answered(self, piece: bytes, time: int) -> list[ToolEvent]:
