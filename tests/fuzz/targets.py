@@ -257,16 +257,19 @@ def http2(data: bytes) -> None:
     exchanges.close()
 
 
+_BEGUN = (
+    b"",
+    b"POST /v1/messages HTTP/1.1\r\nHost: x\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 90\r\n\r\n",
+    b'{"jsonrpc":"2.0","id":1,"method":"',
+    PREFACE,
+)
+
+
 def connection(data: bytes) -> None:
     """A good exchange's head, then the bytes; what comes out has names of a bounded length."""
-    heads = (
-        b"",
-        b"POST /v1/messages HTTP/1.1\r\nHost: x\r\n",
-        b'{"jsonrpc":"2.0","id":1,"method":"',
-    )
-    heads += (b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 90\r\n\r\n", PREFACE)
     tap = Connection(lambda text: "h")
-    events = tap.feed("sent", heads[len(data) % len(heads)], 1)
+    events = tap.feed("sent", _BEGUN[len(data) % len(_BEGUN)], 1)
     for turn, (piece, missing) in enumerate(_pieces(data)):
         direction: Direction = "sent" if turn % 3 else "received"
         events += tap.feed(direction, piece, turn, missing)

@@ -553,7 +553,7 @@ def _ollama_line(message: Any, done: bool, **more: Any) -> bytes:
 _OLLAMA_CALL = {
     "role": "assistant",
     "content": "",
-    "tool_calls": [{"function": {"name": "weather"}}],
+    "tool_calls": [{"function": {"name": "weather", "arguments": {"q": REPLY}}}],
 }
 _OLLAMA_STREAM = b"".join(
     (

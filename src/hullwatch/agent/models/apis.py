@@ -1,8 +1,8 @@
 """The APIs that models are called by: one row each, and what is read where in it.
 
 Fields that a path may lead to: asked, answered, id, stream, offered, offered_type, chosen, input,
-output, cached, written (tokens), finish, error, code (which error), proof, and `?first` (there is content; what it is
-stays unread).
+output, cached, written (tokens), finish, error, code (which error), proof, and `?first` (there is
+content; what it is stays unread).
 Sources: the vendors' API references (OpenAI chat, responses, embeddings; Anthropic messages; Google
 generateContent; Amazon Bedrock InvokeModel and Converse; Cohere v1 and v2; Ollama's api.md).
 """
@@ -244,8 +244,8 @@ _OLLAMA = {
 class Api(msgspec.Struct, frozen=True, kw_only=True):
     """path: of the whole path; a group `model` is the model asked for. needs: with hosts of nobody
     we know, one of these fields has to be there, or it is not believed to be this API (others use
-    such paths, too). hosts: providers of which it is believed at all, none: of any. provider: whose
-    it is where the host does not tell. adds_cache: its count of input tokens leaves out the cached.
+    such paths, too). provider: whose it is where the host does not tell. adds_cache: its count of
+    input tokens leaves out the cached ones.
     """
 
     name: str
@@ -256,7 +256,6 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     operation: str = "chat"
     provider: str = COMPATIBLE
     needs: frozenset[str] = frozenset()
-    hosts: frozenset[str] = frozenset()
     adds_cache: bool = False
 
 
@@ -310,7 +309,7 @@ APIS: tuple[Api, ...] = (
     ),
     Api(
         name="anthropic.messages",
-        provider="anthropic",
+        provider="anthropic_compatible",  # Ollama, vLLM and proxies speak it, too
         path=_path(r".*/v1/messages"),
         request=Paths(_MESSAGES_REQUEST),
         response=Paths(_MESSAGES),
@@ -370,7 +369,7 @@ APIS: tuple[Api, ...] = (
         request=Paths(_COHERE_REQUEST),
         response=Paths(_COHERE),
         stream=Paths(_COHERE_STREAM),
-        hosts=frozenset(("cohere",)),
+        needs=frozenset(("input",)),
     ),
     Api(
         name="cohere.embed",
@@ -380,7 +379,7 @@ APIS: tuple[Api, ...] = (
         request=Paths({"model": "asked"}),
         response=Paths(_COHERE),
         stream=_NOTHING,
-        hosts=frozenset(("cohere",)),
+        needs=frozenset(("input",)),
     ),
     Api(
         name="ollama.chat",
@@ -414,12 +413,9 @@ APIS: tuple[Api, ...] = (
 )
 
 
-def find(path: str, provider: str) -> tuple[Api, str] | None:
-    """The API that a path belongs to, and the model that it names. provider: whose host it is, ''
-    where that is not known."""
+def find(path: str) -> tuple[Api, str] | None:
+    """The API that a path belongs to, and the model that it names ('' if none)."""
     for api in APIS:
-        if api.hosts and provider not in api.hosts:
-            continue
         match = api.path.fullmatch(path[:MAX_PATH])
         if match is not None:
             return api, unquote(match.groupdict().get("model") or "")[:MAX_TEXT]

@@ -44,7 +44,7 @@ def begin(
     port = port or (int(named[1]) if named else 0)
     host = host[: named.start()] if named else host
     provider = provider_of(host, port) or provider_of(server, 0)
-    found = find(path, provider)
+    found = find(path)
     if found is None:
         return None
     api, model = found
