@@ -223,6 +223,12 @@ def test_a_websocket_is_said():
     assert [each.reason for each in events] == ["upgraded to websocket"]
 
 
+def test_grpc_is_said():
+    kind = {"Content-Type": "application/grpc+proto"}
+    asked = request("/google.cloud.aiplatform.v1.PredictionService/Predict", "x", b"\0", kind)
+    assert [each.reason for each in _run([(True, asked)])] == ["grpc: protobuf is not read"]
+
+
 def test_other_traffic_is_no_call():
     asked = request("/index.html", "example.com", b"", method="GET")
     form = request("/api/chat", "shop.example", {"model": "x", "messages": []})

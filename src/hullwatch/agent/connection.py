@@ -216,7 +216,8 @@ class Connection:
                 exchange = HttpCalls(self._calls, event, self._client_sends, self._hasher)
             if exchange is not None:
                 self._open[number] = exchange
-            return []
+            grpc = event.headers.get("content-type", "").startswith("application/grpc")
+            return self._tell("grpc: protobuf is not read", time) if grpc else []
         found = self._open.get(number)
         if found is None:
             return []

@@ -17,7 +17,7 @@ from hullwatch.agent.wire.http import Data, End, Event, Head, Lost, header_table
 __all__ = ["PREFACE", "Exchanges2"]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-MAX_STREAMS = 256  # exchanges under way
+MAX_STREAMS = 64  # exchanges under way
 MAX_BLOCK = 64 << 10  # bytes of compressed headers, and of them unpacked
 MAX_TABLE = 64 << 10  # bytes of a compression table
 MAX_CONTROL = 16 << 10  # bytes of any other frame that is read

@@ -81,7 +81,7 @@ class Body:
 
     def _begin(self) -> None:
         self._scanner.reset()
-        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._utf8: codecs.IncrementalDecoder | None = None
         self._problems: set[str] = set()
         self._open: dict[str, Value] = {}
         self._done: list[dict[str, Value]] = []
@@ -114,6 +114,10 @@ class Body:
         return messages
 
     def _check(self, data: bytes, last: bool = False) -> None:
+        if self._utf8 is None:
+            if data.isascii():
+                return
+            self._utf8 = codecs.getincrementaldecoder("utf-8")()
         try:
             self._utf8.decode(data, last)
         except UnicodeDecodeError:

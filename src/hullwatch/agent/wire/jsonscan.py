@@ -27,6 +27,7 @@ MAX_BUILT = 64 << 10  # bytes of a document that is built as a whole
 MAX_DEPTH = 512  # deeper than that is a problem to be told; it costs no memory
 
 _BLANK = re.compile(rb"[ \t\r\n]*+")
+_PLAIN_KEY = re.compile(rb',?[ \t\r\n]*+"([^"\\]{0,64})"[ \t\r\n]*+:[ \t\r\n]*+')
 _TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SKIP = re.compile(rb'[^"\[\]{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\[\]{}]*+)*+', re.DOTALL)
 _RUN = re.compile(rb"[\[{]++|[\]}]++")
@@ -239,6 +240,12 @@ class Scanner:
             return at
         char = data[at]
         frame = self._stack[-1] if self._stack else None
+        if frame is not None and not frame.array and (char == _COMMA or not frame.valued):
+            match = _PLAIN_KEY.match(data, at)
+            if match is not None:  # most are: a key at once, with what stands around it
+                frame.valued = True
+                self._name(match[1])
+                return match.end()
         if char == _QUOTE:
             if frame is not None and not frame.valued:
                 self._key = True
