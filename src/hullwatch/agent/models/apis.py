@@ -415,8 +415,8 @@ APIS: tuple[Api, ...] = (
 
 def find(path: str) -> tuple[Api, str] | None:
     """The API that a path belongs to, and the model that it names ('' if none)."""
-    for api in APIS:
-        match = api.path.fullmatch(path[:MAX_PATH])
+    for api in APIS if len(path) <= MAX_PATH else ():
+        match = api.path.fullmatch(path)
         if match is not None:
             return api, unquote(match.groupdict().get("model") or "")[:MAX_TEXT]
     return None

@@ -96,6 +96,7 @@ def _joined(names: Iterable[str]) -> str | None:
     """Separated by commas; those that do not fit are counted at the end: `a,b,+3`."""
     kept, left = "", 0
     for name in names:
+        name = name.replace(",", "_")
         more = f"{kept},{name}" if kept else name
         if left or len(more) > MAX_TEXT - 8:
             left += 1
