@@ -190,6 +190,8 @@ def test_a_hole_within_a_body_is_bridged():
     reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n" + bytes(90))
     assert reader.gap(12) == [Data(b"", 10)]  # the rest of the chunk, and its line end
     assert reader.feed(b"0\r\n\r\n") == [End(True)]
+    reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n" + bytes(90))
+    assert reader.gap(17) == [Data(b"", 10), End(True)]  # and the end of all
 
 
 def test_heads_do_not_show_what_they_carry():

@@ -106,8 +106,12 @@ class Reader:
                 self._end(events)
             elif not self._left:
                 self._state = _In.CHUNK_END
-                if size == 2:  # just the line end after the chunk
+                # A write that is cut ends where something ends: with the chunk, or with the body.
+                if size == len(b"\r\n"):
                     self._state, size = _In.CHUNK_SIZE, 0
+                elif size == len(b"\r\n0\r\n\r\n"):
+                    self._end(events)
+                    size = 0
         if size:
             self.lost += size + len(self._buffer)
             self._buffer.clear()

@@ -111,7 +111,6 @@ class Scanner:
 
     problems: `duplicate KEY` (a wanted key twice in one object: parsers differ in which counts),
     `case KEY` (equal to a wanted key but for its case: some parsers take it), `depth`.
-    documents: how many top-level objects or arrays have ended.
     """
 
     __slots__ = (
@@ -125,13 +124,11 @@ class Scanner:
         "_string",
         "_target",
         "_text",
-        "documents",
         "problems",
     )
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self.documents = 0
         self.reset()
 
     def reset(self) -> None:
@@ -219,8 +216,6 @@ class Scanner:
         else:
             run = min(run, self._skip)
             self._skip -= run
-            if not self._skip:
-                self._ended()
         return at + run
 
     def _in_scalar(self, data: bytes, at: int, found: list[Picked]) -> int:
@@ -266,7 +261,6 @@ class Scanner:
                 self._stack.pop()
                 if frame.node.end:
                     found.append(Picked(frame.node.end, None))
-                self._ended()
         else:
             self._target = self._place(frame)
             self._scalar = bytearray()
@@ -291,11 +285,6 @@ class Scanner:
             self._skip = 1
         else:
             self._stack.append(_Frame(node, array))
-
-    def _ended(self) -> None:
-        """An object or array has ended."""
-        if not self._stack:
-            self.documents += 1
 
     def _name(self, raw: bytes) -> None:
         """A key was read in the innermost frame."""

@@ -105,7 +105,7 @@ class ToolCalls:
     """Calls under way on a connection, or on all connections of one MCP session if these share it.
 
     sent: was the message sent by the watched process? Whoever sends `tools/call` is the client.
-    lost: calls that nobody saw the end of, because there were too many.
+    Above MAX_PENDING the oldest call ends as lost.
     """
 
     def __init__(self, transport: Transport, server: str = "") -> None:
