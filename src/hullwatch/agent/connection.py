@@ -69,7 +69,7 @@ class Connection:
 
     feed: pieces of one direction in their order, those of both as they happened; gap: bytes that
     are missing after `data`. protocol: '' until it is known. opaque: nothing more will be read, so
-    the tap may stop.
+    the tap may stop. lost: bytes of HTTP that belonged to no message, told by `close`.
     """
 
     def __init__(
@@ -95,11 +95,7 @@ class Connection:
         self._told: set[str] = set()
         self.protocol = "jsonrpc" if pipe else ""
         self.opaque = False
-
-    @property
-    def lost(self) -> int:
-        """Bytes of HTTP that belong to no message that could be read."""
-        return self._http.lost if self._http is not None else 0
+        self.lost = 0
 
     def feed(self, direction: Direction, data: bytes, time: int, gap: int = 0) -> list[Event]:
         sent = direction == "sent"
@@ -125,6 +121,10 @@ class Connection:
             events += self._lines.close(time)
         elif not self._shared:
             events += self._calls.close(time)
+        self.lost = self._http.lost if self._http is not None else 0
+        # What the parsers hold (pieces, tables of headers) does not outlive the connection.
+        self._http = self._lines = None
+        self._first = {True: bytearray(), False: bytearray()}
         self.opaque = True
         return events
 
