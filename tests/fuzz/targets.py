@@ -6,14 +6,16 @@ Each target takes any bytes, must not raise, and holds what it returns to a boun
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+from hullwatch.agent.connection import Connection, Direction
 from hullwatch.agent.mcp import injection
 from hullwatch.agent.mcp.headers import may_ask, mismatch
 from hullwatch.agent.mcp.lines import Lines
 from hullwatch.agent.mcp.message import peek, read
 from hullwatch.agent.mcp.sse import Events
+from hullwatch.agent.models.call import ModelCall
 from hullwatch.agent.otlp import jsonform, wire
 from hullwatch.agent.otlp.encode import spans_of
 from hullwatch.agent.otlp.grpc import Grpc
@@ -23,6 +25,15 @@ from hullwatch.agent.otlp.mapping import received
 from hullwatch.agent.otlp.names import RESOURCE, WANTED
 from hullwatch.agent.otlp.span import MAX_TEXT, Limits, Unreadable
 from hullwatch.agent.secrets import KINDS, Key, Stream, classify_path, detect, redact
+from hullwatch.agent.wire.body import MAX_OUT, PIECE, Decoder
+from hullwatch.agent.wire.eventstream import Frames
+from hullwatch.agent.wire.exchange import MAX_OPEN, Exchanges1
+from hullwatch.agent.wire.http2 import PREFACE, Exchanges2
+from hullwatch.agent.wire.jsonrpc import MAX_BATCH
+from hullwatch.agent.wire.jsonrpc import Lines as RpcLines
+from hullwatch.agent.wire.jsonscan import MAX_TEXT as MAX_PICKED
+from hullwatch.agent.wire.jsonscan import Paths, Scanner, pick
+from hullwatch.agent.wire.sse import ServerEvents
 from hullwatch.context.call import MAX_ATTRIBUTES
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.errors import RuleError
@@ -282,14 +293,124 @@ _HEADS = (b"", _POST, _POST + b"Content-Length: ", _POST + _CHUNKED, _POST + _CH
 # HTTP/2's preface and empty settings.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 
+
+def _pieces(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """(piece, bytes that are missing after it); the first byte says how long pieces are."""
+    step = 1 + (data[0] & 0x3F if data else 0)
+    for at in range(1, len(data), step):
+        missing = data[at] if data[0] & 0x40 and at % 5 == 1 else 0
+        yield data[at : at + step], missing
+
+
+def json_fields(data: bytes) -> None:
+    """However it is cut, the same is picked; no text is longer than its bound."""
+    paths = Paths({"a": "a", "b.*.c": "c", "*.a": "d", "e": "?e"}, ends={"": "end", "*": "end"})
+    scanner = Scanner(paths)
+    found = [each for piece, _ in _pieces(data) for each in scanner.feed(piece)]
+    whole = Scanner(paths)
+    assert [*found, *scanner.finish()] == [*whole.feed(data[1:]), *whole.finish()]
+    for _, value in pick(data[1:], paths):
+        assert not isinstance(value, str) or len(value) <= MAX_PICKED
+
+
+def jsonrpc_lines(data: bytes) -> None:
+    """Without holes, what is passed on is what came."""
+    lines = RpcLines(keep=len(data))
+    got = []
+    for piece, missing in _pieces(data):
+        got += lines.feed(piece)
+        got += lines.gap(missing) if missing else []
+    got += lines.close()
+    assert all(len(each.messages) <= MAX_BATCH for each in got)
+    if not data[:1] or not data[0] & 0x40:
+        assert b"".join(each.raw or b"" for each in got) == data[1:]
+
+
+def server_events(data: bytes) -> None:
+    events = ServerEvents()
+    for piece, missing in _pieces(data):
+        assert all(len(each.data) <= len(data) for each in events.feed(piece))
+        if missing:
+            events.gap()
+    events.rest()
+
+
+def event_frames(data: bytes) -> None:
+    frames = Frames()
+    for piece, missing in _pieces(data):
+        assert all(len(each.payload) <= len(data) for each in frames.feed(piece))
+        if missing:
+            frames.gap()
+
+
+def content_coding(data: bytes) -> None:
+    for coding in ("gzip", "deflate", "br", "zstd"):
+        decoder = Decoder(coding)
+        out = [each for piece, _ in _pieces(data) for each in decoder.feed(piece)]
+        out += decoder.end()
+        assert max(map(len, out), default=0) <= PIECE and sum(map(len, out)) <= MAX_OUT
+
+
+def http1(data: bytes) -> None:
+    exchanges, open_ = Exchanges1(), set()
+    for turn, (piece, missing) in enumerate(_pieces(data)):
+        for asked in (True, False) if turn & 1 else (False,):
+            parts = exchanges.feed(asked, piece)
+            parts += exchanges.gap(asked, missing) if missing else []
+            open_ |= {part.number for part in parts if part.asked and part.number}
+    assert len(open_) <= max(len(data), MAX_OPEN)
+    exchanges.close()
+
+
+def http2(data: bytes) -> None:
+    exchanges = Exchanges2()
+    exchanges.feed(True, PREFACE)
+    for turn, (piece, missing) in enumerate(_pieces(data)):
+        exchanges.feed(bool(turn & 1), piece)
+        if missing:
+            exchanges.gap(bool(turn & 1), missing)
+    exchanges.close()
+
+
+_BEGUN = (
+    b"",
+    b"POST /v1/messages HTTP/1.1\r\nHost: x\r\n",
+    b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 90\r\n\r\n",
+    b'{"jsonrpc":"2.0","id":1,"method":"',
+    PREFACE,
+)
+
+
+def connection(data: bytes) -> None:
+    """A good exchange's head, then the bytes; what comes out has names of a bounded length."""
+    tap = Connection(lambda text: "h")
+    events = tap.feed("sent", _BEGUN[len(data) % len(_BEGUN)], 1)
+    for turn, (piece, missing) in enumerate(_pieces(data)):
+        direction: Direction = "sent" if turn % 3 else "received"
+        events += tap.feed(direction, piece, turn, missing)
+    for each in [*events, *tap.close(1 << 20)]:
+        if isinstance(each, ModelCall):
+            texts = (each.asked, each.answered, each.response_id, *each.offered, *each.chosen)
+            assert all(len(text) <= MAX_PICKED for text in texts)
+            each.to_call(1)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
+    "json": json_fields,
+    "jsonrpc": jsonrpc_lines,
+    "sse": server_events,
+    "eventstream": event_frames,
+    "coding": content_coding,
+    "http1": http1,
+    "http2": http2,
+    "connection": connection,
     "dns": dns_message,
     "tls": tls_hello,
     "dictionary": dictionary_record,
     "sigma": sigma_file,
     "rules": rule_file,
     "secrets": secrets,
-    "jsonrpc": json_rpc,
+    "mcp": json_rpc,
     "lines": lines_and_events,
     "injection": injected_text,
     "otlp": otlp_export,
