@@ -109,6 +109,8 @@ password: str
 password = os.environ["DB_PASSWORD"]
 password=getpass.getpass()
 "password": "changeme"
+"password": "Contraseña"
+redis://[[username]:[password]]@localhost:6379/0
 password="password123"
 api_key: os.environ/E2B_API_KEY
 attributes["yuan2_api_key"] = self.yuan2_api_key

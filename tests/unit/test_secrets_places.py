@@ -59,6 +59,7 @@ NO_PLACES = """
 /usr/lib/python3/dist-packages/certifi/cacert.pem /root/.ssh/id_ed25519.pub /root/.ssh/known_hosts
 /srv/README.md /proc/self/status /srv/.env.example /etc/passwd /usr/bin/env
 /srv/.venv/lib/python3.11/site-packages/x/secrets/token.py /srv/src/tokens.py /dev/null
+/app/src/secrets/store.py /app/src/secrets/README.md
 """.split()
 
 

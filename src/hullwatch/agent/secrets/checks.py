@@ -37,8 +37,8 @@ _WEAK = frozenset(
     b"admin changeit default guest hunter2 letmein passwd password password1 password123 postgres"
     b" pass123 qwerty root secret secret123 test test123 testing user username".split()
 )
-# What names something in code: words in one case joined by _ - . or camel case, numbers at the end.
-_NAME = re.compile(rb"[-_]*[A-Za-z]+[0-9]{0,3}(?:[._/:-]+[A-Za-z]*[0-9]{0,3})*")
+# What names something, in code or in any language: words, maybe joined, with numbers at their ends.
+_NAME = re.compile(rb"[-_]*[A-Za-z\x80-\xff]+[0-9]{0,3}(?:[._/:-]+[A-Za-z\x80-\xff]*[0-9]{0,3})*")
 _UUID = re.compile(rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TYPE = re.compile(rb"(?:Private|Public|Secret)Key")  # X25519PrivateKey
 _LOWER, _UPPER, _DIGIT, _OTHER = range(4)
@@ -122,7 +122,7 @@ def mixed(value: bytes) -> bool:
 
 def password(value: bytes) -> bool:
     """Somebody's password rather than a word that stands for one, or a piece of code."""
-    if value.lower() in _WEAK or len(set(value)) < 5:
+    if value.strip(b"[](){}*").lower() in _WEAK or len(set(value)) < 5:
         return False
     if _NAME.fullmatch(value) and not mixed(value):
         return False

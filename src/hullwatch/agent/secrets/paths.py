@@ -14,7 +14,7 @@ _MAX_PATH = 4096
 # A pattern that begins with neither `/` nor `**` holds in any folder.
 PATHS = (
     ("", "*.pub /etc/ssl/certs/** /usr/share/ca-certificates/** ca-certificates.crt cacert.pem"),
-    ("", "**/dist-info/** **/site-packages/**/*.py .env.example .env.sample .env.template"),
+    ("", "*.py *.pyc *.pyi *.so *.md **/*.dist-info/** .env.example .env.sample .env.template"),
     (
         "kubernetes_service_account_token",
         "**/serviceaccount/**token **/kubernetes.io~projected/**token **/secrets/**tokens/**token",
@@ -76,7 +76,7 @@ PATHS = (
     (
         "model_hub_token",
         ".cache/huggingface/token .cache/huggingface/stored_tokens .huggingface/token"
-        " .kaggle/kaggle.json .cache/kagglehub/** .modelscope/credentials/** .replicate/**"
+        " .kaggle/kaggle.json .modelscope/credentials/** .replicate/**"
         " .config/wandb/settings .wandb/settings .ngc/config",
     ),
     (
