@@ -4,7 +4,8 @@
 
 Both ways are measured in turns within one run, over stdio and HTTP, with 1, 8 and 32 calls under
 way at a time. The server answers at once, so that what is left is the way. Pins, hashes and the
-signs of injection are on; no agent is asked.
+signs of injection are on; no agent is asked. `cpu` is what the gateway's process uses for a call:
+on a machine that is not quiet it is the figure that holds.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def body(ident: int, size: int) -> bytes:
 
 
 @asynccontextmanager
-async def stdio(gateway: list[str], size: int, state: str) -> AsyncIterator[Call]:
-    """A server of its own; calls may be under way together."""
+async def stdio(gateway: list[str], size: int, state: str) -> AsyncIterator[tuple[Call, int]]:
+    """A server of its own; calls may be under way together. With the pid of what was started."""
     server = [sys.executable, "-c", STDIO_SERVER, str(size)]
     command = [*gateway, "--", *server] if gateway else server
     child = await asyncio.create_subprocess_exec(
@@ -74,7 +75,7 @@ async def stdio(gateway: list[str], size: int, state: str) -> AsyncIterator[Call
 
     reading = asyncio.create_task(read())
     try:
-        yield call
+        yield call, child.pid
     finally:
         child.stdin.close()
         await child.wait()
@@ -106,7 +107,7 @@ async def _http_server() -> None:
 
 
 @asynccontextmanager
-async def http(gateway: list[str], size: int, state: str) -> AsyncIterator[Call]:
+async def http(gateway: list[str], size: int, state: str) -> AsyncIterator[tuple[Call, int]]:
     """Connections that are kept, one for each call that is under way."""
     server = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "--serve", stdout=-1, env=_environment(state)
@@ -141,7 +142,7 @@ async def http(gateway: list[str], size: int, state: str) -> AsyncIterator[Call]
         free.append(link)
 
     try:
-        yield call
+        yield call, started[-1].pid
     finally:
         for _, writer in free:
             writer.close()
@@ -176,18 +177,29 @@ async def run(calls: int, rounds: int, size: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as state:
         for name, way in (("stdio", stdio), ("http", http)):
-            async with way([], size, state) as direct, way(GATEWAY, size, state) as through:
+            async with way([], size, state) as (direct, _), way(GATEWAY, size, state) as gateway:
+                through, pid = gateway
                 for concurrent in CONCURRENT:
                     took: dict[str, list[float]] = {"direct": [], "gateway": []}
+                    cpu = 0.0
                     number = 0
                     for turn in range(rounds + 1):
                         for kind, call in (("direct", direct), ("gateway", through)):
                             count = calls if turn else WARM
+                            before = _cpu(pid)
                             found = await measure(call, count, concurrent, number)
                             number += count
                             took[kind] += found if turn else []
-                    rows.append({"over": name, "concurrent": concurrent, **_row(took)})
+                            cpu += _cpu(pid) - before if turn and kind == "gateway" else 0
+                    row = {"over": name, "concurrent": concurrent, **_row(took)}
+                    rows.append(row | {"cpu_us": cpu / len(took["gateway"]) * 1e6})
     return rows
+
+
+def _cpu(pid: int) -> float:
+    """Seconds that a process and its threads have used, to the ns."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def _row(took: dict[str, list[float]]) -> dict[str, float]:
@@ -216,14 +228,14 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows))
         return
-    print(f"{'':<6}{'at a':>6}  {'direct':>18}  {'gateway':>18}  {'added':>18}  µs")
+    print(f"{'':<6}{'at a':>6}  {'direct':>18}  {'gateway':>18}  {'added':>18}  {'cpu':>6}  µs")
     print(f"{'over':<6}{'time':>6}" + f"  {'p50':>8} {'p99':>9}" * 3)
     for row in rows:
         said = "".join(
             f"  {row[f'{kind}_p50_us']:8.0f} {row[f'{kind}_p99_us']:9.0f}"
             for kind in ("direct", "gateway", "added")
         )
-        print(f"{row['over']:<6}{row['concurrent']:>6}{said}")
+        print(f"{row['over']:<6}{row['concurrent']:>6}{said}  {row['cpu_us']:6.0f}")
 
 
 if __name__ == "__main__":

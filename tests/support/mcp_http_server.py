@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -44,15 +45,18 @@ async def _read(reader: asyncio.StreamReader) -> Asked | None:
 class Peer:
     """`async with Peer(answering) as peer`: peer.port; peer.asked has what came."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, answering: Answering, tls: ssl.SSLContext | None = None) -> None:
         self._answering = answering
+        self._tls = tls
         self.asked: list[Asked] = []
         self.connections = 0
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Peer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24)
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, limit=1 << 24, ssl=self._tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

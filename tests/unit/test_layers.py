@@ -85,7 +85,7 @@ def test_every_exception_is_still_needed():
         assert modules <= found, f"{name} no longer imports {modules - found}"
 
 
-@pytest.mark.parametrize("module", ["duckdb", "pyarrow.parquet", "rich", "asyncio", "sigma"])
+@pytest.mark.parametrize("module", ["duckdb", "pyarrow.parquet", "rich", "asyncio", "sigma", "h11"])
 def test_the_agent_does_not_pay_for(module):
     """Memory: queries and Parquet are other processes' work, the command line's looks too."""
     code = f"import sys, hullwatch.daemon; sys.exit({module!r} in sys.modules)"

@@ -304,10 +304,14 @@ def test_a_server_that_nobody_knows_is_not_held(pins):
     assert Scene(pins=pins, hold=True).call(1, "anything") is None
 
 
-def test_an_id_of_null_is_no_way_around(pins):
-    scene = Scene(pins=pins, hold=True)
+@pytest.mark.parametrize("hold", [False, True])
+def test_a_call_that_cannot_be_answered_is_told(pins, hold):
+    scene = Scene(pins=pins, hold=hold)
     scene.list("a")
-    assert scene.sent(request(None, "tools/call", name="x")) is not None
+    for ident in ({"id": None}, {"id": [1]}, {}):
+        message = {"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "a"}, **ident}
+        assert (scene.sent(message) is not None) == hold
+    assert scene.reporter.signals == [("call_without_id", "a")]
 
 
 def test_a_batch_is_held_as_a_whole(pins):
@@ -342,17 +346,28 @@ def test_repeats_are_counted_not_told():
     assert scene.reporter.of("signal")[1].attributes["hullwatch.repeats"] == 4
 
 
-@pytest.mark.parametrize("hold", [False, True])
-def test_a_mistake_of_ours_cuts_nothing_and_is_told(hold, pins):
+def test_a_detector_that_fails_cuts_nothing_and_is_told():
     def broken(data: bytes) -> list[Found]:
         raise RuntimeError("oops s3cr3t")
 
-    scene = Scene(detect=broken, hold=hold, pins=pins)
+    scene = Scene(detect=broken)
+    assert scene.call(1, arguments={"a": 1}) is None
+    scene.heard(1, content=[])
+    assert scene.reporter.ends == [("t", "ok")]
+    assert scene.reporter.signals == [("gateway_fault", "RuntimeError")]
+    assert "oops" not in str(scene.reporter.log)
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_what_was_not_looked_into_is_held_where_calls_are_held(hold, pins):
+    def broken(data: bytes) -> str:
+        raise RuntimeError
+
+    scene = Scene(hasher=broken, hold=hold, pins=pins)
     scene.list("t")
     answers = scene.call(1, arguments={"a": 1})
-    assert (answers is not None) == hold, "what was not looked into is held where calls are held"
-    assert ("gateway_fault", "RuntimeError") in scene.reporter.signals
-    assert "oops" not in str(scene.reporter.log)
+    assert (answers is not None) == hold
+    assert scene.reporter.signals == [("gateway_fault", "RuntimeError")]
 
 
 _METHODS = ["tools/call", "tools/list", "notifications/cancelled", "initialize", "ping"]

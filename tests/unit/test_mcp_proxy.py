@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 import inspect
 import json
+import shutil
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hullwatch.agent.mcp import proxy as proxy_module
 from hullwatch.agent.mcp.observer import Observer
 from hullwatch.agent.mcp.pins import Pins
 from hullwatch.agent.mcp.proxy import Proxy
@@ -488,6 +492,30 @@ async def test_who_may_ask(headers: dict[str, str], allowed: bool):
 
 
 @over
+async def test_a_body_has_one_length():
+    async def answering(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n")
+        writer.write(b"Connection: X-Hop\r\nX-Hop: 1\r\nX-End: 1\r\n\r\n")
+        writer.write(chunk(b"seven77") + chunk(b""))
+        await writer.drain()
+
+    async with between(answering) as at:
+        client = await Raw.connect(at.port)
+        head = b"POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nX-Hop: 1\r\n"
+        head += b"Connection: keep-alive, x-hop\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await client.send(head + chunk(b"GET / HTTP/1.1") + chunk(b""))
+        _, headers, body = await client.answer()
+        assert body == b"seven77" and "content-length" not in headers
+        assert "x-hop" not in headers and headers["x-end"] == "1"
+        (asked,) = at.peer.asked
+        assert asked.body == b"GET / HTTP/1.1"
+        assert not {"content-length", "x-hop"} & asked.headers.keys()
+        await client.send(request("POST", "/mcp", b"{}").replace(b"Length: 2", b"Length: 2, 3"))
+        assert (await client.answer())[0] == 400
+        assert len(at.peer.asked) == 1
+
+
+@over
 async def test_other_paths_and_methods_pass():
     async def answering(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 201 Made\r\nX-Odd: 1\r\nContent-Length: 2\r\n\r\nok")
@@ -557,6 +585,49 @@ async def test_concurrent_calls_keep_apart():
         ended = {call.id: (call.name, call.status) for call in at.reporter.of("end")}
         assert len(begun) == len(ended) == 128
         assert all(ended[ident] == (name, "ok") for ident, name in begun.items())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@over
+async def test_a_certificate_is_verified(tmp_path: Path):
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(cert, key)
+    async with Peer(answers_json, tls) as peer:
+        for host, ca, status in (
+            ("localhost", cert, 200),
+            ("localhost", None, 502),
+            ("127.0.0.1", cert, 502),
+        ):
+            upstream = Upstream(f"https://{host}:{peer.port}/mcp", ca)
+            proxy = Proxy(Observer("peer", Recording()), upstream)
+            server = await proxy.listen("127.0.0.1", 0)
+            client = await Raw.connect(server.sockets[0].getsockname()[1])
+            await client.send(request("POST", "/mcp", call(1)))
+            got, _, body = await client.answer()
+            assert got == status
+            assert status == 200 or b"certificate" in body
+            server.close()
+            await proxy.close()
+        assert len(peer.asked) == 1
+
+
+@over
+async def test_what_is_in_hand_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proxy_module, "MAX_IN_HAND", 1000)
+    async with between(answers_json) as at:
+        client = await Raw.connect(at.port)
+        for size in (10, 5000, 10):
+            await client.send(request("POST", "/mcp", call(1, x="y" * size)))
+            assert (await client.answer())[0] == 200
+        unparsed = [
+            call.attributes.get("hullwatch.unparsed", False) for call in at.reporter.of("end")
+        ]
+        assert unparsed == [False, True, False]
 
 
 @pytest.mark.parametrize(

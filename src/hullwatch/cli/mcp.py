@@ -20,8 +20,9 @@ from hullwatch.cli.options import Json
 from hullwatch.cli.show import iso, print_json, print_table, safe, say
 
 if TYPE_CHECKING:
-    from hullwatch.agent.mcp.observer import Detect, Observer
+    from hullwatch.agent.mcp.observer import Observer
     from hullwatch.agent.mcp.pins import Pin, Pins
+    from hullwatch.agent.mcp.signals import Detect
 
 __all__ = ["register"]
 

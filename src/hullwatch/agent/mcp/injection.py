@@ -44,10 +44,10 @@ _YOU = r"(?:you|the (?:model|assistant|agent|ai|llm))"
 _EARLIER = r"(?:previous|prior|earlier|above|preceding|existing|original|system|other)"
 _ORDERS = r"(?:instructions?|prompts?|rules?|guidelines?|directions?|directives?|context)"
 _KEYS = (
-    r"(?:~/|/home/|/root/|\$home/|%userprofile%\\?)?(?:\.ssh/|\.aws/|\.kube/config|\.netrc|\.npmrc|"
-    r"\.pypirc|\.gnupg|\.docker/config|\.cursor/mcp\.json|\.claude/|id_(?:rsa|ed25519|ecdsa)\b|"
-    r"\.env\b|/etc/(?:shadow|passwd)|mcp\.json|claude_desktop_config)"
+    r"(?:\.ssh/|\.aws/|\.kube/config|\.netrc|\.pypirc|\.gnupg|\.docker/config"
+    r"|id_(?:rsa|ed25519|ecdsa)\b|/etc/shadow)"
 )
+_CONFIGS = r"(?:\.env\b|\.npmrc|/etc/passwd|\bmcp\.json|\.cursor/|\.claude/|claude_desktop_config)"
 _TAKE = r"(?:read|open|cat|load|fetch|get|include|access|retrieve|send|upload|paste|copy|extract)"
 
 SIGNS: tuple[Sign, ...] = (
@@ -108,6 +108,12 @@ SIGNS: tuple[Sign, ...] = (
         60,
         "asks for files that hold keys or tokens",
         rf"\b{_TAKE}\b[^.\n]{{0,60}}{_KEYS}",
+    ),
+    Sign(
+        "secret.read.config",
+        35,
+        "asks for files of settings that often hold keys or tokens",
+        rf"\b{_TAKE}\b[^.\n]{{0,60}}{_CONFIGS}",
     ),
     Sign(
         "secret.path",
@@ -192,9 +198,14 @@ SIGNS: tuple[Sign, ...] = (
     Sign(
         "exfil.image",
         60,
-        "an image whose address carries data when it is shown",
-        r"!\[[^\]\n]{0,80}\]\(https?://[^)\s]{3,200}[?&][A-Za-z_]{1,20}=(?:\{|<|\$|%7B|[A-Za-z0-9+/_-]"
-        r"{64,})",
+        "an image whose address has a place for data to be filled in",
+        r"!\[[^\]\n]{0,80}\]\(https?://[^)\s]{3,200}[?&][A-Za-z_]{1,20}=(?:\{|<|\$|%7B)",
+    ),
+    Sign(
+        "exfil.image.long",
+        35,
+        "an image whose address carries much data",
+        r"!\[[^\]\n]{0,80}\]\(https?://[^)\s]{3,200}[?&][A-Za-z_]{1,20}=[A-Za-z0-9+/_-]{64}",
     ),
     Sign(
         "hidden.comment",

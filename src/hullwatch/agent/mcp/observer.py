@@ -11,13 +11,12 @@ import shlex
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from hullwatch.agent import semconv
-from hullwatch.agent.mcp import injection
-from hullwatch.agent.mcp.confusable import disguised
+from hullwatch.agent.mcp.listings import Listings
 from hullwatch.agent.mcp.message import (
     NAMED_BY,
     Key,
@@ -29,29 +28,22 @@ from hullwatch.agent.mcp.message import (
     key_of,
     text,
 )
-from hullwatch.agent.mcp.pins import MAX_TOOLS, Change, PinError, Pins, Tool, digest_of
+from hullwatch.agent.mcp.pins import PinError, Pins
+from hullwatch.agent.mcp.signals import FAULT, Detect, Signals
 from hullwatch.agent.report import Reporter
-from hullwatch.context.call import MAX_TEXT, Call, Signal, Status, Value, new_id
+from hullwatch.context.call import MAX_TEXT, Call, Status, Value, new_id
 
-__all__ = ["HELD", "SERVER_GONE", "Detect", "Dialogue", "Observer", "Open"]
+__all__ = ["HELD", "SERVER_GONE", "Dialogue", "Observer", "Open"]
 
 HELD = -32001  # a call that waits for a person
 SERVER_GONE = -32002  # the server cannot answer any more
-FAULT = "the gateway could not look into a message; please report it"
 _LARGE = "too large to be parsed"
+_NO_ID = "a call without an id that can be answered"
 _UNREADABLE = -32600  # JSON-RPC: invalid request
 
 MAX_OPEN = 4096  # requests of one dialogue without an answer
 MAX_WAITING = 1024  # calls between two round trips
 WAIT_NS = 3600 * 10**9  # how long a client may take to come back with what was asked for
-_MAX_PAGES = 64  # cursors of unfinished listings
-_MAX_TOLD = 4096  # signals that are remembered so as not to be repeated
-_AGAIN_NS = 60 * 10**9
-_MAX_SEEN = 8192  # definitions that were looked at
-
-
-Detect = Callable[[bytes], Sequence[Any]]
-"""Bytes to what was found in them; each has a `kind`."""
 
 
 class Open:
@@ -104,15 +96,11 @@ class Observer:
         self._pins = pins
         self.hold = hold
         self._hasher = hasher
-        self._detect = detect
         self._transport = transport
         self._clock = clock
         self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
-        self._told: OrderedDict[tuple[str, str, str], tuple[int, int]] = OrderedDict()
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        # The next cursor of a listing -> names so far. Here, as a client without a session may ask
-        # for each page by itself.
-        self._pages: OrderedDict[str, list[str]] = OrderedDict()
+        self._signals = Signals(server, reporter, detect, clock)
+        self._listings = Listings(server, pins, hold, self._signals, clock)
 
     # --- client to server -----------------------------------------------------------------
 
@@ -130,7 +118,7 @@ class Observer:
         try:
             return await self._sent(dialogue, reading, size, pid, more or {})
         except Exception as error:
-            self._fault(error)
+            self._signals.fault(error)
             return self.refuse(reading, _UNREADABLE, _why(FAULT)) if self.hold else None
 
     async def _sent(
@@ -163,13 +151,13 @@ class Observer:
         try:
             return await self._sent_large(dialogue, peeked, pid, more or {})
         except Exception as error:
-            self._fault(error)
+            self._signals.fault(error)
             return None
 
     async def _sent_large(
         self, dialogue: Dialogue, peeked: Message, pid: int, more: Mapping[str, Value]
     ) -> Open | None:
-        self._signal("unparsed", peeked.method or "message", _LARGE)
+        self._signals.tell("unparsed", peeked.method or "message", _LARGE)
         if peeked.method != "tools/call":
             return Open(peeked) if peeked.kind == "request" else None
         attributes = self._attributes(dialogue, peeked, more) | {semconv.UNPARSED: True}
@@ -192,7 +180,7 @@ class Observer:
 
     def refuse_large(self, peeked: Message) -> list[bytes]:
         """The answer to one that is not passed on since calls are held."""
-        self._signal("unparsed", peeked.method or "message", _LARGE, held=True)
+        self._signals.tell("unparsed", peeked.method or "message", _LARGE, held=True)
         return [error_response(peeked.id, _UNREADABLE, _why(_LARGE))]
 
     def refuse(self, reading: Reading, code: int, why: str) -> list[bytes]:
@@ -200,36 +188,39 @@ class Observer:
         return [
             error_response(message.id, code, why)
             for message in reading.messages
-            if message.kind == "request"
+            if message.id and message.kind in ("request", "invalid")
         ]
 
     def disagrees(self, reading: Reading, what: str) -> None:
         """The HTTP headers say something else than the body."""
         methods = ", ".join(sorted({message.method or "?" for message in reading.messages}))
-        self._signal("header_mismatch", methods, what, held=True)
+        self._signals.tell("header_mismatch", methods, what, held=True)
 
     def _refusal(self, reading: Reading) -> list[bytes] | None:
         if reading.problem:
-            self._signal("unparsed", "message", reading.problem, held=self.hold)
+            self._signals.tell("unparsed", "message", reading.problem, held=self.hold)
             if self.hold:
                 return [error_response(b"", _UNREADABLE, _why(reading.problem))]
         if reading.doubled:
             keys = ", ".join(reading.doubled)
             detail = f"keys that may be read in two ways: {keys}"
-            self._signal("message_ambiguous", keys, detail, held=self.hold)
+            self._signals.tell("message_ambiguous", keys, detail, held=self.hold)
             if self.hold:
                 return self.refuse(reading, _UNREADABLE, _why(detail))
+        calls = [message for message in reading.messages if message.method == "tools/call"]
+        for message in calls:
+            if message.kind != "request":
+                # A server may carry it out all the same, and nobody would know when it is done.
+                self._signals.tell("call_without_id", message.name, _NO_ID, held=self.hold)
+                if self.hold:
+                    return self.refuse(reading, _UNREADABLE, _why(_NO_ID))
         if not self.hold:
             return None
-        held = {
-            message.name: why
-            for message in reading.messages
-            if message.method == "tools/call" and (why := self._held(message.name))
-        }
+        held = {message.name: why for message in calls if (why := self._held(message.name))}
         if not held:
             return None
         for name, why in held.items():
-            self._signal("call_held", name, why, held=True)
+            self._signals.tell("call_held", name, why, held=True)
         return [
             error_response(
                 message.id,
@@ -238,7 +229,7 @@ class Observer:
                 {"server": self.server, "tool": message.name},
             )
             for message in reading.messages
-            if message.id
+            if message.kind == "request"
         ]
 
     def _held(self, tool: str) -> str:
@@ -299,7 +290,7 @@ class Observer:
                 if self._hasher and arguments:
                     attributes[semconv.ARGUMENTS_HASH] = self._hasher(arguments)
                 call = self._call(dialogue, message, size, pid, attributes)
-                call = self._secrets(call, message.params, "secret_in_arguments")
+                call = self._signals.secrets(call, message.params, "secret_in_arguments")
                 opened = Open(message, call)
             # Known to the kernel before the server reads a byte of it.
             await self._reporter.begin(call)
@@ -329,11 +320,11 @@ class Observer:
         try:
             self._heard(dialogue, reading, size, status)
         except Exception as error:
-            self._fault(error)
+            self._signals.fault(error)
 
     def _heard(self, dialogue: Dialogue, reading: Reading, size: int, status: int) -> None:
         if reading.problem:
-            self._signal("unparsed", "answer", reading.problem)
+            self._signals.tell("unparsed", "answer", reading.problem)
         for message in reading.messages:
             if message.kind in ("result", "error"):
                 self._answered(dialogue, message, size, status)
@@ -342,7 +333,7 @@ class Observer:
         """One that was too large to be parsed has gone by."""
         opened = dialogue.open.pop(peeked.key, None)
         subject = opened.message.name if opened and opened.message.name else "answer"
-        self._signal("unparsed", subject, _LARGE)
+        self._signals.tell("unparsed", subject, _LARGE)
         if opened is not None and opened.call is not None:
             failed = peeked.kind == "error"
             self._end(
@@ -355,15 +346,19 @@ class Observer:
 
     def elsewhere(self, where: str) -> None:
         """The old SSE transport's server sends its client to another address."""
-        self._signal("endpoint_elsewhere", where, "the server names an address past the gateway")
+        self._signals.tell(
+            "endpoint_elsewhere", where, "the server names an address past the gateway"
+        )
 
     def refused(self, header: str) -> None:
         """A request with another host's name: DNS rebinding, or a page of elsewhere."""
-        self._signal("request_refused", header, f"{header} names a host that is not allowed here")
+        self._signals.tell(
+            "request_refused", header, f"{header} names a host that is not allowed here"
+        )
 
     def unreadable(self, what: str) -> None:
         """An answer in a form that is not looked into."""
-        self._signal("unparsed", "answer", what)
+        self._signals.tell("unparsed", "answer", what)
 
     def abandon(
         self, dialogue: Dialogue, status: Status, error: str, keys: Sequence[Key] | None = None
@@ -393,19 +388,19 @@ class Observer:
         result = fields(message.result)
         if method in ("initialize", "server/discover"):
             dialogue.version = text(result.get("protocolVersion", b"")) or dialogue.version
-            self._look_once("instructions", result.get("instructions", b""))
+            self._signals.definition("instructions", result.get("instructions", b""))
         elif method == "tools/list" and message.kind == "result":
-            self._listed(opened.cursor, message.result)
+            self._listings.listed(opened.cursor, message.result)
         call = opened.call
         if call is None:
             if method in NAMED_BY and message.kind == "result":
-                self._look(opened.message.name, message.result, 0)
+                self._signals.result(opened.message.name, message.result, 0)
             return
         if text(result.get("resultType", b"")) == "input_required":
             self._wait(opened, result, size)
             return
         extra: dict[str, Value] = {semconv.HTTP_STATUS: status} if status else {}
-        opened.call = call = self._secrets(
+        opened.call = call = self._signals.secrets(
             call, message.result or message.error, "secret_in_result"
         )
         if message.kind == "error":
@@ -414,7 +409,7 @@ class Observer:
             return
         if self._hasher:
             extra[semconv.RESULT_HASH] = self._hasher(message.result)
-        self._look(call.name, message.result, call.id)
+        self._signals.result(call.name, message.result, call.id)
         failed = result.get("isError") == b"true"
         self._end(opened, "error" if failed else "ok", "tool_error" if failed else "", size, extra)
 
@@ -437,108 +432,7 @@ class Observer:
         for waiting in late:
             self._reporter.end(self._ended(waiting.call, "lost", "never resumed", 0, {}))
 
-    # --- listings -------------------------------------------------------------------------
-
-    def _listed(self, cursor: str, raw: bytes) -> None:
-        try:
-            result = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, RecursionError):
-            self._signal("unparsed", "tools/list", "not JSON, or nested too deeply")
-            return
-        listed = result.get("tools") if isinstance(result, dict) else None
-        if not isinstance(listed, list):
-            return
-        tools: dict[str, Tool] = {}
-        for definition in listed:
-            tool = digest_of(definition) if isinstance(definition, dict) else None
-            if tool is None:
-                continue
-            twin = tools.get(tool.name)
-            if twin is not None and twin.digest != tool.digest:
-                self._signal("tool_shadows", tool.name, "listed twice, with two definitions")
-                tool = Tool(tool.name, twin.digest[:32] + tool.digest[:32], twin.text)
-            tools[tool.name] = tool
-            self._look_once(tool.name, tool.text.encode())
-            if disguised(tool.name):
-                self._signal("tool_shadows", tool.name, "letters that are not what they seem")
-        # None: its beginning was not seen, so what is missing is not known.
-        before = self._pages.pop(cursor, None) if cursor else []
-        names = None if before is None else [*before, *tools]
-        following = result.get("nextCursor")
-        more = isinstance(following, str) and following != ""
-        if more and names is not None and len(names) <= MAX_TOOLS:
-            self._pages[following] = names
-            if len(self._pages) > _MAX_PAGES:
-                self._pages.popitem(last=False)
-        self._compare(list(tools.values()), None if more else names)
-
-    def _compare(self, tools: list[Tool], whole: list[str] | None) -> None:
-        """whole: the names of a listing that has ended with these tools."""
-        if self._pins is None:
-            return
-        changes: list[Change] = []
-        try:
-            changes += self._pins.see(self.server, tools, self._clock())
-            if whole is not None:
-                changes += self._pins.finish(self.server, whole, self._clock())
-        except PinError as error:
-            self._signal("pins_unusable", self.server, str(error))
-        for change in changes:
-            held = self.hold and change.kind in ("tool_changed", "tool_added")
-            self._signal(change.kind, change.tool, change.detail, held=held)
-
-    # --- what is said ---------------------------------------------------------------------
-
-    def _look_once(self, subject: str, raw: bytes) -> None:
-        """A definition: listed again and again, looked at once."""
-        if not raw:
-            return
-        key = f"{subject}\0{hash(raw)}"
-        if key in self._seen:
-            return
-        self._seen[key] = None
-        if len(self._seen) > _MAX_SEEN:
-            self._seen.popitem(last=False)
-        hits = injection.look(injection.plain(raw), "definition")
-        self._injection("injection_in_definition", subject, hits, 0)
-
-    def _look(self, subject: str, raw: bytes, call: int) -> None:
-        hits = injection.look(injection.plain(raw), "result")
-        self._injection("injection_in_result", subject, hits, call)
-
-    def _injection(
-        self, kind: str, subject: str, hits: tuple[injection.Hit, ...], call: int
-    ) -> None:
-        if not injection.told(hits):
-            return
-        why = "; ".join(dict.fromkeys(hit.sign.why for hit in hits))
-        attributes: dict[str, Value] = {
-            semconv.SIGNS: ",".join(hit.sign.ident for hit in hits)[:MAX_TEXT],
-            semconv.SIGN_OFFSETS: ",".join(str(hit.offset) for hit in hits)[:MAX_TEXT],
-        }
-        self._signal(kind, subject, why, call=call, attributes=attributes)
-
-    def _secrets(self, call: Call, raw: bytes, kind: str) -> Call:
-        if self._detect is None or not raw:
-            return call
-        half = injection.MAX_SCAN // 2
-        part = raw if len(raw) <= 2 * half else raw[:half] + b"\n" + raw[-half:]
-        kinds = sorted({str(found.kind) for found in self._detect(part)})
-        if not kinds:
-            return call
-        said = ",".join(kinds)[:MAX_TEXT]
-        self._signal(kind, call.name, said, call=call.id, attributes={semconv.SECRET_KINDS: said})
-        known = str(call.attributes.get(semconv.SECRET_KINDS, ""))
-        both = ",".join(sorted({*kinds, *filter(None, known.split(","))}))[:MAX_TEXT]
-        return msgspec.structs.replace(
-            call, attributes=call.attributes | {semconv.SECRET_KINDS: both}
-        )
-
-    def _fault(self, error: Exception) -> None:
-        """A mistake of ours must not cut what passes; it must not pass unsaid either."""
-        self._signal("gateway_fault", type(error).__name__, FAULT)
-
-    # --- telling --------------------------------------------------------------------------
+    # --- a call ---------------------------------------------------------------------------
 
     def _attributes(
         self, dialogue: Dialogue, message: Message, more: Mapping[str, Value]
@@ -606,42 +500,6 @@ class Observer:
             error=error,
             response_bytes=call.response_bytes + size,
             attributes={**call.attributes, **extra, **more},
-        )
-
-    def _signal(
-        self,
-        kind: str,
-        subject: str,
-        detail: str,
-        *,
-        call: int = 0,
-        held: bool = False,
-        attributes: Mapping[str, Value] | None = None,
-    ) -> None:
-        """The same within a minute is counted, and told with the next one."""
-        now = self._clock()
-        key = (kind, subject, detail)
-        since, repeats = self._told.pop(key, (0, 0))
-        if since and now - since < _AGAIN_NS:
-            self._told[key] = (since, repeats + 1)
-            return
-        self._told[key] = (now, 0)
-        if len(self._told) > _MAX_TOLD:
-            self._told.popitem(last=False)
-        said = dict(attributes or {})
-        if repeats:
-            said[semconv.REPEATS] = repeats
-        self._reporter.signal(
-            Signal(
-                kind=kind,
-                subject=subject[:MAX_TEXT],
-                detail=detail[:MAX_TEXT],
-                time=now,
-                server=self.server,
-                call=call,
-                held=held,
-                attributes=said,
-            )
         )
 
 

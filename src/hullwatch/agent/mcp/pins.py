@@ -119,6 +119,8 @@ class Pins:
     def see(self, server: str, tools: Sequence[Tool], now: int) -> list[Change]:
         """Some of what a server lists. What changes is written and returned once, not each time."""
         changes: list[Change] = []
+        if self._nothing_new(server, tools):
+            return changes
         with self._writing() as link:
             link.execute(
                 "INSERT INTO server (name, first_seen) VALUES (?, ?) ON CONFLICT DO NOTHING",
@@ -146,14 +148,12 @@ class Pins:
 
     def finish(self, server: str, names: Sequence[str], now: int) -> list[Change]:
         """A whole listing has ended; names: all of it. What is missing was removed."""
+        listed = set(names)
+        if self._learned(server) and not self._missing(server, listed):
+            return []
         with self._writing() as link:
             link.execute("UPDATE server SET learned = 1 WHERE name = ?", (server,))
-            listed = set(names)
-            gone = [
-                pin.tool
-                for pin in self.all(server)
-                if pin.tool not in listed and pin.state != "removed"
-            ]
+            gone = self._missing(server, listed)
             for name in gone:
                 # One that nobody accepted leaves nothing to be trusted.
                 link.execute(
@@ -174,8 +174,7 @@ class Pins:
             ).fetchone()
             if row:
                 return row[0]
-            known = link.execute("SELECT learned FROM server WHERE name = ?", (server,)).fetchone()
-        return "unknown" if known and known[0] else "new"
+        return "unknown" if self._learned(server) else "new"
 
     def all(self, server: str = "") -> list[Pin]:
         with self._reading() as link:
@@ -211,6 +210,32 @@ class Pins:
                 done = link.execute("DELETE FROM pin WHERE server = ?", (server,)).rowcount
                 done += link.execute("DELETE FROM server WHERE name = ?", (server,)).rowcount
         return done
+
+    def _nothing_new(self, server: str, tools: Sequence[Tool]) -> bool:
+        """The usual case, which needs no writing."""
+        with self._reading() as link:
+            known = dict(
+                link.execute(
+                    "SELECT tool, CASE offered_digest WHEN '' THEN digest ELSE offered_digest END"
+                    " FROM pin WHERE server = ? AND state != 'removed'",
+                    (server,),
+                ).fetchall()
+            )
+        return bool(tools) and all(known.get(tool.name) == tool.digest for tool in tools)
+
+    def _missing(self, server: str, listed: set[str]) -> list[str]:
+        """Tools that were there and are not listed any more."""
+        with self._reading() as link:
+            rows = link.execute(
+                "SELECT tool FROM pin WHERE server = ? AND state != 'removed' ORDER BY tool",
+                (server,),
+            ).fetchall()
+        return [name for (name,) in rows if name not in listed]
+
+    def _learned(self, server: str) -> bool:
+        with self._reading() as link:
+            row = link.execute("SELECT learned FROM server WHERE name = ?", (server,)).fetchone()
+        return bool(row and row[0])
 
     def _add(self, server: str, tool: Tool, trusting: bool, now: int) -> list[Change]:
         looks = skeleton(tool.name)

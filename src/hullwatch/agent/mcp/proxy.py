@@ -25,7 +25,8 @@ from hullwatch.context.call import Status, Value
 
 __all__ = ["Proxy"]
 
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = 512
+MAX_IN_HAND = 256 << 20  # bytes of all requests that are held to be parsed; more are not parsed
 _REFUSED = -32600  # JSON-RPC: invalid request
 _IDLE = 120.0  # s that a client may take for a request's head
 _HOP = frozenset(
@@ -125,18 +126,9 @@ class _Exchange:
 
     def head(self, upstream: Upstream) -> Any:
         """The request as the server gets it."""
-        named = {
-            word.strip().lower()
-            for key, value in self.headers
-            if key == b"connection"
-            for word in value.split(b",")
-        }
-        dropped = _HOP | _OURS | named
         headers: list[tuple[bytes, bytes]] = [(b"Host", upstream.authority)]
         headers += [
-            (raw, value)
-            for raw, value in self.request.headers.raw_items()
-            if raw.lower() not in dropped
+            (raw, value) for raw, value in _end_to_end(self.request) if raw.lower() not in _OURS
         ]
         headers.append((b"Accept-Encoding", b"identity"))
         if first(self.headers, b"transfer-encoding") is not None:
@@ -155,6 +147,7 @@ class Proxy:
         self._allowed = allowed
         self._sessions = Sessions(self._dropped)
         self._clients: set[asyncio.Task[None]] = set()
+        self._in_hand = 0
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         return await asyncio.start_server(self._connected, host, port, limit=CHUNK)
@@ -214,18 +207,24 @@ class Proxy:
             await client.answer(403, _plain(_REFUSED, why))
             return
         exchange = _Exchange(request, self._sessions.of_request(headers, request.target))
+        mcp = request.method == b"POST" and self._is_mcp(exchange)
+        try:
+            if mcp:
+                await self._read_body(client, exchange)
+            await self._to_server(client, exchange, mcp)
+        finally:
+            self._in_hand -= len(exchange.body)
+
+    async def _to_server(self, client: _Client, exchange: _Exchange, mcp: bool) -> None:
         try:
             link = await self._upstream.acquire()
         except Unreachable as error:
-            await self._read_body(client, exchange)
             await self._unreachable(client, exchange, error)
             return
         fresh = True
         try:
-            if request.method == b"POST" and self._is_mcp(exchange):
-                await self._read_body(client, exchange)
-                if await self._held(client, exchange, link):
-                    return
+            if mcp and await self._held(client, exchange, link):
+                return
             fresh = False
             await self._pass(client, exchange, link)
         finally:
@@ -244,13 +243,16 @@ class Proxy:
         """All of it, or as much as is parsed."""
         parts: list[bytes] = []
         size = 0
-        while not isinstance(event := await client.receive(), h11.EndOfMessage):
-            parts.append(bytes(event.data))
-            size += len(event.data)
-            if size > MAX_MESSAGE:
-                exchange.whole = False
-                break
-        exchange.body = b"".join(parts)
+        try:
+            while not isinstance(event := await client.receive(), h11.EndOfMessage):
+                parts.append(bytes(event.data))
+                size += len(event.data)
+                self._in_hand += len(event.data)
+                if size > MAX_MESSAGE or self._in_hand > MAX_IN_HAND:
+                    exchange.whole = False
+                    break
+        finally:
+            exchange.body = b"".join(parts)
 
     async def _held(self, client: _Client, exchange: _Exchange, link: Link) -> bool:
         """Whether it was answered here instead of being passed on."""
@@ -299,6 +301,10 @@ class Proxy:
                 self._abandon(exchange, "cancelled", "")
             elif not exchange.dialogue.session:  # else it may ask for the rest by another request
                 self._abandon(exchange, "lost", "client gone")
+            raise
+        except BaseException:
+            link.close()
+            self._abandon(exchange, "lost", "broken off")
             raise
 
     async def _both_ways(
@@ -361,7 +367,7 @@ class Proxy:
         headers: Headers = list(event.headers)
         self._sessions.of_answer(headers, exchange.dialogue)
         answer.begin(event.status_code, headers)
-        kept = [(raw, v) for raw, v in event.headers.raw_items() if raw.lower() not in _HOP]
+        kept = _end_to_end(event)
         waiting: list[Any] = [
             h11.Response(status_code=event.status_code, headers=kept, reason=event.reason)
         ]
@@ -438,6 +444,21 @@ class Proxy:
             self._sessions.endpoint(target.encode("utf-8", "replace"), exchange.dialogue)
 
         return named
+
+
+def _end_to_end(message: Any) -> list[tuple[bytes, bytes]]:
+    """The headers that do not belong to one connection. Where a body came in chunks its length is
+    what the chunks say: two readers must not see two ends of it (RFC 9112, 6.3)."""
+    headers: Headers = list(message.headers)
+    dropped = set(_HOP)
+    for key, value in headers:
+        if key == b"connection":
+            dropped |= {word.strip().lower() for word in value.split(b",")}
+    if first(headers, b"transfer-encoding") is not None:
+        dropped.add(b"content-length")
+    return [
+        (raw, value) for raw, value in message.headers.raw_items() if raw.lower() not in dropped
+    ]
 
 
 def _joined(answers: Sequence[bytes], batch: bool = False) -> bytes:
