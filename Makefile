@@ -21,9 +21,11 @@ APT_TEST := containerd containernetworking-plugins file kmod qemu-system-x86 \
 	linux-image-amd64 linux-image-6.12-amd64
 APT_BENCH := bpftrace
 APT_BENIGN := debootstrap
+APT_PEERS := bash git openssl
 
 BPF_SOURCES := $(filter-out src/hullwatch/kernel/ops.h,$(wildcard src/hullwatch/kernel/*.[ch])) \
 	src/hullwatch/kernel/build.py src/hullwatch/sensor/syscalls.py
+PEERS := tests/support/peers
 BPF_OBJECTS := src/hullwatch/kernel/hullwatch.x86_64.bpf.o src/hullwatch/kernel/hullwatch.arm64.bpf.o
 
 # $(call apt,PACKAGES): install those that are missing.
@@ -97,6 +99,11 @@ bpf: build/bpf.stamp ## Compile the BPF programs for x86-64 and arm64
 lock: build/venv-dev.stamp ## Renew requirements.lock and requirements-dev.lock
 	@$(PY) tests/lock.py
 
+.PHONY: peers peers-lock
+peers: build/peers.stamp ## Install the real MCP servers and clients that tests drive
+peers-lock: build/peers.stamp ## Renew the locks of the peers
+	@$(PY) tests/support/peers/install.py --renew
+
 .PHONY: clean
 clean: ## Remove what was built, except .venv (make distclean removes that too)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache src/hullwatch/kernel/*.bpf.o \
@@ -129,6 +136,13 @@ build/apt-bench.stamp: Makefile | build
 
 build/apt-benign.stamp: Makefile | build
 	$(call apt,$(APT_BENIGN))
+	@touch $@
+
+build/peers.stamp: $(PEERS)/install.py $(PEERS)/environments.py $(wildcard $(PEERS)/*.lock) \
+		$(PEERS)/package.json $(PEERS)/package-lock.json build/venv-dev.stamp | build
+	$(call apt,$(APT_PEERS))
+	@echo "peers: Python SDKs, Node, npm packages (half a minute)"
+	@$(PY) $(PEERS)/install.py
 	@touch $@
 
 # The first Python >= 3.11 in PATH that can make virtual environments.
