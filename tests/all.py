@@ -50,7 +50,7 @@ SECTIONS = (
             (str(BIN / "mypy"),),
         ),
     ),
-    Section("unit", "no privilege needed", pytest=("tests/unit",)),
+    Section("unit", "no privilege needed", pytest=("-n", "auto", "tests/unit")),
     Section("live", "real containers on this host", pytest=("tests/live",)),
     Section("vm", "the scenarios again, on kernels with BPF LSM", pytest=("tests/vm",)),
 )

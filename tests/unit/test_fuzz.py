@@ -14,7 +14,7 @@ import pytest
 from fuzz.targets import TARGETS
 
 RUN = Path(__file__).parents[1] / "fuzz" / "run.py"
-SECONDS = int(os.environ.get("HULLWATCH_FUZZ_SECONDS", "3"))
+SECONDS = int(os.environ.get("HULLWATCH_FUZZ_SECONDS", "2"))
 
 ROUNDS = {"rules": 500}  # each loads two files
 
@@ -22,7 +22,7 @@ ROUNDS = {"rules": 500}  # each loads two files
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_bytes_without_guidance(target: str):
     random_bytes = random.Random(target)
-    for _ in range(ROUNDS.get(target, 3000)):
+    for _ in range(ROUNDS.get(target, 1000)):
         TARGETS[target](random_bytes.randbytes(random_bytes.randrange(300)))
 
 

@@ -14,6 +14,7 @@ _MAX_PATH = 4096
 # A pattern that begins with neither `/` nor `**` holds in any folder.
 PATHS = (
     ("", "*.pub /etc/ssl/certs/** /usr/share/ca-certificates/** ca-certificates.crt cacert.pem"),
+    ("agent_transcript", ".aider.chat.history.md"),
     ("", "*.py *.pyc *.pyi *.so *.md **/*.dist-info/** .env.example .env.sample .env.template"),
     (
         "kubernetes_service_account_token",
@@ -82,7 +83,7 @@ PATHS = (
     (
         "agent_transcript",
         ".claude/projects/**.jsonl .claude/history.jsonl .codex/history.jsonl .codex/sessions/**"
-        " .gemini/tmp/*/logs.json .aider.chat.history.md",
+        " .gemini/tmp/*/logs.json",
     ),
     ("env_file", ".env .env.* *.env .envrc .flaskenv .streamlit/secrets.toml"),
     (
