@@ -117,7 +117,7 @@ distclean: clean
 .PHONY: run-ready test-ready
 run-ready: build/apt-run.stamp build/install.stamp build/bpf.stamp
 test-ready: build/apt-run.stamp build/apt-test.stamp build/venv-dev.stamp build/install.stamp \
-	build/bpf.stamp
+	build/bpf.stamp build/peers.stamp
 
 build:
 	@mkdir -p build

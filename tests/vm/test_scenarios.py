@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Emulated, a guest is five to ten times slower than the host; a hang must still end before CI does.
 BOOT_AND_RUN = float(os.environ.get("HULLWATCH_VM_TIMEOUT", "1800"))
 KERNELS = os.environ.get("HULLWATCH_VM_KERNELS", "6.1 6.12").split()
-# What is long and the same on every kernel with BPF LSM runs in one guest, the other's in the other,
-# so that both end at about the same time. What a kernel does differently runs in both.
+# What is long and the same on every kernel with BPF LSM runs in one of the guests, so that both end
+# at about the same time. What a kernel does in its own way runs in both.
 ONLY_ON = {
     "6.1": ("test_faults.py", "test_demo.py", "test_capture.py", "test_sequence.py"),
     "6.12": ("test_attacks_pack.py", "test_attacks_pod.py", "test_sigma.py"),
