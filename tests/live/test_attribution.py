@@ -14,7 +14,7 @@ import pytest
 
 from support.agent import Agent
 from support.peers.attributed import attributed
-from support.peers.drive import drive
+from support.peers.drive import Client, drive
 from support.peers.environments import missing
 from support.peers.servers import server
 from support.watch import missing_bpf
@@ -43,7 +43,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     ],
 )
 def test_what_is_told_of_one_call_is_that_calls(
-    agent: Agent, tmp_path: Path, name: str, client: str, at: int
+    agent: Agent, tmp_path: Path, name: str, client: Client, at: int
 ) -> None:
     via = [
         *("env", f"HULLWATCH_CALLS={agent.store.parent / 'calls.sock'}"),
