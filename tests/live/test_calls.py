@@ -172,6 +172,19 @@ def test_findings_name_the_call(story):
     assert found["Key read"]["spans"] == [found["Key read for a report"]["span"]]
 
 
+def test_the_tree_and_a_finding_name_the_calls(story):
+    (drawn,) = cli(story["store"], "tree", story["id"])
+    told = {one["name"]: one["calls"] for one in drawn["processes"]}
+    ident = story["calls"]["report"]["id"]
+    assert told["cat"] == [f"files: report ({ident})"]
+    assert {"files: list", "both: left", "threads: one"} <= {
+        call.rpartition(" (")[0].removeprefix("~") for call in told["python3"]
+    }
+    found = {one["rule"]: one["id"] for one in cli(story["store"], "findings")}
+    (shown,) = cli(story["store"], "findings", "show", found["Key read for a report"])
+    assert shown["calls"] == [f"files: report ({ident})"]
+
+
 def test_a_picture_calls_nobody(story, tmp_path):
     picture = tmp_path / "call.svg"
     cli(story["store"], "call", story["calls"]["report"]["id"], "--svg", str(picture))

@@ -86,7 +86,12 @@ def findings(
     begin = parse_time(since, "--since")
     with Catalog(store) as catalog:
         if wish == "show":
-            _show(_one(catalog, idents[0]), json)
+            from hullwatch.store.calls import names
+
+            asked = _one(catalog, idents[0])
+            spans = asked.get("spans") or ([asked["span"]] if asked.get("span") else [])
+            calls = [name for span in spans for name in names(catalog.link, span)]
+            _show(asked, tuple(dict.fromkeys(calls)), json)
             return
         wanted = _Wanted(catalog, begin, container, min_severity, suppressed)
         if wish == "top":
@@ -267,14 +272,17 @@ def _evidence(row: dict[str, Any]) -> Iterator[str]:
         yield f"  and at least {more} more: `hullwatch hunt` finds them in the events"
 
 
-def _show(row: dict[str, Any], as_json: bool) -> None:
+def _show(row: dict[str, Any], calls: tuple[str, ...], as_json: bool) -> None:
+    """calls: those in which it was met, in words."""
     if as_json:
-        print_json(row)
+        print_json(row | ({"calls": list(calls)} if calls else {}))
         return
     console().print(finding_text(row))
     print()
     for name, value in _facts(row):
         print(f"{name:<11}{safe(value)}")
+    for at, call in enumerate(calls):
+        print(f"{'tool call' if not at else '':<11}{safe(call)}")
     for at, step in enumerate(row.get("steps") or []):
         print(f"{'steps' if not at else '':<11}{safe(step.get('step'))}: {step_text(step)}")
     chain = [one for one in row.get("processes") or [] if isinstance(one, dict)]
@@ -293,7 +301,7 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
             _nested(more, 1)
         elif more not in (None, "", [], {}, 0):
             print(f"{safe(name):<11}{safe(more)}")
-    _next_step(row, chain)
+    _next_step(row, chain, calls)
 
 
 def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -320,7 +328,6 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
             ("container", where or row.get("container_id") or pending),
             ("image", " ".join(filter(None, (row.get("image"), row.get("image_digest"))))),
             ("pod", pod),
-            ("tool call", row.get("span")),
             ("user", row.get("uid") if (row.get("uid") or 0) >= 0 else None),
             ("rule", f"{row.get('source') or ''} {row.get('rule_hash') or ''}".strip()),
             ("quiet by", row.get("suppressed_by")),
@@ -333,7 +340,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 _KNOWN = frozenset(
     "id time first last count rule priority severity output tags source rule_hash event object"
     " object2 processes uid container_id container_full_id container_name image image_digest pod"
-    " namespace cgroup state span why fields steps evidence distinct shapes shape fold"
+    " namespace cgroup state span spans why fields steps evidence distinct shapes shape fold"
     " suppressed_by".split()
 )
 
@@ -353,7 +360,7 @@ def _nested(value: Any, depth: int) -> None:
             print(f"{pad}- {safe(item)}")
 
 
-def _next_step(row: dict[str, Any], chain: list[dict[str, Any]]) -> None:
+def _next_step(row: dict[str, Any], chain: list[dict[str, Any]], calls: tuple[str, ...]) -> None:
     from hullwatch.store.finding import container_of, pid_of
 
     steps = [
@@ -361,6 +368,9 @@ def _next_step(row: dict[str, Any], chain: list[dict[str, Any]]) -> None:
     ]
     if (pid := pid_of(row)) is not None:
         steps.insert(0, (f"hullwatch events --pid {pid}", "what this process did"))
+    if calls:
+        ident = calls[0].rpartition("(")[2].rstrip(")")
+        steps.insert(0, (f"hullwatch call {ident}", "all this tool call did"))
     if container := container_of(row):
         steps.insert(0, (f"hullwatch tree {safe(container)[:12]}", "all this container did"))
     width = max(len(command) for command, _ in steps)

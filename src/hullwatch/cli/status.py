@@ -188,6 +188,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f" {size(get('rss_bytes', 0))} of memory",
     )
     yield from _baselines(get("baselines") or {})
+    yield from _calls(get("calls") or {}, get("otlp") or {})
     fills = {name: fill for name, fill in (get("rings") or {}).items() if fill >= 0.1}
     if fills:
         listed = ", ".join(f"{safe(name)} {100 * fill:.0f} %" for name, fill in fills.items())
@@ -248,6 +249,24 @@ def _baselines(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
     ]
     if lost:
         yield "", "; ".join(lost)
+
+
+def _calls(told: dict[str, Any], otlp: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Who tells of tool calls, and what was not taken."""
+    if told:
+        yield (
+            "calls",
+            f"{_count(told.get('peers', 0), 'gateway or workload', '')} tell of them,"
+            f" {told.get('running', 0)} run, {told.get('taken_calls', 0)} so far,"
+            f" {_count(told.get('taken_signals', 0), 'signal')}",
+        )
+    wrong = {name: count for name, count in told.items() if name.startswith(("refused", "no_room"))}
+    if any(wrong.values()):
+        listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in wrong.items())
+        yield "", f"not taken: {safe(listed)}"
+    for way, counts in otlp.items():
+        listed = ", ".join(f"{name} {value}" for name, value in counts.items() if value)
+        yield "otlp", f"{safe(way)}: {safe(listed) or 'nothing yet'}"
 
 
 def _rights(said: dict[str, Any]) -> str:

@@ -78,6 +78,18 @@ BLIND_SPOTS: tuple[BlindSpot, ...] = (
         _BOTH,
     ),
     BlindSpot(
+        "tool and model calls that nobody tells of",
+        "what their processes do, without the call",
+        "`hullwatch mcp` before the server, `tool_call` in it, or `hullwatch up --otlp`",
+        _BOTH,
+    ),
+    BlindSpot(
+        "which of several calls that run in one process at once it was",
+        "all of them are named, none by a guess",
+        "one server process a session, or threads that speak for themselves (docs/calls.md)",
+        _BOTH,
+    ),
+    BlindSpot(
         "names in encrypted DNS (DoT, DoH) and encrypted TLS hellos (ECH)",
         "the address, port and bytes of the connection",
         "keep containers on a plain resolver of yours",

@@ -20,6 +20,7 @@ __all__ = ["Connection", "Deed", "Files", "Process", "Story", "flat", "is_secret
 
 PROCESSES = 20_000
 OBJECTS = 50_000
+CALLS = 5_000
 _WRITES = 0o3
 _CREATES = 0o100
 _COMM = 15  # bytes of a process's name: TASK_COMM_LEN without the NUL
@@ -97,6 +98,8 @@ class Process(msgspec.Struct):
     setup: list[Deed] = []
     """What the container's runtime did in this process before the container's first program."""
     findings: list[dict[str, Any]] = []
+    calls: list[str] = []
+    """Tool and model calls that it acted for, in words; `~` where it may have been another's."""
     children: list[Process] = []
     same: int = 1
     """So many processes alike were folded into this one."""
@@ -106,7 +109,7 @@ class Process(msgspec.Struct):
         """Nothing to tell but that it ran."""
         return not (
             self.files or self.connections or self.secrets or self.deeds or self.findings
-            or self.children
+            or self.calls or self.children
         )  # fmt: skip
 
 
@@ -174,6 +177,8 @@ def tell(
     entering = _entering(processes, done) if call is None else {}
     _place_deeds(processes, done, entering)
     loose = _place_findings(processes, found)
+    if call is None:
+        _place_calls(processes, ask(_CALLS.format(where=where), CALLS, "calls of processes"))
     return Story(
         _workload(reader),
         _forest(processes, entering),
@@ -278,7 +283,7 @@ def _place_deeds(
             process.connections = _joined(process.connections, row, object_)
         elif row["class"] == "exec_failed" and row["absent"] == row["n"]:
             missed[key].append(row)
-        elif row["class"] not in ("mmap", "socket", "dup", "mprotect"):
+        elif row["class"] not in ("mmap", "socket", "dup", "mprotect", "call"):
             process.deeds = [*process.deeds, Deed(row["class"], object_, row["n"])]
     for key, rows in touched.items():
         processes[key].files = _grouped(rows)
@@ -365,6 +370,22 @@ def _place_findings(
         else:
             process.findings = [*process.findings, finding]
     return loose
+
+
+_CALLS = """
+SELECT e.boot, e.proc, c.server, c.name, c.id, bool_and(e.ambiguous) AS shared
+FROM (SELECT * FROM call_events WHERE {where} AND class != 'call') e JOIN calls c ON c.id = e.call
+GROUP BY ALL ORDER BY min(c.begun)
+"""
+
+
+def _place_calls(processes: dict[Key, Process], rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        process = processes.get((row["boot"], row["proc"]))
+        if process is not None:
+            server = f"{row['server']}: " if row["server"] else ""
+            text = f"{'~' if row['shared'] else ''}{server}{row['name']} ({row['id']:016x})"
+            process.calls = [*process.calls, text]
 
 
 def _at(same_pid: list[Process], moment: datetime) -> Process | None:
