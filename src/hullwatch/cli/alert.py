@@ -110,6 +110,8 @@ def _facts(finding: dict[str, Any]) -> list[tuple[str, str]]:
         facts.append(("container", f"{name} {ident}{image}".lstrip()))
     if finding.get("pod"):
         facts.append(("pod", f"{safe(finding.get('namespace') or '?')}/{safe(finding['pod'])}"))
+    if finding.get("call"):
+        facts.append(("tool call", safe(finding["call"], 200)))
     chain = chain_of(finding)
     if chain:
         facts.append(("processes", " > ".join(_process(one) for one in chain[-6:])))

@@ -171,7 +171,10 @@ class _Show:
                     stage.make_network()
                 with self.step("Hullwatch, in a process of its own") as told:
                     watcher = Watcher(
-                        self.store, on_finding=self._found.put, log=stage.home / "hullwatch.log"
+                        self.store,
+                        ("--calls", str(stage.calls)),
+                        on_finding=self._found.put,
+                        log=stage.home / "hullwatch.log",
                     )
                     self._cpu, self._watching = _cpu(watcher.process.pid), time.monotonic()
                     told.extend(_about_agent(watcher))

@@ -340,7 +340,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
 _KNOWN = frozenset(
     "id time first last count rule priority severity output tags source rule_hash event object"
     " object2 processes uid container_id container_full_id container_name image image_digest pod"
-    " namespace cgroup state span spans why fields steps evidence distinct shapes shape fold"
+    " namespace cgroup state span spans call why fields steps evidence distinct shapes shape fold"
     " suppressed_by".split()
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hullwatch.context import tool_call
 from hullwatch.demo import image, runc
 from hullwatch.demo.bundle import Mount
 from hullwatch.demo.image import Image
@@ -102,6 +103,7 @@ class Stage:
         for name in ("agent.py", "mcp_server.py"):
             _copy(name, root / "srv/agent")
         _copy("plugins/summarise_report.py", root / "srv/agent/plugins")
+        shutil.copy(tool_call.__file__, root / "srv/agent")
         image.write(root, "srv/reports/q3.txt", _REPORT)
         keys = (
             f"[default]\naws_access_key_id = {self.token}\naws_secret_access_key = {self.token}\n"
@@ -124,8 +126,15 @@ class Stage:
         planted = self.home / "serviceaccount"
         image.write(planted, "token", self.token)
         url = f"http://127.0.0.1:{PORT}"
-        mount = Mount(planted, "/run/secrets/kubernetes.io/serviceaccount")
-        return self._start("agent", ["python3", "/srv/agent/agent.py", url, WISH], mount)
+        mounts = [Mount(planted, "/run/secrets/kubernetes.io/serviceaccount")]
+        if self.calls.exists():
+            mounts.append(Mount(self.calls.parent, "/run/hullwatch", writable=True))
+        return self._start("agent", ["python3", "/srv/agent/agent.py", url, WISH], *mounts)
+
+    @property
+    def calls(self) -> Path:
+        """Where an agent is to listen for what the containers tell of their tool calls."""
+        return self.home / "run" / "calls.sock"
 
     def _start(self, name: str, argv: list[str], *mounts: Mount) -> Container:
         assert self._runc and self._network

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from hullwatch.context.call import Call
 from hullwatch.context.workload import Workload
 from hullwatch.detect.fields.process import ancestors
 from hullwatch.detect.fields.workload import container_id
@@ -31,6 +32,7 @@ SEVERITY = {
 }
 _MAX_CHAIN = 32
 _MAX_COMMAND = 256
+_MAX_CALLS = 8
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -75,7 +77,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     ones; distinct: how many there are, at least. shapes: more than 0 where the rule became so loud
     that new shapes are no findings of their own: how many there are in here, at least.
     suppressed_by: id of the suppression that keeps it quiet.
-    span: of the first event, 0: in no call; spans: the first different ones.
+    span: of the first event, 0: in no call; spans: the first different ones. call: that of the
+    first event in words, several where it may be of any.
     why: what was counted, where a rule asks.
     """
 
@@ -117,6 +120,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     suppressed_by: str = ""
     why: str = ""
     spans: tuple[int, ...] = ()
+    call: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,12 @@ def make_finding(match: Match, env: Env, ident: str, fold: str, shape: str) -> F
         suppressed_by=match.suppressed_by,
         why=escape(_why(match, env)),
         spans=(row.span,) if row.span else (),
+        call=escape(" or ".join(_named(call) for call in row.calls[:_MAX_CALLS])),
     )
+
+
+def _named(call: Call) -> str:
+    return f"{call.server}: {call.name}" if call.server else call.name
 
 
 def _why(match: Match, env: Env) -> str:

@@ -1,5 +1,6 @@
 """An MCP server over stdio: JSON-RPC, one message a line (revision 2025-11-25). Its tools are
-plugins, each a file of plugins/ with NAME, DESCRIPTION and call(arguments)."""
+plugins, each a file of plugins/ with NAME, DESCRIPTION and call(arguments). It tells Hullwatch of
+its calls, as the author of a framework would have it do (tool_call.py, a copy of Hullwatch's)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from tool_call import tool_call  # type: ignore[import-not-found]
 
 REVISION = "2025-11-25"
 
@@ -45,7 +48,9 @@ def answer(tools: dict[str, ModuleType], method: str, params: dict[str, Any]) ->
             ]
         }
     if method == "tools/call":
-        text = tools[params["name"]].call(params.get("arguments") or {})
+        tool = tools[params["name"]]
+        with tool_call(tool.NAME, server="reports"):
+            text = tool.call(params.get("arguments") or {})
         return {"content": [{"type": "text", "text": text}], "isError": False}
     raise KeyError(method)
 
