@@ -391,7 +391,8 @@ class Daemon:
             self._guard("counts", lambda: self.writer.add_counts(self._counting), None)
 
     def _take_reports(self, path: Path) -> Reports | None:
-        return Reports(path, self.sensor.spans, self.context.calls, self.sensor.told)
+        context, sensor = self.context, self.sensor
+        return Reports(path, sensor.spans, context.calls, sensor.told, context.listeners.behind)
 
     def _take_otlp(self) -> None:
         """Calls that frameworks told of: they are over by then."""

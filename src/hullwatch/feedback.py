@@ -1,7 +1,8 @@
 """From the rules back into the kernel: what no rule can match is counted there, not sent.
 
 Asked once per distinct (container, action, object), or per program where the answer depends on it.
-Classes with two objects (rename, link, symlink) are always sent: a rule may be about either.
+Classes with two objects (rename, link, symlink) are always sent: a rule may be about either. So is
+`listen`: which process is behind a port has to be known.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from hullwatch.store.state import CountRow
 
 __all__ = ["Feedback"]
 
-_PAIRS = {BY_NAME[name].cls for name in ("rename", "link", "symlink")}
+_ALWAYS_SENT = {BY_NAME[name].cls for name in ("rename", "link", "symlink", "listen")}
 _ASKED = classes_mask(
-    cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _PAIRS
+    cls for cls, row in CLASSES.items() if row.grade is Grade.BULK and cls not in _ALWAYS_SENT
 )
 _NUMBER = {"count": Verdict.COUNT, "report": Verdict.REPORT, "byproc": Verdict.BYPROC}
 _MAX_KNOWN = 1 << 15

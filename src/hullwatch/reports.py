@@ -5,6 +5,7 @@ of its own. A call is in the kernel before its `begin` is answered, so whoever w
 before going on has everything attributed. Lines of JSON both ways:
 
     {"serve": NAME}                         this process, and what it starts, is a server
+    {"serve": NAME, "port": PORT}           ... and so is what listens there, in its own network
     {"served": true}                        ... but not this process itself
     {"begin": CALL, "scope": "server"}      scope: server | process | thread (with "tid")
     {"end": CALL}
@@ -23,6 +24,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,17 @@ class _Peer:
 class Reports:
     """Serve `path` until `close`; OSError where that cannot be. refused: what was not taken."""
 
-    def __init__(self, path: Path, spans: Spans, calls: Calls, told: ToldQueue) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spans: Spans,
+        calls: Calls,
+        told: ToldQueue,
+        behind: Callable[[int, int], Iterable[int]] = lambda pid, port: (),
+    ) -> None:
+        """behind: the processes that serve a port, as a process (tgid) sees ports."""
         self.path = path
-        self._spans, self._calls, self._told = spans, calls, told
+        self._spans, self._calls, self._told, self._behind = spans, calls, told, behind
         self._peers: dict[int, _Peer] = {}
         self.taken: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -190,6 +200,8 @@ class Reports:
             self._signal(peer, msgspec.json.decode(request["signal"], type=Signal))
         elif "serve" in request:
             self._be_server(peer, msgspec.json.decode(request["serve"], type=str))
+            if "port" in request:
+                self._stand_before(peer, msgspec.json.decode(request["port"], type=int))
         elif "served" in request:
             self._spans.forget(peer.pid)
         else:
@@ -200,6 +212,13 @@ class Reports:
         peer.server = peer.server or self._spans.new_server()
         if not peer.server or not self._spans.serves(peer.pid, peer.server):
             raise _Refused("too many servers")
+
+    def _stand_before(self, peer: _Peer, port: int) -> None:
+        """Another user's server is not this peer's to name; root may be before anybody's."""
+        for tgid in self._behind(peer.pid, port):
+            if peer.uid in (0, _uid_of(tgid)):
+                self._spans.serves(tgid, peer.server)
+                self.taken["servers"] += 1
 
     def _begin(self, peer: _Peer, request: Begin) -> None:
         call = _checked(request.begin)
@@ -337,6 +356,14 @@ def _cgroup_of(pid: int) -> int:
         return cgroup_id(f"{find_v2_root() or ''}{path}")
     except (OSError, StopIteration):
         return 0
+
+
+def _uid_of(pid: int) -> int:
+    """-1: it has ended."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return -1
 
 
 def _host_tid(pid: int, tid: int) -> int:

@@ -66,7 +66,10 @@ class Place:
         self.path = folder / "calls.sock"
         self.spans, self.calls, self.told = Noted(), Calls(), ToldQueue()
         spans: Any = self.spans
-        self.reports = Reports(self.path, spans, self.calls, self.told)
+        self.ports: dict[int, tuple[int, ...]] = {}
+        self.reports = Reports(
+            self.path, spans, self.calls, self.told, lambda pid, port: self.ports.get(port, ())
+        )
 
     def events(self) -> list[Told]:
         return list(self.told._waiting)
@@ -118,6 +121,19 @@ def test_a_server_and_its_calls(place: Place) -> None:
     )
     assert (ended.status, ended.error, ended.begin) == ("error", "-32602", begun.begin)
     assert [one.flags & 1 for one in place.events()] == [0, 1]
+
+
+def test_a_server_may_be_named_by_its_port(place: Place) -> None:
+    ended = 1 << 21  # nobody's pid: whose it was cannot be told any more
+    place.ports[8000] = (1, os.getpid(), ended)
+    client = Client(place.path)
+    assert client.ask(serve="files", port=8000) == {"ok": True}
+    assert client.ask(serve="files", port=8001) == {"ok": True}
+    assert client.ask(served=True) == {"ok": True}
+    named = [said[1] for said in place.spans.said if said[0] == "serves" and said[1] != os.getpid()]
+    # Process 1 is root's: another user may not name it.
+    assert named == ([1] if os.geteuid() == 0 else [])
+    assert "error" in client.ask(serve="files", port="x")
 
 
 def test_what_a_peer_left_running_is_lost_when_it_goes(place: Place) -> None:

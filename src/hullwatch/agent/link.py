@@ -38,9 +38,10 @@ class Link:
         self.unsent = 0
         self.problem = ""
 
-    async def serve(self, name: str) -> bool:
-        """This process is a server, and what it starts from now on is of it."""
-        return await self._ask({"serve": name})
+    async def serve(self, name: str, port: int = 0) -> bool:
+        """This process is a server, and what it starts from now on is of it; with a port, what
+        listens there on this machine is, too."""
+        return await self._ask({"serve": name} | ({"port": port} if port else {}))
 
     async def served(self) -> bool:
         """What was started stays of the server; this process is not."""

@@ -179,7 +179,10 @@ def _proxy(
         named = name or identity.of_url(url)
         link = await _link()
         if link is not None:
-            await link.serve(named)  # the server is elsewhere: what is seen of it is our connection
+            # A server on this machine is found by its port; of one elsewhere we see our connection.
+            await link.serve(named, upstream.port if _is_loopback(upstream.host) else 0)
+            if _is_loopback(upstream.host):
+                await link.served()
         observer = _observer(named, link, hold, state, "tcp")
         proxy = Proxy(observer, upstream, frozenset(one.lower() for one in allowed))
         try:

@@ -12,6 +12,7 @@ import numpy as np
 
 from hullwatch.context.calls import Calls
 from hullwatch.context.enriched import Enriched, Tables
+from hullwatch.context.listeners import Listeners
 from hullwatch.context.names import Names
 from hullwatch.context.processes import PID_MASK, ProcessTable
 from hullwatch.context.resolver import WorkloadSource
@@ -51,6 +52,7 @@ class Context:
         self.workloads = WorkloadTable(source)
         self.names = Names()
         self.calls = Calls()
+        self.listeners = Listeners(self.processes)
         self.tables = Tables(self.dictionary, self.processes, self.workloads, self.calls)
         self.workload_news: list[Workload] = []
         self._hold = hold
@@ -194,6 +196,10 @@ class Context:
             else:
                 self.workloads.forget(int(event["num"]))
         self._source.ended(events["proc"][events["cls"] == int(Class.EXIT)].tolist())
+        for row in np.flatnonzero((events["cls"] == int(Class.LISTEN)) & (events["ret"] >= 0)):
+            address = self.dictionary.address(int(events["obj"][row]))
+            if address.ip is not None:
+                self.listeners.learn(self.processes.image(int(image[row])), address.port)
 
     def _names_of(self, batch: Batch) -> dict[int, str]:
         """Row → the name its address was asked for. In order of time, as a later answer may name
