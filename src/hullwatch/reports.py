@@ -216,7 +216,8 @@ class Reports:
     def _stand_before(self, peer: _Peer, port: int) -> None:
         """Another user's server is not this peer's to name; root may be before anybody's."""
         for tgid in self._behind(peer.pid, port):
-            if peer.uid in (0, _uid_of(tgid)):
+            owner = _uid_of(tgid)
+            if owner >= 0 and peer.uid in (0, owner):
                 self._spans.serves(tgid, peer.server)
                 self.taken["servers"] += 1
 
