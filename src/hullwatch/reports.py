@@ -9,7 +9,7 @@ before going on has everything attributed. Lines of JSON both ways:
     {"served": true}                        ... but not this process itself
     {"begin": CALL, "scope": "server"}      scope: server | process | thread (with "tid")
     {"end": CALL}
-    {"signal": SIGNAL}                      no answer to this and to end
+    {"signal": SIGNAL}                      no answer to this and to end, unless with "answer": true
 
 One thread, no asyncio. Bounds: connections, of them by one user, bytes of a line, calls at once.
 """
@@ -177,7 +177,7 @@ class Reports:
         asked = True
         try:
             request = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-            asked = not ("end" in request or "signal" in request)
+            asked = "answer" in request or not ("end" in request or "signal" in request)
             self._handle(peer, request, line)
         except (msgspec.DecodeError, RecursionError) as error:
             self.refused["malformed"] += 1

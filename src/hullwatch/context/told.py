@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TypeVar, get_args
 
 import numpy as np
 
 from hullwatch.context.call import Call, Kind, Signal, Source, Status
+from hullwatch.sensor.clock import read_offset
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.told import Told
 from hullwatch.sensor.wire import Class
@@ -24,7 +24,7 @@ _ENDED = 1
 
 def _mono(wall: int) -> int:
     """CLOCK_BOOTTIME ns of a unix time, as the clocks are now."""
-    return wall - time.time_ns() + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return wall - read_offset()[0]
 
 
 def told_call(call: Call) -> Told:

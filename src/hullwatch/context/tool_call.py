@@ -41,11 +41,8 @@ class _Link:
         self.answers = self.sock.makefile("rb")
 
     def ask(self, request: dict[str, object]) -> bool:
-        self.tell(request)
-        return b'"ok"' in self.answers.readline(4096)
-
-    def tell(self, request: dict[str, object]) -> None:
         self.sock.sendall(json.dumps(request).encode() + b"\n")
+        return b'"ok"' in self.answers.readline(4096)
 
 
 def _agent() -> "_Link | None":
@@ -61,17 +58,14 @@ def _agent() -> "_Link | None":
     return _link
 
 
-def _say(request: dict[str, object], answer: bool) -> bool:
+def _say(request: dict[str, object]) -> bool:
     global _link
     with _lock:
         agent = _agent()
         if agent is None:
             return False
         try:
-            if answer:
-                return agent.ask(request)
-            agent.tell(request)
-            return True
+            return agent.ask(request)
         except OSError:
             _link = None
             return False
@@ -99,7 +93,7 @@ def tool_call(
     scope = (
         {"scope": "thread", "tid": threading.get_native_id()} if thread else {"scope": "process"}
     )
-    known = _say({"begin": call, **scope}, answer=True)
+    known = _say({"begin": call, **scope})
     status, error = "ok", ""
     try:
         yield ident if known else 0
@@ -109,4 +103,5 @@ def tool_call(
     finally:
         if known:
             ended = {**call, "end": time.time_ns(), "status": status, "error": error}
-            _say({"end": ended}, answer=False)
+            # Waited for: what is done from here on is not the call's any more.
+            _say({"end": ended, "answer": True})

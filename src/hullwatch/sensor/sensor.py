@@ -10,6 +10,7 @@ import numpy as np
 
 from hullwatch.sensor import dns, procfs, tls
 from hullwatch.sensor.batch import Batch, Loss, String, in_order
+from hullwatch.sensor.clock import read_offset
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
 from hullwatch.sensor.spans import Spans
@@ -224,8 +225,8 @@ class Sensor:
     def _offset(self) -> int:
         """From CLOCK_BOOTTIME to the wall clock. The same for long, so that storing it costs
         nothing, and times of events that are near each other compare."""
-        found = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        if abs(found - self._wall_offset) >= _CLOCK_STEP:
+        found, bound = read_offset()
+        if abs(found - self._wall_offset) >= _CLOCK_STEP + bound:
             self._wall_offset = found
         return self._wall_offset
 
