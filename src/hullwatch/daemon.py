@@ -234,7 +234,6 @@ class Daemon:
             if self.reports is not None:
                 self.reports.close()
             self._guard("otlp", self._take_otlp, None)
-            self.otlp.close()
             # First no more events: on a busy host the rings would never be empty.
             self.sensor.detach()
             for _ in range(100):
@@ -244,6 +243,7 @@ class Daemon:
                     break
             self._step(self.sensor.drain(final=True))
             self._every_second(force=True)
+            self._guard("otlp", self.otlp.close, None)
         finally:
             self.sensor.close()
             self.control.close()
@@ -402,7 +402,7 @@ class Daemon:
 
     def _keep_calls(self) -> None:
         calls, sets = self.context.calls.changes()
-        self.otlp.calls(calls)
+        self._guard("otlp", lambda: self.otlp.calls(calls), None)
         if not self.writer.put_calls(calls, sets):
             self.context.calls.unsaved(calls, sets)
 

@@ -57,8 +57,10 @@ class Otlp:
 
     def take(self, context: Context) -> Iterator[Call]:
         """Calls that have come since, with their process and container where these are known."""
-        for one in self._receiver.take() if self._receiver is not None else ():
-            yield _placed(one, context)
+        came = list(self._receiver.take()) if self._receiver is not None else []
+        if came:
+            places = _Places(context)
+            yield from (places.of(one) for one in came)
 
     def calls(self, changed: Iterable[Call]) -> None:
         """Calls that have begun or ended."""
@@ -90,20 +92,26 @@ class Otlp:
             self._exporter.close()
 
 
-def _placed(one: Received, context: Context) -> Call:
-    """The container by its id, or the peer's; the process by its number in there."""
-    where = one.where
-    pid = where.host_pid
-    cgroup = 0
-    for image in context.processes.living():
-        workload = context.workloads.workload(image.workload)
-        if pid:
-            matches = image.pid == pid
+class _Places:
+    """Where the processes are that run now: made once for all calls of a turn."""
+
+    def __init__(self, context: Context) -> None:
+        self._of_pid: dict[int, int] = {}
+        self._inside: dict[tuple[str, int], tuple[int, int]] = {}
+        for image in context.processes.living():
+            self._of_pid[image.pid] = image.cgroup
+            container = context.workloads.workload(image.workload).container_id
+            if container:
+                self._inside[container, image.vpid] = image.pid, image.cgroup
+                self._inside.setdefault((container, 0), (0, image.cgroup))
+
+    def of(self, one: Received) -> Call:
+        """The call with its process by its number in the container, and the container by its id;
+        of a peer that the kernel vouches for, that one's."""
+        where = one.where
+        if pid := where.host_pid:
+            place = pid, self._of_pid.get(pid, 0)
         else:
-            matches = bool(where.container_id) and workload.container_id == where.container_id
-        if matches:
-            cgroup = cgroup or image.cgroup
-            if image.pid == pid or (not pid and where.pid and image.vpid == where.pid):
-                pid, cgroup = image.pid, image.cgroup
-                break
-    return msgspec.structs.replace(one.call, pid=pid, cgroup=cgroup)
+            whole = self._inside.get((where.container_id, 0), (0, 0))
+            place = self._inside.get((where.container_id, where.pid), whole)
+        return msgspec.structs.replace(one.call, pid=place[0], cgroup=place[1])

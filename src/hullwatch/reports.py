@@ -1,17 +1,19 @@
 """Where gateways and workloads tell of their calls: a Unix socket that any user may speak to.
 
-A peer speaks for itself only. Who it is, the kernel says (SO_PEERCRED), and a thread has to be one
-of its own. A call is in the kernel before its `begin` is answered, so whoever waits for the answer
-before going on has everything attributed. Lines of JSON both ways:
+A peer speaks for itself only, and as long as its process lives. Who it is, the kernel says
+(SO_PEERCRED, and a pidfd from then on), and a thread has to be one of its own. A call is in the
+kernel before its `begin` is answered, so whoever waits for the answer before going on has
+everything attributed. Lines of JSON both ways:
 
     {"serve": NAME}                         this process, and what it starts, is a server
     {"serve": NAME, "port": PORT}           ... and so is what listens there, in its own network
     {"served": true}                        ... but not this process itself
     {"begin": CALL, "scope": "server"}      scope: server | process | thread (with "tid")
     {"end": CALL}
-    {"signal": SIGNAL}                      no answer to this and to end, unless with "answer": true
+    {"signal": SIGNAL}                      no answer to this and to end, but with "answer": true
 
-One thread, no asyncio. Bounds: connections, of them by one user, bytes of a line, calls at once.
+One thread, no asyncio. Bounds: connections, in all and of one user; a user's lines a second; bytes
+of a line and of a call's attributes; calls at once; threads of a peer. A fault costs its peer only.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ _LINE_MAX = 64 << 10
 _CLIENTS_MAX = 256
 _OF_ONE_USER = 64  # of root too: it is a limit for mistakes
 _SKEW = 5 * 10**9  # ns: a time further from ours is not believed
+_THREADS_MAX = 64  # of one peer, that speak for themselves at once
+_LINES_A_SECOND, _BURST = 2_000.0, 8_000.0  # of one user
+_ATTRIBUTES_MAX = 4_096  # bytes of a call's
+_MOST = (1 << 63) - 1
 
 
 class Begin(msgspec.Struct):
@@ -58,17 +64,36 @@ class _Refused(Exception):
 
 
 class _Peer:
-    """One connection. open: its calls that run, with the actor that serves each."""
+    """One connection. open: its calls that run, with the actor that serves each. marked: processes
+    that were named as its server's. pidfd: tells when its process ends."""
 
     def __init__(self, sock: socket.socket, pid: int, uid: int) -> None:
         self.sock, self.pid, self.uid = sock, pid, uid
+        self.pidfd = os.pidfd_open(pid)  # OSError: it has ended already
+        self.gone = False
         self.name = ""
         self.cgroup = _cgroup_of(pid)
         self.request = b""
         self.server = 0
-        self.acts = False  # for itself, as a process
+        self.marked: set[int] = set()
         self.threads: dict[int, int] = {}  # tid of the host -> actor
-        self.open: dict[int, int] = {}
+        self.open: dict[int, tuple[int, Call]] = {}
+
+
+class _Allowance:
+    """Lines that one user may still send."""
+
+    def __init__(self) -> None:
+        self.left, self.at = _BURST, time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self.left = min(_BURST, self.left + (now - self.at) * _LINES_A_SECOND)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
 
 
 class Reports:
@@ -86,6 +111,7 @@ class Reports:
         self.path = path
         self._spans, self._calls, self._told, self._behind = spans, calls, told, behind
         self._peers: dict[int, _Peer] = {}
+        self._allowances: dict[int, _Allowance] = {}
         self.taken: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self._running = True
@@ -137,10 +163,21 @@ class Reports:
     def _serve(self) -> None:
         while self._running:
             for key, _ in self._selector.select():
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif isinstance(key.data, _Peer):
-                    self._read(key.data)
+                try:
+                    self._attend(key)
+                except Exception:  # whatever a peer made of it: the others are still heard
+                    self.refused["faults"] += 1
+                    if isinstance(key.data, _Peer):
+                        self._drop(key.data)
+
+    def _attend(self, key: selectors.SelectorKey) -> None:
+        if key.fileobj is self._listener:
+            self._accept()
+        elif isinstance(key.data, _Peer):
+            if key.fileobj == key.data.pidfd:
+                self._drop(key.data)  # its number may be another's by now
+            else:
+                self._read(key.data)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -155,8 +192,14 @@ class Reports:
                 sock.close()
                 return
             sock.setblocking(False)
-            peer = self._peers[sock.fileno()] = _Peer(sock, pid, uid)
+            try:
+                peer = _Peer(sock, pid, uid)
+            except OSError:
+                sock.close()
+                return
+            self._peers[sock.fileno()] = peer
             self._selector.register(sock, selectors.EVENT_READ, peer)
+            self._selector.register(peer.pidfd, selectors.EVENT_READ, peer)
 
     def _read(self, peer: _Peer) -> None:
         try:
@@ -166,8 +209,13 @@ class Reports:
         except OSError:
             data = b""
         peer.request += data
-        while b"\n" in peer.request:
+        allowance = self._allowances.setdefault(peer.uid, _Allowance())
+        while b"\n" in peer.request and not peer.gone:
             line, _, peer.request = peer.request.partition(b"\n")
+            if not allowance.take():
+                self.refused["too_fast"] += 1
+                self._drop(peer)
+                return
             self._take(peer, line)
         if not data or len(peer.request) > _LINE_MAX:
             self._drop(peer)
@@ -179,7 +227,7 @@ class Reports:
             request = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
             asked = "answer" in request or not ("end" in request or "signal" in request)
             self._handle(peer, request, line)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
             self.refused["malformed"] += 1
             answer = {"error": f"not understood: {error}"[:MAX_TEXT]}
         except _Refused as error:
@@ -203,26 +251,36 @@ class Reports:
             if "port" in request:
                 self._stand_before(peer, msgspec.json.decode(request["port"], type=int))
         elif "served" in request:
-            self._spans.forget(peer.pid)
+            self._unmark(peer, peer.pid)
         else:
             raise _Refused("say begin, end, signal, serve or served")
 
     def _be_server(self, peer: _Peer, name: str) -> None:
         peer.name = name[:MAX_TEXT]
         peer.server = peer.server or self._spans.new_server()
-        if not peer.server or not self._spans.serves(peer.pid, peer.server):
+        if not peer.server or not self._mark(peer, peer.pid):
             raise _Refused("too many servers")
+
+    def _mark(self, peer: _Peer, tgid: int) -> bool:
+        marked = self._spans.serves(tgid, peer.server)
+        peer.marked.add(tgid)
+        if _uid_of(tgid) < 0:  # it ended meanwhile, and will not take the mark with it
+            self._unmark(peer, tgid)
+        return marked
+
+    def _unmark(self, peer: _Peer, tgid: int) -> None:
+        peer.marked.discard(tgid)
+        self._spans.forget(tgid, peer.server)
 
     def _stand_before(self, peer: _Peer, port: int) -> None:
         """Another user's server is not this peer's to name; root may be before anybody's."""
         for tgid in self._behind(peer.pid, port):
             owner = _uid_of(tgid)
-            if owner >= 0 and peer.uid in (0, owner):
-                self._spans.serves(tgid, peer.server)
+            if owner >= 0 and peer.uid in (0, owner) and self._mark(peer, tgid):
                 self.taken["servers"] += 1
 
     def _begin(self, peer: _Peer, request: Begin) -> None:
-        call = _checked(request.begin)
+        call = msgspec.structs.replace(_checked(request.begin), end=0, status="")
         known = self._calls.get(call.id)
         if known is not None and (known.pid != peer.pid or known.name != call.name):
             raise _Refused("there is a call with this id")
@@ -235,9 +293,9 @@ class Reports:
         call = msgspec.structs.replace(
             call, pid=peer.pid, cgroup=peer.cgroup, server=call.server or peer.name
         )
-        peer.open[call.id] = actor
         if known is not None:
             call = msgspec.structs.replace(call, begin=known.begin)
+        peer.open[call.id] = actor, call
         self._calls.put(call)
         self._told.put(told_call(call))
         self.taken["calls"] += known is None
@@ -246,15 +304,16 @@ class Reports:
         if request.scope == "server" and peer.server:
             return peer.server
         if request.scope == "process":
-            if not peer.acts:
+            if peer.pid not in peer.marked:
                 self._be_server(peer, peer.name)
-                peer.acts = True
             return peer.server
         if request.scope == "thread":
             tid = _host_tid(peer.pid, request.tid)
             if not tid:
                 raise _Refused("no such thread of this process")
-            actor = peer.threads.get(tid) or self._spans.add_thread(tid)
+            actor = peer.threads.get(tid, 0)
+            if not actor and len(peer.threads) < _THREADS_MAX:
+                actor = self._spans.add_thread(tid)
             if not actor:
                 raise _Refused("too many threads")
             peer.threads[tid] = actor
@@ -262,24 +321,27 @@ class Reports:
         raise _Refused("scope is server (after serve), process or thread")
 
     def _end(self, peer: _Peer, call: Call) -> None:
-        actor = peer.open.pop(call.id, 0)
-        known = self._calls.get(call.id)
-        if not actor or known is None:
+        actor, known = peer.open.pop(call.id, (0, call))
+        if not actor:
             raise _Refused("no such call")
         self._spans.end(actor, call.id)
-        if actor & OF_THREAD and actor not in peer.open.values():
+        if actor & OF_THREAD and not any(one == actor for one, _ in peer.open.values()):
             # Threads come and go, and their numbers are used again.
             self._spans.drop_actor(actor)
             peer.threads = {tid: one for tid, one in peer.threads.items() if one != actor}
-        call = _checked(call)
+        now = time.time_ns()
+        said = _bounded(call)
         ended = msgspec.structs.replace(
-            call,
+            said,
+            kind=known.kind,
+            source=known.source,
+            name=said.name or known.name,
             begin=known.begin,
-            end=max(call.end or time.time_ns(), known.begin),
+            end=max(call.end if abs(call.end - now) < _SKEW else now, known.begin),
             status=call.status or "ok",
             pid=known.pid,
             cgroup=known.cgroup,
-            server=call.server or known.server,
+            server=said.server or known.server,
         )
         self._calls.put(ended)
         self._told.put(told_call(ended))
@@ -292,26 +354,39 @@ class Reports:
             subject=signal.subject[:MAX_TEXT],
             detail=signal.detail[:MAX_TEXT],
             server=server[:MAX_TEXT],
+            time=signal.time if abs(signal.time - time.time_ns()) < _SKEW else time.time_ns(),
+            call=signal.call if self._may_name(peer, signal.call) else 0,
         )
         self._told.put(told_signal(cut, peer.pid, peer.cgroup))
         self.taken["signals"] += 1
 
+    def _may_name(self, peer: _Peer, ident: int) -> bool:
+        """Its own call, or one that is about to begin."""
+        known = self._calls.get(ident)
+        return 0 < ident <= _MOST and (known is None or known.pid == peer.pid)
+
     def _drop(self, peer: _Peer) -> None:
         """It is gone: what it left running is over, as far as anybody knows."""
-        if self._peers.pop(peer.sock.fileno(), None) is None:
+        if peer.gone:
             return
+        peer.gone = True
+        del self._peers[peer.sock.fileno()]
         now = time.time_ns()
-        for ident, actor in peer.open.items():
+        for ident, (actor, call) in peer.open.items():
             self._spans.end(actor, ident)
-            self._calls.close(ident, now)
-            if (call := self._calls.get(ident)) is not None:
-                self._told.put(told_call(call))
+            lost = msgspec.structs.replace(call, end=max(now, call.begin), status="lost")
+            self._calls.put(lost)
+            self._told.put(told_call(lost))
+        for tgid in tuple(peer.marked):
+            self._unmark(peer, tgid)
         for actor in (*peer.threads.values(), *((peer.server,) if peer.server else ())):
             self._spans.drop_actor(actor)
-        if peer.acts:
-            self._spans.forget(peer.pid)
         self._selector.unregister(peer.sock)
+        self._selector.unregister(peer.pidfd)
         peer.sock.close()
+        os.close(peer.pidfd)
+        if not any(one.uid == peer.uid for one in self._peers.values()):
+            self._allowances.pop(peer.uid, None)
 
 
 def _make_way(path: Path) -> None:
@@ -334,18 +409,32 @@ def _checked(call: Call) -> Call:
     if not call.name:
         raise _Refused("a call has a name")
     now = time.time_ns()
-    attributes = dict(list(call.attributes.items())[:MAX_ATTRIBUTES])
+    begin = call.begin if abs(call.begin - now) < _SKEW else now
+    return msgspec.structs.replace(_bounded(call), begin=begin)
+
+
+def _bounded(call: Call) -> Call:
+    """Its texts, numbers and attributes within what is kept."""
+    attributes: dict[str, Any] = {}
+    room = _ATTRIBUTES_MAX
+    for name, value in list(call.attributes.items())[:MAX_ATTRIBUTES]:
+        kept = value[:MAX_TEXT] if isinstance(value, str) else value
+        if isinstance(kept, int | float) and not -_MOST <= kept <= _MOST:
+            continue
+        room -= len(name[:MAX_TEXT].encode()) + len(str(kept).encode("utf-8", "replace"))
+        if room < 0:
+            break
+        attributes[name[:MAX_TEXT]] = kept
     return msgspec.structs.replace(
         call,
         name=call.name[:MAX_TEXT],
         server=call.server[:MAX_TEXT],
         client=call.client[:MAX_TEXT],
         error=call.error[:MAX_TEXT],
-        begin=call.begin if abs(call.begin - now) < _SKEW or call.end else now,
-        attributes={
-            name[:MAX_TEXT]: value[:MAX_TEXT] if isinstance(value, str) else value
-            for name, value in attributes.items()
-        },
+        parent=call.parent if 0 <= call.parent <= _MOST else 0,
+        request_bytes=min(max(call.request_bytes, 0), _MOST),
+        response_bytes=min(max(call.response_bytes, 0), _MOST),
+        attributes=attributes,
     )
 
 

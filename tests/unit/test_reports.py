@@ -49,8 +49,8 @@ class Noted:
         self.said.append(("serves", tgid, server))
         return True
 
-    def forget(self, tgid: int) -> None:
-        self.said.append(("forget", tgid))
+    def forget(self, tgid: int, server: int) -> None:
+        self.said.append(("forget", tgid, server))
 
     def begin(self, actor: int, call: int) -> bool:
         self.running.add((actor, call))
@@ -107,7 +107,7 @@ def test_a_server_and_its_calls(place: Place) -> None:
     client = Client(place.path)
     assert client.ask(serve="files") == {"ok": True}
     assert client.ask(served=True) == {"ok": True}
-    assert place.spans.said == [("serves", os.getpid(), 7), ("forget", os.getpid())]
+    assert place.spans.said == [("serves", os.getpid(), 7), ("forget", os.getpid(), 7)]
     assert client.ask(begin=call(5, begin=time.time_ns())) == {"ok": True}
     assert place.spans.running == {(7, 5)}
     (begun,) = place.calls.running()
@@ -212,7 +212,7 @@ def test_texts_are_cut_and_times_that_cannot_be_are_ours(place: Place) -> None:
         scope="process",
     )
     (begun,) = place.calls.running()
-    assert len(begun.name) == 256 and len(begun.attributes) == 48
+    assert len(begun.name) == 256 and len(begun.attributes) == 15  # 4 KiB
     assert abs(begun.begin - time.time_ns()) < 60 * 10**9
     assert all(len(str(value)) <= 256 for value in begun.attributes.values())
 
@@ -252,6 +252,55 @@ def test_what_a_killed_agent_left_is_replaced(tmp_path: Path) -> None:
     assert Client(made.path).ask(served=True) == {"ok": True}
     made.reports.close()
     assert not made.path.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"\xff":1}',
+        b'{"signal":{"kind":"a","subject":"b","detail":"c","time":-1}}',
+        b'{"signal":{"kind":"a","subject":"b","detail":"c","time":1,"call":-1}}',
+        json.dumps({"begin": call(5, request_bytes=-1, end=1), "scope": "process"}).encode(),
+        json.dumps({"begin": call(5, parent=1 << 70), "scope": "process"}).encode(),
+        json.dumps({"begin": call(5, attributes={"n": 1 << 80}), "scope": "process"}).encode(),
+    ],
+)
+def test_no_line_ends_the_thread_or_makes_an_event_that_cannot_be(
+    place: Place, line: bytes
+) -> None:
+    client = Client(place.path)
+    client.sock.sendall(line + b"\n")
+    client.tell(served=True)
+    answers = [json.loads(client.file.readline())]
+    while answers[-1] != {"ok": True} or len(answers) < (b"begin" in line or b"xff" in line) + 1:
+        answers.append(json.loads(client.file.readline()))
+    rows = place.told.take(lambda kind, data: 1)
+    assert place.told.refused == 0 and all(rows["ts"] < 1 << 62)
+    assert Client(place.path).ask(served=True) == {"ok": True}
+    for one in place.calls.changes()[0]:
+        assert 0 <= one.parent < 1 << 63 and one.request_bytes >= 0 and one.end == 0
+
+
+def test_who_sends_too_much_is_dropped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hullwatch.reports._LINES_A_SECOND", 1.0)
+    client = Client(place.path)
+    with contextlib.suppress(OSError):
+        for _ in range(20_000):
+            client.sock.sendall(b'{"signal": {}}\n')
+    poll(lambda: place.reports.refused["too_fast"], seconds=10, waiting_for="it to be dropped")
+
+
+def test_what_it_left_after_being_dropped_is_not_taken(place: Place) -> None:
+    """It does not read its answers, so that one cannot be sent."""
+    client = Client(place.path)
+    line = json.dumps({"begin": call(1), "scope": "nowhere"}).encode() + b"\n"
+    with contextlib.suppress(OSError):
+        for n in range(5_000):
+            more = json.dumps({"begin": call(n + 2), "scope": "process"}).encode() + b"\n"
+            client.sock.send(line * 20 + more)
+    poll(lambda: not place.reports.stats()["peers"], seconds=10, waiting_for="it to be dropped")
+    assert not place.spans.running
+    assert all(one.end for one in place.calls.changes()[0])
 
 
 @settings(

@@ -40,7 +40,7 @@ def call(
     json: Json = False,
 ) -> None:
     """Draw one call: what it started, and what these processes did. Exit code 1: no such call."""
-    from hullwatch.store.calls import rows
+    from hullwatch.store.calls import events_of, rows
     from hullwatch.store.query import Reader
     from hullwatch.store.story import flat, tell
 
@@ -52,8 +52,12 @@ def call(
             what = "no such call" if not found else "several begin so; give more digits"
             raise CommandError(f"call {ident}: {what}", ExitCode.NO)
         (one,) = found
-        of = f"SELECT boot, mono, tid, class FROM call_events WHERE call = {one.id}"
-        where = f"(boot, mono, tid, class) IN ({of}) AND class NOT IN ('call', 'signal')"
+        if one.source == "otlp":
+            of = f"SELECT boot, mono, tid, class FROM ({events_of([one])})"
+            where = f"(boot, mono, tid, class) IN ({of})"
+        else:
+            where = f"span IN (SELECT span FROM spans WHERE call = {one.id})"
+        where += " AND class NOT IN ('call', 'signal')"
         story = tell(reader, where, call=one.id)
         shared = _shared(reader, one)
         warnings = (*reader.warnings, *story.cut)
@@ -70,7 +74,7 @@ def call(
 def _shared(reader: Reader, one: CallRow) -> list[dict[str, Any]]:
     """Calls that some of this may be of instead."""
     found = reader.query(
-        "SELECT DISTINCT c.id, c.server, c.name FROM call_sets s JOIN call_sets o USING (span)"
+        "SELECT DISTINCT c.id, c.server, c.name FROM spans s JOIN spans o USING (span)"
         " JOIN calls c ON c.id = o.call WHERE s.call = $1::UBIGINT AND o.call != s.call"
         " ORDER BY c.id",
         one.id,

@@ -20,14 +20,16 @@ MAX_SETS = 16_384
 
 
 class Calls:
-    """Bounded: of ended calls the oldest go first. One thread reads, any may tell.
+    """Bounded: the oldest go first, of those that have ended and of those that run. One thread
+    reads, any may tell.
 
     forgotten: calls that ran and had to make room.
     """
 
     def __init__(self, calls: int = MAX_CALLS, sets: int = MAX_SETS) -> None:
         self._limits = (calls, sets)
-        self._calls: OrderedDict[int, Call] = OrderedDict()
+        self._running: OrderedDict[int, Call] = OrderedDict()
+        self._ended: OrderedDict[int, Call] = OrderedDict()
         self._sets: OrderedDict[int, tuple[int, ...]] = OrderedDict()
         self._changed: dict[int, Call] = {}
         self._new_sets: dict[int, tuple[int, ...]] = {}
@@ -35,19 +37,23 @@ class Calls:
         self.forgotten = 0
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._running) + len(self._ended)
 
     def put(self, call: Call) -> None:
         """A call has begun, or something more is known of it."""
         with self._lock:
-            self._calls[call.id] = self._changed[call.id] = call
-            self._calls.move_to_end(call.id)
-            while len(self._calls) > self._limits[0]:
-                _, oldest = self._calls.popitem(last=False)
-                self.forgotten += not oldest.end
+            self._running.pop(call.id, None)
+            self._ended.pop(call.id, None)
+            held = self._ended if call.end else self._running
+            held[call.id] = self._changed[call.id] = call
+            while len(held) > self._limits[0]:
+                held.popitem(last=False)
+                self.forgotten += not call.end
+            while len(self._changed) > 2 * self._limits[0]:  # nothing can be written
+                del self._changed[next(iter(self._changed))]
 
     def get(self, ident: int) -> Call | None:
-        return self._calls.get(ident)
+        return self._running.get(ident) or self._ended.get(ident)
 
     def learn(self, strings: Iterable[String]) -> None:
         """Sets of calls, as the kernel names them."""
@@ -68,7 +74,7 @@ class Calls:
 
     def of(self, span: int) -> tuple[Call, ...]:
         """The calls themselves, as far as they are known."""
-        found = (self._calls.get(one) for one in self.members(span))
+        found = (self.get(one) for one in self.members(span))
         return tuple(one for one in found if one is not None)
 
     def changes(self) -> tuple[list[Call], dict[int, tuple[int, ...]]]:
@@ -86,10 +92,10 @@ class Calls:
 
     def running(self) -> list[Call]:
         with self._lock:
-            return [one for one in self._calls.values() if not one.end]
+            return list(self._running.values())
 
     def close(self, ident: int, end: int) -> None:
         """Nobody will tell how it ended."""
-        call = self._calls.get(ident)
+        call = self.get(ident)
         if call is not None and not call.end:
             self.put(msgspec.structs.replace(call, end=end, status="lost"))

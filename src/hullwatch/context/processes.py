@@ -114,8 +114,9 @@ class ProcessTable:
         return self._current.get(key)
 
     def living(self) -> list[ProcessImage]:
-        """The images of processes that run, as far as they have acted."""
-        return [image for image in self._current.values() if not image.ended]
+        """The images of processes that run, as far as they have acted. Any thread may ask."""
+        # A copy, in one step: other threads ask, too.
+        return [image for image in list(self._current.values()) if not image.ended]
 
     def key_of(self, pid: int) -> int:
         """The key of the process that has this pid now; 0 if none is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TypeVar, get_args
 
 import numpy as np
@@ -23,8 +24,9 @@ _ENDED = 1
 
 
 def _mono(wall: int) -> int:
-    """CLOCK_BOOTTIME ns of a unix time, as the clocks are now."""
-    return wall - read_offset()[0]
+    """CLOCK_BOOTTIME ns of a unix time, as the clocks are now; between the boot and now."""
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return min(max(wall - read_offset()[0], 0), now)
 
 
 def told_call(call: Call) -> Told:

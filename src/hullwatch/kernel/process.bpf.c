@@ -435,7 +435,11 @@ HOT int process_ended(struct task_struct *task)
 SEC("tp_btf/sched_process_exit") /* task, group_dead: 6.16 and later */
 int BPF_PROG(process_exit_2, struct task_struct *task, bool group_dead)
 {
-	return group_dead ? process_ended(task) : 0;
+	if (group_dead)
+		process_ended(task);
+	if (settings.calls)
+		thread_forget(task->pid);
+	return 0;
 }
 
 /*
@@ -455,9 +459,11 @@ int BPF_PROG(process_exit_1, struct task_struct *task)
 	u64 key = make_key(task->group_leader->start_boottime, task->tgid);
 	u8 one = 1;
 
-	if (task->signal->live.counter > 0 || bpf_map_update_elem(&ended, &key, &one, BPF_NOEXIST))
-		return 0;
-	return process_ended(task);
+	if (task->signal->live.counter == 0 && !bpf_map_update_elem(&ended, &key, &one, BPF_NOEXIST))
+		process_ended(task);
+	if (settings.calls)
+		thread_forget(task->pid);
+	return 0;
 }
 
 /* Run once at start over every task: what was there before. Env and argv of others are not

@@ -49,28 +49,30 @@ static __noinline u64 served(struct hw_calls *c)
 {
 	struct calls_walk w = { .from = c };
 	u64 ours = HW_AMBIGUOUS | (u64)fixed.run << 32;
-	u32 changed = c->changed, set;
+	/* A set's id is of an epoch of the dictionary, so the next one has it made anew. */
+	u32 state = c->changed ^ settings.epoch * 0x9e3779b1u, set = 0;
+	u64 cached = c->cached;
 	struct scratch *s;
 
-	if (c->set && c->set_changed == changed && c->set_epoch == settings.epoch)
-		return ours | c->set;
+	if (cached && cached >> 32 == state)
+		return ours | (u32)cached;
 	s = scratch_get(HW_NONE, 0);
 	if (!s)
 		return 0;
 	w.data = s->data;
 	bpf_loop(HW_CALLS_AT_ONCE, calls_step, &w, 0);
-	set = 0;
 	if (w.count > 1 && w.count <= HW_CALLS_AT_ONCE) {
 		*(u64 *)&s->data[64] = ours;
-		set = intern_at(s, 64, 8 + w.count * 8, HW_S_CALLS, 8 + w.count * 8);
+		set = intern_at(s, 64, 8 + w.count * 8, HW_S_CALLS | BULK_STRING, 8 + w.count * 8);
+		if (set == SHED)
+			set = 0;
 	}
 	scratch_put(s);
 	if (w.count <= 1)
 		return w.first;
-	/* Another may begin meanwhile: then `changed` has moved on, and this is not taken for it. */
-	c->set = set;
-	c->set_epoch = settings.epoch;
-	c->set_changed = changed;
+	/* In one store, as another CPU may be at it; if calls changed meanwhile, it is of no use. */
+	if (set)
+		c->cached = (u64)state << 32 | set;
 	return ours | set;
 }
 
@@ -90,11 +92,14 @@ __noinline u64 span_of(u64 pid_tgid)
 	a = bpf_map_lookup_elem(&acting, &tgid);
 	if (!a)
 		return 0;
-	if (a->span)
-		return a->span;
 	actor = a->server;
-	c = bpf_map_lookup_elem(&running, &actor);
-	return c ? served(c) : 0;
+	if (actor) {
+		c = bpf_map_lookup_elem(&running, &actor);
+		span = c ? served(c) : 0;
+		if (span)
+			return span;
+	}
+	return a->span;
 }
 
 /* A child acts for the call it is made in; made outside of any, it is of the server like its parent. */
@@ -104,8 +109,11 @@ __noinline int span_inherit(u32 parent, u32 child, u64 span, u64 cgroup)
 
 	if (!span) {
 		a = bpf_map_lookup_elem(&acting, &parent);
-		if (!a)
+		if (!a) {
+			/* Whoever had this number before is nobody's parent any more. */
+			bpf_map_delete_elem(&acting, &child);
 			return 0;
+		}
 		new.server = a->server;
 	}
 	if (bpf_map_update_elem(&acting, &child, &new, BPF_ANY))
@@ -116,6 +124,15 @@ __noinline int span_inherit(u32 parent, u32 child, u64 span, u64 cgroup)
 __noinline int span_forget(u32 tgid)
 {
 	bpf_map_delete_elem(&acting, &tgid);
+	return 0;
+}
+
+/* A thread that ends speaks for itself no more, and another may get its number. */
+__noinline int thread_forget(u32 tid)
+{
+	u64 actor = HW_OF_THREAD | tid;
+
+	bpf_map_delete_elem(&running, &actor);
 	return 0;
 }
 

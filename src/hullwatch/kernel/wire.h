@@ -241,19 +241,18 @@ struct hw_verdict_value {
 #define HW_OF_THREAD (1ULL << 63) /* an actor that is one thread: this and its tid */
 #define HW_CALLS_AT_ONCE 64
 
-/* What a process acts for, by tgid: the one call that it was started in, or the server it is of. */
+/* What a process acts for, by tgid: the calls of the server it is of, else the one it was started in. */
 struct hw_acting {
 	__u64 span;
 	__u64 server; /* actor whose calls it serves, 0 = none */
 };
 
-/* The calls that an actor serves now. changed counts changes; set is what set_changed of them made. */
+/* The calls that an actor serves now. changed counts changes; cached: of which change, and the set. */
 struct hw_calls {
 	__u64 calls[HW_CALLS_AT_ONCE];
+	__u64 cached;
 	__u32 changed;
-	__u32 set;
-	__u32 set_changed;
-	__u32 set_epoch;
+	__u32 pad;
 };
 
 /* What the program call_change is asked to do. */

@@ -66,25 +66,32 @@ class Spans:
         self._running.delete(struct.pack("<Q", actor))
 
     def serves(self, tgid: int, server: int) -> bool:
-        """The process, and those that it starts from now on outside of a call, are the server's."""
-        return self._act(tgid, 0, server)
-
-    def acts(self, tgid: int, call: int) -> bool:
-        """The process, and those that it starts from now on, act for one call."""
-        return self._act(tgid, call, 0)
-
-    def _act(self, tgid: int, span: int, server: int) -> bool:
+        """The process, and those that it starts from now on outside of a call, are the server's.
+        A call that it was started in stays its own where the server has none."""
+        key = struct.pack("<I", tgid)
+        known = self._acting.lookup(key)
+        span = _ACTING.unpack(known)[0] if known else 0
         try:
-            self._acting.update(struct.pack("<I", tgid), _ACTING.pack(span, server))
+            self._acting.update(key, _ACTING.pack(span, server))
         except BpfError:
             self.refused["processes"] += 1
             return False
         self._programs.set(calls=1)
         return True
 
-    def forget(self, tgid: int) -> None:
-        """The process acts for nothing any more; what it started stays as it is."""
-        self._acting.delete(struct.pack("<I", tgid))
+    def forget(self, tgid: int, server: int) -> None:
+        """The process is of this server no more, if it was; what it started stays as it is."""
+        key = struct.pack("<I", tgid)
+        known = self._acting.lookup(key)
+        if known is None:
+            return
+        span, of = _ACTING.unpack(known)
+        if of != server:
+            return
+        if span:
+            self._acting.update(key, _ACTING.pack(span, 0))
+        else:
+            self._acting.delete(key)
 
     def begin(self, actor: int, call: int) -> bool:
         """From now on the actor serves this call, too. False: too many at once, no such actor."""

@@ -51,12 +51,23 @@ class ToldQueue:
         """EVENT[n]; make_string gives the id of a text."""
         taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
         rows = np.zeros(len(taken), EVENT)
-        for at, one in enumerate(taken):
-            row = rows[at]
-            row["ts"], row["cls"], row["span"] = one.ts, one.cls, one.span
-            row["proc"], row["cgroup"], row["tid"] = one.proc, one.cgroup, one.tid
-            row["obj"] = make_string(StrKind.TEXT, one.text.encode("utf-8", "replace"))
-            row["obj2"] = make_string(StrKind.TEXT, one.text2.encode("utf-8", "replace"))
-            row["num"], row["num2"] = one.num, one.num2
-            row["flags"], row["ret"] = one.flags, one.ret
-        return rows
+        count = 0
+        for one in taken:
+            row = rows[count]
+            try:
+                self._fill(row, one, make_string)
+            except (OverflowError, ValueError):  # a number that no event can hold
+                self.refused += 1
+                rows[count] = 0
+            else:
+                count += 1
+        return rows[:count]
+
+    @staticmethod
+    def _fill(row: np.void, one: Told, make_string: Callable[[int, bytes], int]) -> None:
+        row["ts"], row["cls"], row["span"] = one.ts, one.cls, one.span
+        row["proc"], row["cgroup"], row["tid"] = one.proc, one.cgroup, one.tid
+        row["obj"] = make_string(StrKind.TEXT, one.text.encode("utf-8", "replace"))
+        row["obj2"] = make_string(StrKind.TEXT, one.text2.encode("utf-8", "replace"))
+        row["num"], row["num2"] = one.num, one.num2
+        row["flags"], row["ret"] = one.flags, one.ret

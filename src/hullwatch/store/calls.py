@@ -18,14 +18,16 @@ from hullwatch.store.tables import signed
 if TYPE_CHECKING:
     from hullwatch.store.query import Reader
 
-__all__ = ["CallRow", "names", "put", "rows"]
+__all__ = ["CallRow", "events_of", "names", "put", "rows"]
 
 _PUT = """INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
     ON CONFLICT (id) DO UPDATE SET
         name = excluded.name, server = excluded.server, client = excluded.client,
         ended = excluded.ended, status = excluded.status, error = excluded.error,
         request_bytes = excluded.request_bytes, response_bytes = excluded.response_bytes,
-        body = CASE WHEN excluded.body = '{}' THEN body ELSE excluded.body END"""
+        body = CASE WHEN excluded.body = '{}' THEN body ELSE excluded.body END
+    WHERE calls.pid = excluded.pid AND calls.boot = excluded.boot"""
+MAX_SETS = 16_384
 
 
 def put(
@@ -40,16 +42,9 @@ def put(
         (
             (
                 *(call.id, call.kind, call.source, call.name, call.server, call.client),
-                *(
-                    call.parent,
-                    call.pid,
-                    signed(call.cgroup),
-                    call.begin,
-                    call.end or None,
-                    call.status,
-                    call.error,
-                ),
-                *(call.request_bytes, call.response_bytes, boot),
+                *(_whole(call.parent), call.pid, signed(call.cgroup), _whole(call.begin)),
+                *(_whole(call.end) or None, call.status, call.error),
+                *(_whole(call.request_bytes), _whole(call.response_bytes), boot),
                 msgspec.json.encode(call.attributes).decode(),
             )
             for call in calls
@@ -58,8 +53,19 @@ def put(
     now = time.time_ns()
     link.executemany(
         "INSERT OR IGNORE INTO call_sets VALUES (?,?,?)",
-        ((signed(span), call, now) for span, members in sets.items() for call in members),
+        ((signed(span), " ".join(map(str, members)), now) for span, members in sets.items()),
     )
+    if sets:
+        link.execute(
+            "DELETE FROM call_sets WHERE seen < (SELECT seen FROM call_sets"
+            " ORDER BY seen DESC LIMIT 1 OFFSET ?)",
+            (MAX_SETS,),
+        )
+
+
+def _whole(number: int) -> int:
+    """As SQLite can hold it."""
+    return min(max(number, 0), (1 << 63) - 1)
 
 
 class CallRow(msgspec.Struct):
@@ -117,17 +123,45 @@ def rows(reader: Reader, where: str, limit: int) -> tuple[list[CallRow], bool]:
     return list(reversed(made.values())), answer.truncated
 
 
+# Of calls that only OTLP told of, when they were over: what their process, its children, or where
+# it is not known their container did in that time and for no other call, less what a call within
+# did. Clocks were read at different moments: a millisecond is allowed for it.
+_OTLP = """
+SELECT c.id AS call, EXISTS (
+    SELECT 1 FROM calls o WHERE o.source = 'otlp' AND o.id != c.id AND o.parent != c.id
+        AND o.id != c.parent AND o.cgroup = c.cgroup AND o.pid = c.pid
+        AND e.time BETWEEN o.begun AND o.ended) AS ambiguous, e.*
+FROM events e JOIN (SELECT * FROM calls WHERE source = 'otlp' AND id IN ({ids})) c
+    ON e.span IS NULL AND e.boot = c.boot AND e.cgroup = c.cgroup
+    AND e.time BETWEEN c.begun - INTERVAL 1 MILLISECOND AND c.ended + INTERVAL 1 MILLISECOND
+    AND (c.pid = 0 OR e.pid = c.pid OR e.ppid = c.pid)
+WHERE NOT EXISTS (SELECT 1 FROM calls k WHERE k.parent = c.id AND k.source = 'otlp'
+    AND e.time BETWEEN k.begun AND k.ended)
+"""
+
+
+def events_of(calls: Iterable[CallRow]) -> str:
+    """SQL of these calls' events: call, ambiguous, and all columns of events."""
+    idents = {one.id: one.source for one in calls}
+    ids = ", ".join(map(str, idents)) or "0"
+    sql = f"SELECT * FROM call_events WHERE call IN ({ids})"
+    if told := ", ".join(str(ident) for ident, source in idents.items() if source == "otlp"):
+        sql += f" UNION ALL BY NAME {_OTLP.format(ids=told)}"
+    return sql
+
+
 def _deeds(reader: Reader, calls: dict[int, CallRow]) -> None:
     done = reader.query(
-        "SELECT call, ambiguous, class, object, dest_name, container, boot, proc,"
+        "SELECT call, ambiguous, class, object, dest_name, container, boot,"
+        " CASE WHEN class = 'fork' THEN num ELSE proc END AS proc,"
         " count(*) AS n, count(*) FILTER (ret < 0) AS failed,"
         " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT AS sent"
-        " FROM call_events"
-        " WHERE list_contains($1::UBIGINT[], call) AND class NOT IN ('call', 'signal')"
+        f" FROM ({events_of(calls.values())}) WHERE class NOT IN ('call', 'signal')"
         " GROUP BY ALL ORDER BY min(mono)",
-        list(calls),
         limit=_OBJECTS,
     )
+    if done.truncated:
+        reader.warnings.append(f"only the first {_OBJECTS} doings of these calls are counted")
     files: dict[int, set[str]] = defaultdict(set)
     processes: dict[int, set[tuple[int, int]]] = defaultdict(set)
     for row in done.table.to_pylist():
@@ -166,9 +200,11 @@ def _found(reader: Reader, calls: dict[int, CallRow]) -> None:
 
 def names(link: sqlite3.Connection, span: int) -> list[str]:
     """The calls that a span may stand for, in words; [] if none is known."""
+    row = link.execute("SELECT calls FROM call_sets WHERE span = ?", (signed(span),)).fetchone()
+    idents = row[0].split(" ") if row else [str(signed(span))]
     found = link.execute(
-        "SELECT id, server, name FROM calls WHERE id = ?1"
-        " OR id IN (SELECT call FROM call_sets WHERE span = ?1) ORDER BY begun",
-        (signed(span),),
+        "SELECT id, server, name FROM calls WHERE id IN"
+        f" ({', '.join('?' * len(idents))}) ORDER BY begun",
+        [int(ident) for ident in idents],
     )
     return [f"{server + ': ' if server else ''}{name} ({id_:016x})" for id_, server, name in found]

@@ -114,8 +114,9 @@ MIGRATIONS: tuple[str, ...] = (
     -- Numbers of the calls that a finding was met in, the first few.
     ALTER TABLE findings ADD COLUMN spans TEXT;
 
-    -- What an ambiguous span stands for: calls that ran in one process at the same time.
-    CREATE TABLE call_sets (span INTEGER, call INTEGER, seen INTEGER, PRIMARY KEY (span, call))
-        WITHOUT ROWID;
+    -- What an ambiguous span stands for: calls that ran in one process at the same time, by their
+    -- numbers with blanks between.
+    CREATE TABLE call_sets (span INTEGER PRIMARY KEY, calls TEXT, seen INTEGER);
+    CREATE INDEX call_sets_seen ON call_sets (seen);
     """,
 )

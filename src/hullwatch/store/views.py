@@ -91,7 +91,7 @@ SIDE_TABLES: tuple[SideTable, ...] = (
             ("body", _TEXT),
         ),
     ),
-    SideTable("call_sets", "call_sets", (("span", _ID), ("call", _ID), ("seen", TIME))),
+    SideTable("call_sets", "call_sets", (("span", _ID), ("calls", _TEXT), ("seen", TIME))),
     SideTable(
         "workloads",
         "workloads",
@@ -207,7 +207,7 @@ VIEWS: tuple[tuple[str, str], ...] = (
     (
         "spans",
         """SELECT id AS span, id AS call, false AS ambiguous FROM calls
-        UNION ALL SELECT span, call, true FROM call_sets""",
+        UNION ALL SELECT span, unnest(string_split(calls, ' '))::UBIGINT, true FROM call_sets""",
     ),
     (
         "called",
@@ -215,18 +215,8 @@ VIEWS: tuple[tuple[str, str], ...] = (
         FROM calls c LEFT JOIN workloads w ON w.boot = c.boot AND w.cgroup = c.cgroup""",
     ),
     (
-        # Events of calls: as the kernel stamped them, and where only OTLP told of the call when it
-        # was over, by its process (and children) or container, and time. Our clocks and theirs
-        # were read at different moments: a millisecond is allowed for it.
         "call_events",
-        """SELECT s.call, s.ambiguous, e.* FROM events e JOIN spans s USING (span)
-        UNION ALL BY NAME
-        SELECT c.id AS call,
-            count(*) OVER (PARTITION BY e.boot, e.mono, e.tid, e.class) > 1 AS ambiguous, e.*
-        FROM events e JOIN calls c ON c.source = 'otlp' AND e.span IS NULL AND e.boot = c.boot
-            AND e.cgroup = c.cgroup
-            AND e.time BETWEEN c.begun - INTERVAL 1 MILLISECOND AND c.ended + INTERVAL 1 MILLISECOND
-            AND (c.pid = 0 OR e.pid = c.pid OR e.ppid = c.pid)""",
+        "SELECT s.call, s.ambiguous, e.* FROM events e JOIN spans s USING (span)",
     ),
     (
         "call_findings",
