@@ -44,6 +44,8 @@ open("/data/api.key", "w").close()
 with tool_call("report", server="files") as first:
     assert first
     open("/data/api.key").close()
+    with socket.create_server(("127.0.0.1", 4321)) as near:
+        socket.create_connection(near.getsockname()).close()
     subprocess.run(["cat", "/data/report.txt"])
 with tool_call("list", server="files"):
     os.listdir("/data")
@@ -183,6 +185,14 @@ def test_the_tree_and_a_finding_name_the_calls(story):
     found = {one["rule"]: one["id"] for one in cli(story["store"], "findings")}
     (shown,) = cli(story["store"], "findings", "show", found["Key read for a report"])
     assert shown["calls"] == [f"files: report ({ident})"]
+
+
+def test_a_secret_is_told_with_its_call_and_what_came_next(story):
+    seen = {one["where"]: one for one in cli(story["store"], "secrets", "seen")}
+    key = seen["/data/api.key"]
+    assert (key["kind"], key["how"]) == ("private_key_file", "file")
+    assert key["calls"] == [f"files: report ({story['calls']['report']['id']})"]
+    assert ("127.0.0.1:4321", True) in {(one["address"], one["same"]) for one in key["then"]}
 
 
 def test_a_picture_calls_nobody(story, tmp_path):

@@ -1,26 +1,32 @@
-"""`hullwatch secrets`: which kinds of secrets are known, and where in files some are."""
+"""`hullwatch secrets`: which kinds are known, where in files some are, and which of them workloads
+hold and touch."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import Json
-from hullwatch.cli.show import print_json, print_table, safe, say
+from hullwatch.cli.events import scope_sql
+from hullwatch.cli.options import DEFAULT_STORE, Container, Json, Since, Store, Until
+from hullwatch.cli.show import console, print_json, print_table, safe, say, short_time, size
+from hullwatch.cli.when import parse_duration, parse_time
 
 if TYPE_CHECKING:
     from hullwatch.agent.secrets import Found
+    from hullwatch.store.secrets import Seen
 
 __all__ = ["register"]
 
 MAX_FILE = 64 << 20  # bytes
+_FEW = 3  # names of a list in a table
 _HEAD = 8192  # bytes; a zero byte among them: no text
 _NOT_LOOKED_AT = {".git", ".hg", ".svn"}
 
@@ -32,13 +38,93 @@ Paths = Annotated[
 
 def register(app: typer.Typer) -> None:
     secrets = typer.Typer(
-        help="List the kinds of secrets that are known; find some in files. None is ever shown.",
+        help="What workloads hold and touch; which kinds are known; which are in files. No secret"
+        " is ever shown.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+    secrets.command("seen")(seen)
     secrets.command("kinds")(kinds)
     secrets.command("scan")(scan)
     app.add_typer(secrets, name="secrets")
+
+
+def seen(
+    store: Store = DEFAULT_STORE,
+    since: Since = None,
+    until: Until = None,
+    container: Container = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", metavar="KIND", help="Of this kind only.")
+    ] = None,
+    within: Annotated[
+        str, typer.Option("--within", metavar="TIME", help="What counts as next: 30s, 5m.")
+    ] = "60s",
+    json: Json = False,
+) -> None:
+    """List secrets that workloads hold or touched: kind and place, by which program, in which tool
+    call, and to where the same ones talked next.
+
+    `~` before a call: it or another that ran at the same time. `~` before a destination: not the
+    same call or process, but one beside it. That something was sent there is known, not what.
+    """
+    from hullwatch.store.query import Reader
+    from hullwatch.store.secrets import seen as seen_in
+
+    begin, end = parse_time(since, "--since"), parse_time(until, "--until")
+    seconds = parse_duration(within, "--within")
+    where = ["TRUE"]
+    for sign, moment in ((">=", begin), ("<=", end)):
+        if moment is not None:
+            where.append(f"time {sign} make_timestamptz({moment // 1000}::BIGINT)")
+    with Reader(store, begin, end, container) as reader:
+        if reader.scope is not None:
+            where.append(scope_sql(reader.scope))
+        found = seen_in(reader, " AND ".join(where), seconds)
+        warnings = tuple(reader.warnings)
+    for warning in warnings:
+        say(warning)
+    found = [one for one in found if kind in (None, one.kind)]
+    if json:
+        import msgspec
+
+        for one in found:
+            print_json(msgspec.to_builtins(one, builtin_types=(datetime,)))
+    elif found:
+        _table(found)
+    else:
+        say("none: no workload that was watched held or touched a secret of a known kind")
+
+
+def _table(found: list[Seen]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for head in "workload,kind,where,times,last,by,call,then".split(","):
+        table.add_column(head, overflow="fold", no_wrap=head == "last")
+    for one in found:
+        ends = (
+            f"{'' if end.same else '~'}{safe(end.name or end.address)}"
+            + (f" {size(end.bytes_out)}" if end.bytes_out else "")
+            for end in sorted(one.then, key=lambda end: (not end.same, end.after))
+        )
+        table.add_row(
+            safe(one.workload or "the host"),
+            one.kind,
+            ("$" if one.how == "environment" else "") + safe(one.where),
+            str(one.times),
+            short_time(one.last, True)[5:],
+            _few(safe(program).rpartition("/")[2] for program in one.programs),
+            _few(safe(call) for call in one.calls),
+            _few(ends),
+            style="yellow" if one.then else "",
+        )
+    console().print(table, soft_wrap=False)
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:_FEW]) + (f" +{len(listed) - _FEW}" if len(listed) > _FEW else "")
 
 
 def kinds(json: Json = False) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hullwatch.agent.secrets.paths import classify_path
 from hullwatch.context.call import Call
-from hullwatch.store.story import FILE_CLASSES, is_secret
+from hullwatch.store.story import FILE_CLASSES
 from hullwatch.store.tables import signed
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _deeds(reader: Reader, calls: dict[int, CallRow]) -> None:
             processes[call.id].add((row["boot"], row["proc"]))
         elif kind in FILE_CLASSES and row["failed"] < row["n"]:
             files[call.id].add(name)
-            if is_secret(name) and name not in call.secrets:
+            if classify_path(name) is not None and name not in call.secrets:
                 call.secrets = [*call.secrets, name]
         elif kind in ("connect", "send"):
             end = f"{row['dest_name']} ({name})" if row["dest_name"] else name

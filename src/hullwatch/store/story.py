@@ -6,17 +6,18 @@ Pure but for `tell`, which asks the store. The CLI draws it, `--json` prints it.
 from __future__ import annotations
 
 import errno
-import re
 from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from hullwatch.agent.secrets.paths import classify_path
+
 if TYPE_CHECKING:
     from hullwatch.store.query import Reader
 
-__all__ = ["Connection", "Deed", "Files", "Process", "Story", "flat", "is_secret", "tell"]
+__all__ = ["Connection", "Deed", "Files", "Process", "Story", "flat", "tell"]
 
 PROCESSES = 20_000
 OBJECTS = 50_000
@@ -30,20 +31,6 @@ FILE_CLASSES = (
 )  # fmt: skip
 NET_CLASSES = ("connect", "send", "flow", "accept", "bind", "listen", "tls")
 _LIFE_CLASSES = ("exec", "task", "fork", "exit")
-
-# Where credentials usually lie. For display only; rules have their own lists.
-_SECRET = re.compile(
-    r"^/(?:var/)?run/secrets/|/\.ssh/(?!known_hosts)|/\.aws/|/\.azure/|/\.kube/config|/\.docker/config"
-    r"|/\.config/gcloud/|/\.netrc$|/\.pgpass$|/\.git-credentials$|/\.npmrc$|/\.pypirc$"
-    r"|^/etc/(?:g?shadow|sudoers)|(?:^|/)\.env(?:\.|$)|/huggingface/token$|/environ$"
-    r"|(?:^|[/._-])(?:secret|token|credential|password|api[_-]?key)s?(?:$|[._/-])"
-    r"|\.(?:pem|key|p12|pfx|keytab)$",
-    re.IGNORECASE,
-)
-
-
-def is_secret(path: str) -> bool:
-    return bool(_SECRET.search(path)) and not path.startswith(("/usr/lib/", "/usr/share/", "/lib/"))
 
 
 class Files(msgspec.Struct):
@@ -275,7 +262,7 @@ def _place_deeds(
             process.setup = [*process.setup, Deed(row["class"], object_, row["n"])]
         elif row["class"] in FILE_CLASSES:
             # A label sticks to the process, so only the path says which file was the secret.
-            if not is_secret(object_) or row["n"] == row["failed"]:
+            if classify_path(object_) is None or row["n"] == row["failed"]:
                 touched[key].append(row)
             else:
                 process.secrets = [*process.secrets, Deed(row["class"], object_, row["n"])]

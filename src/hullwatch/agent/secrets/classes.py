@@ -22,6 +22,13 @@ class Classes:
         rows = self._set.Match(name.encode("utf-8", "surrogatepass"))
         return self._rows[min(rows)][0] or None if rows else None
 
+    @property
+    def pattern(self) -> str:
+        """RE2 (with `s`: a dot is any character) of all names that may have a class, and few more:
+        for a first look by those who have RE2 and many names."""
+        rows = (patterns for name, patterns in self._rows if name)
+        return "|".join(self._translated(one) for patterns in rows for one in patterns.split())
+
     @cached_property
     def _set(self) -> re2.Set:
         options = re2.Options()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hullwatch.agent.secrets.classes import Classes
 
-__all__ = ["PATHS", "classify_path"]
+__all__ = ["LIKELY", "PATHS", "classify_path"]
 
 _MAX_PATH = 4096
 
@@ -121,6 +121,7 @@ PATHS = (
         " wp-config.php config/database.yml config/master.key config/credentials.yml.enc",
     ),
     ("kerberos_ticket", "/tmp/krb5cc_* krb5.keytab *.keytab"),
+    ("", "/usr/lib/** /usr/share/** /usr/local/lib/** /usr/include/** /lib/**"),
     (
         "private_key_file",
         "*.pem *.key *.p12 *.pfx *.jks *.keystore *.p8 *.age /etc/ssl/private/**"
@@ -135,11 +136,16 @@ PATHS = (
         "secret_file",
         "credentials credentials.json client_secret*.json secrets.json secrets.yaml secrets.yml"
         " secrets.toml token token.json .token auth.json oauth_creds.json api_key api_key.txt"
-        " .credentials.json password.txt passwords.txt",
+        " .credentials.json password.txt passwords.txt *secret *secrets *secret.txt *secrets.txt"
+        " *secret.json *secret.yaml *secret.yml *-token *_token *.token *token.txt *password"
+        " *passwords *credential *credentials *credentials.json *api_key *api-key *apikey"
+        " *api_key.txt *api-key.txt",
     ),
 )
 
 _CLASSES = Classes(PATHS, any_folder=True)
+LIKELY = _CLASSES.pattern
+"""RE2, with `s`: all paths that may have a class, and few more."""
 
 
 def classify_path(path: str) -> str | None:
