@@ -39,6 +39,7 @@ COMMANDS: dict[str, str] = {
     "rules": "hullwatch.cli.rules",
     "baseline": "hullwatch.cli.baseline",
     "secrets": "hullwatch.cli.secrets",
+    "canary": "hullwatch.cli.canary",
     "record": "hullwatch.cli.record",
     "replay": "hullwatch.cli.replay",
     "backtest": "hullwatch.cli.backtest",

@@ -1,0 +1,289 @@
+"""`hullwatch canary`: credentials that nobody has a use for, put in reach; any use is a finding.
+
+A canary is a file and a rule. The rule's file says in its first line what was planted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.options import Json
+from hullwatch.cli.show import print_json, print_table, say
+
+__all__ = ["FOLDER", "Planted", "register"]
+
+FOLDER = Path("/etc/hullwatch/rules/canaries")
+_MARK = "# canary "
+_MAX_RULE = 64 << 10  # bytes
+_PLAIN = re.compile(r"/[\w./@+=:, -]{1,1000}")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,250}")
+_DAY = 86_400
+
+_RULE = """\
+{mark}
+- rule: Canary {id} touched
+  desc: >
+    A credential that nobody has a use for was opened, or its file was moved, linked or removed. It was planted
+    ({form}) for this: whoever did it was looking for credentials. Read `hullwatch findings show` for the process
+    and the tool call, `hullwatch secrets seen` for where it talked next. To plant it anew: `hullwatch canary`.
+  condition: >
+    (fs.path.name in ({paths}) or fs.path.source in ({paths})){where}
+  output: Canary touched | canary={id} file=%fs.path.name how=%evt.type call=%hw.call.name process=%proc.name command=%proc.cmdline parent=%proc.pname container=%container.name image=%container.image
+  priority: CRITICAL
+  tags: [hullwatch, host, container, agent, canary, ASI03, LLM02, mitre_credential_access, T1552.001, AML.T0055]
+"""  # noqa: E501
+
+Into = Annotated[
+    Path,
+    typer.Option("--into", metavar="DIR", help="Where the rules of canaries are.", readable=False),
+]
+
+
+class Planted(msgspec.Struct):
+    """A canary. file: here; path: as those see it who should not; dev, ino: of the file that was
+    made; made: unix seconds."""
+
+    id: str
+    form: str
+    file: str
+    path: str
+    container: str
+    dev: int
+    ino: int
+    made: int
+
+
+def register(app: typer.Typer) -> None:
+    canary = typer.Typer(
+        help="Put credentials in reach that nobody has a use for: any use is a finding.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    canary.command("plant")(plant)
+    canary.command("list")(list_)
+    canary.command("remove")(remove)
+    app.add_typer(canary, name="canary")
+
+
+def plant(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to make; an absolute path.")
+    ],
+    form: Annotated[
+        str | None,
+        typer.Option("--as", metavar="FORM", help="What it looks like; default: by its name."),
+    ] = None,
+    seen_as: Annotated[
+        str | None,
+        typer.Option("--seen-as", metavar="PATH", help="Its path in the container, where another."),
+    ] = None,
+    container: Annotated[
+        str | None,
+        typer.Option("--container", metavar="NAME", help="Only uses in this container count."),
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option("--owner", metavar="UID[:GID]", help="Whose it is: the workload's user."),
+    ] = None,
+    parents: Annotated[
+        bool, typer.Option("--parents", "-p", help="Make the folders above it, too.")
+    ] = False,
+    into: Into = FOLDER,
+    json: Json = False,
+) -> None:
+    """Make a file with credentials that open nothing, and the rule that tells of its use.
+
+    Forms: aws, env, git, npm, pypi, huggingface, ssh, pod, key. Nothing that is there is
+    overwritten. The agent reads rules when it starts.
+
+    Example: hullwatch canary plant /srv/agent-home/.aws/credentials --seen-as
+    /home/agent/.aws/credentials --container agent --owner 1000
+    """
+    from hullwatch.agent.secrets.canary import FORMS, content, form_of
+
+    path = seen_as or str(file)
+    for name, given in (("FILE", str(file)), ("--seen-as", path)):
+        if not _PLAIN.fullmatch(given) or os.path.normpath(given) != given:
+            raise CommandError(
+                f"{name} {given!r}: give an absolute path without .., quotes or control characters",
+                ExitCode.USAGE,
+            )
+    if container is not None and not _NAME.fullmatch(container):
+        raise CommandError(f"--container {container!r}: no name of a container", ExitCode.USAGE)
+    chosen = form or form_of(path)
+    if chosen not in FORMS:
+        said = f"--as {form}: no such form" if form else f"{path}: its name does not say its form"
+        raise CommandError(f"{said}; give --as with one of {', '.join(FORMS)}", ExitCode.USAGE)
+    ids = _ids(owner)
+    planted = Planted(secrets.token_hex(4), chosen, str(file), path, container or "", 0, 0, 0)
+    planted.made = int(time.time())
+    with _folder(file.parent, make=parents, ids=ids) as folder:
+        try:
+            planted.dev, planted.ino = _write(folder, file.name, content(chosen), ids)
+        except OSError as error:
+            raise CommandError(f"{file}: {error.strerror}") from error
+        try:
+            rule = _write_rule(into, planted)
+        except BaseException:
+            os.unlink(file.name, dir_fd=folder)  # no canary without its rule
+            raise
+    if json:
+        print_json(msgspec.to_builtins(planted) | {"rule": str(rule)})
+    else:
+        print(f"{planted.id}  {chosen} at {file}, told of by {rule}")
+        say("in force when the agent starts the next time")
+
+
+def list_(into: Into = FOLDER, json: Json = False) -> None:
+    """List canaries, and whether each is still there as it was planted."""
+    rows = [msgspec.to_builtins(one) | {"state": _state(one)} for one in _all(into)]
+    if json:
+        for row in rows:
+            print_json(row)
+    elif rows:
+        print_table(["id", "state", "form", "file", "path", "container"], rows)
+    else:
+        say(f"no canaries in {into}; `hullwatch canary plant FILE` makes one")
+
+
+def remove(
+    ident: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning of it.")],
+    into: Into = FOLDER,
+    json: Json = False,
+) -> None:
+    """Take a canary back: its file, if it is still the one that was planted, and its rule."""
+    close = [one for one in _all(into) if one.id.startswith(ident)]
+    if len(close) != 1:
+        said = "several begin so" if close else "no such one; `hullwatch canary list` has them"
+        raise CommandError(f"canary {ident}: {said}")
+    (one,) = close
+    state = _state(one)
+    if state == "there":
+        with _folder(Path(one.file).parent) as folder:
+            os.unlink(Path(one.file).name, dir_fd=folder)
+    _rule(into, one.id).unlink()
+    if json:
+        print_json(msgspec.to_builtins(one) | {"state": state, "removed": True})
+        return
+    print(f"{one.id} removed")
+    if state != "there":
+        say(f"{one.file}: {state}, and left alone")
+
+
+# --- files --------------------------------------------------------------------------------
+
+
+def _ids(owner: str | None) -> tuple[int, int]:
+    if owner is None:
+        return -1, -1
+    found = re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", owner)
+    if not found:
+        raise CommandError(f"--owner {owner!r}: give UID or UID:GID, numbers", ExitCode.USAGE)
+    return int(found[1]), int(found[2] or found[1])
+
+
+@contextmanager
+def _folder(path: Path, *, make: bool = False, ids: tuple[int, int] = (-1, -1)) -> Iterator[int]:
+    """A descriptor of a folder. No link on the way is followed: a volume is the workload's, and we
+    may be root."""
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    at = os.open("/", flags)
+    try:
+        for number, part in enumerate(path.parts[1:], 2):
+            here = Path(*path.parts[:number])
+            try:
+                with suppress(FileExistsError):
+                    if make:
+                        os.mkdir(part, 0o700, dir_fd=at)
+                        os.chown(part, *ids, dir_fd=at, follow_symlinks=False)
+                below = os.open(part, flags, dir_fd=at)
+            except OSError as error:
+                link = error.errno in (errno.ELOOP, errno.ENOTDIR)
+                why = "a link or no folder; give the real path" if link else error.strerror
+                mend = "; --parents makes it" if error.errno == errno.ENOENT else ""
+                raise CommandError(f"{here}: {why}{mend}") from error
+            os.close(at)
+            at = below
+        yield at
+    finally:
+        os.close(at)
+
+
+def _write(folder: int, name: str, text: str, ids: tuple[int, int]) -> tuple[int, int]:
+    """Device and inode of what was made: mode 0600, and as old as such files are."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=folder)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fchown(fd, *ids)
+        age = time.time() - (5 + secrets.randbelow(80)) * _DAY - secrets.randbelow(_DAY)
+        os.utime(fd, (age, age))
+        about = os.fstat(fd)
+    return about.st_dev, about.st_ino
+
+
+def _state(one: Planted) -> str:
+    try:
+        with _folder(Path(one.file).parent) as folder:
+            about = os.stat(Path(one.file).name, dir_fd=folder, follow_symlinks=False)
+    except (OSError, CommandError):
+        return "gone"
+    same = (about.st_dev, about.st_ino) == (one.dev, one.ino) and stat.S_ISREG(about.st_mode)
+    return "there" if same else "another file"
+
+
+def _rule(into: Path, ident: str) -> Path:
+    return into / f"{ident}.yaml"
+
+
+def _write_rule(into: Path, one: Planted) -> Path:
+    path = _rule(into, one.id)
+    # Who sees it at another path may see it here as well, but for one container.
+    paths = [one.path] if one.container else sorted({one.path, one.file})
+    text = _RULE.format(
+        mark=_MARK + msgspec.json.encode(one).decode(),
+        id=one.id,
+        form=one.form,
+        paths=", ".join(f'"{path}"' for path in paths),
+        where=f' and container.name = "{one.container}"' if one.container else "",
+    )
+    try:
+        into.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from error
+    return path
+
+
+def _all(into: Path) -> list[Planted]:
+    """All canaries, oldest first. What is no rule of one is said and left out."""
+    found = []
+    for path in sorted(into.glob("*.yaml")):
+        try:
+            with path.open("rb") as file:
+                first = file.readline(_MAX_RULE).decode()
+            one = msgspec.json.decode(first.removeprefix(_MARK), type=Planted)
+            if path.stem != one.id or not Path(one.file).is_absolute():
+                raise ValueError("not as it was written")
+        except OSError as error:
+            raise CommandError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            say(f"{path}:1: no canary's rule ({error}); left out")
+        else:
+            found.append(one)
+    return sorted(found, key=lambda one: one.made)
