@@ -66,7 +66,7 @@ int sock_made(struct bpf_sock *ctx)
 	u64 cookie = bpf_get_socket_cookie(ctx);
 
 	if (ctx->protocol == IPPROTO_UDP)
-		own_socket(cookie, 0);
+		own_socket(cookie, 0, current_span());
 	return 1;
 }
 

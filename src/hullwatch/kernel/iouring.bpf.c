@@ -95,7 +95,7 @@ __noinline int submitted_message(u64 req_address, u32 single)
 		e.flags = sock_flags(sk, type);
 		e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
 		if (fast_open)
-			own_socket(cookie_of(sk), 0);
+			own_socket(cookie_of(sk), 0, w.span);
 	}
 	if (name) {
 		e.marks |= HW_M_RAW_PATH;
@@ -141,31 +141,13 @@ __noinline int submitted_open(u64 req_address)
 	return 0;
 }
 
-HOT void submitted(u64 req_address)
+/* A function of its own, so that its stack is not below that of the others. */
+__noinline int submitted_change(u64 req_address, u32 opcode)
 {
 	struct io_kiocb *req = (void *)req_address;
-	u8 opcode = BPF_CORE_READ(req, opcode);
 	struct hw_event e;
 	struct who w;
 
-	switch (opcode) {
-	case IO_SEND:
-	case IO_SEND_ZC:
-	case IO_SENDMSG:
-	case IO_SENDMSG_ZC:
-		if (!is_own())
-			submitted_message(req_address, opcode == IO_SEND || opcode == IO_SEND_ZC);
-		return;
-	case IO_OPENAT:
-	case IO_OPENAT2:
-		if (!is_own())
-			submitted_open(req_address);
-		return;
-	}
-	if (opcode < IO_RENAMEAT || opcode > IO_LINKAT || is_own())
-		return;
-	if (fixed.lsm_tier) /* the path hooks see these */
-		return;
 	current_who(&w);
 	event_fill(&e, &w, HW_NONE, 0);
 	e.marks = HW_M_IO_URING | HW_M_ATTEMPT | HW_M_RAW_PATH;
@@ -209,6 +191,31 @@ HOT void submitted(u64 req_address)
 		e.obj2 = name_path(BPF_CORE_READ(l, new_dfd), BPF_CORE_READ(l, newpath), e.cls, w.cgroup);
 	}
 	report(&e, HAS_OBJECT | AS_BULK);
+	return 0;
+}
+
+HOT void submitted(u64 req_address)
+{
+	struct io_kiocb *req = (void *)req_address;
+	u8 opcode = BPF_CORE_READ(req, opcode);
+
+	if (is_own())
+		return;
+	switch (opcode) {
+	case IO_SEND:
+	case IO_SEND_ZC:
+	case IO_SENDMSG:
+	case IO_SENDMSG_ZC:
+		submitted_message(req_address, opcode == IO_SEND || opcode == IO_SEND_ZC);
+		return;
+	case IO_OPENAT:
+	case IO_OPENAT2:
+		submitted_open(req_address);
+		return;
+	}
+	/* The path hooks see these. */
+	if (opcode >= IO_RENAMEAT && opcode <= IO_LINKAT && !fixed.lsm_tier)
+		submitted_change(req_address, opcode);
 }
 
 __noinline int completed_use(u64 req_address, u64 file_address, u32 opcode, s32 res)

@@ -47,7 +47,7 @@ __noinline int used(struct use *u)
 	}
 	inet = inet && (e.cls == HW_CONNECT || e.cls == HW_ACCEPT);
 	if (inet) {
-		own_socket(cookie_of(sk), e.cls == HW_ACCEPT);
+		own_socket(cookie_of(sk), e.cls == HW_ACCEPT, w.span);
 		e.port = e.cls == HW_ACCEPT ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
 					    : BPF_CORE_READ(sk, __sk_common.skc_num);
 	}
@@ -174,7 +174,7 @@ __noinline int sent_fast_open(u64 sock, u32 op_marks, s32 ret)
 	e.marks = op_marks >> 16;
 	e.flags = sock_flags(sk, BPF_CORE_READ(sk, sk_type));
 	e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	own_socket(cookie_of(sk), 0);
+	own_socket(cookie_of(sk), 0, w.span);
 	e.obj = sock_end((u64)sk, REMOTE | WITH_PORT, HW_CONNECT, w.cgroup);
 	how = asked(&w, &e, HW_CONNECT);
 	if (!how)

@@ -26,21 +26,23 @@ struct {
 	__type(value, struct hw_calls);
 } running SEC(".maps");
 
-struct calls_walk { struct hw_calls *from; u8 *data; u64 first; u32 count; };
+/* On the stack, which is scarce: seven functions deep it has 512 bytes before Linux 6.13. The rest of
+ * the walk is in the scratch: how many at CALLS_COUNT, the set's text from CALLS_SET on. */
+struct calls_walk { struct hw_calls *from; struct scratch *s; };
+#define CALLS_SET 64
+#define CALLS_COUNT 1024
 
 static long calls_step(u32 i, struct calls_walk *w)
 {
-	u64 call;
+	u64 *count = (u64 *)&w->s->data[CALLS_COUNT], call;
 
 	if (i >= HW_CALLS_AT_ONCE)
 		return 1;
 	call = w->from->calls[i];
 	if (!call)
 		return 0;
-	if (!w->count)
-		w->first = call;
-	*(u64 *)&w->data[(72 + w->count * 8) & (ARGV_ROOM - 1)] = call;
-	w->count++;
+	*(u64 *)&w->s->data[(CALLS_SET + 8 + *count * 8) & (ARGV_ROOM - 1)] = call;
+	*count += 1;
 	return 0;
 }
 
@@ -50,30 +52,31 @@ static __noinline u64 served(struct hw_calls *c)
 	struct calls_walk w = { .from = c };
 	u64 ours = HW_AMBIGUOUS | (u64)fixed.run << 32;
 	/* A set's id is of an epoch of the dictionary, so the next one has it made anew. */
-	u32 state = c->changed ^ settings.epoch * 0x9e3779b1u, set = 0;
-	u64 cached = c->cached;
-	struct scratch *s;
+	u32 state = c->changed ^ settings.epoch * 0x9e3779b1u, set;
+	u64 cached = c->cached, span = 0, count;
 
 	if (cached && cached >> 32 == state)
 		return ours | (u32)cached;
-	s = scratch_get(HW_NONE, 0);
-	if (!s)
+	w.s = scratch_get(HW_NONE, 0);
+	if (!w.s)
 		return 0;
-	w.data = s->data;
+	*(u64 *)&w.s->data[CALLS_COUNT] = 0;
 	bpf_loop(HW_CALLS_AT_ONCE, calls_step, &w, 0);
-	if (w.count > 1 && w.count <= HW_CALLS_AT_ONCE) {
-		*(u64 *)&s->data[64] = ours;
-		set = intern_at(s, 64, 8 + w.count * 8, HW_S_CALLS | BULK_STRING, 8 + w.count * 8);
+	count = *(u64 *)&w.s->data[CALLS_COUNT];
+	if (count == 1)
+		span = *(u64 *)&w.s->data[CALLS_SET + 8];
+	if (count > 1 && count <= HW_CALLS_AT_ONCE) {
+		*(u64 *)&w.s->data[CALLS_SET] = ours;
+		set = intern_at(w.s, CALLS_SET, 8 + count * 8, HW_S_CALLS | BULK_STRING, 8 + count * 8);
 		if (set == SHED)
 			set = 0;
+		span = ours | set;
+		/* In one store, as another CPU may be at it; if calls changed meanwhile, it is of no use. */
+		if (set)
+			c->cached = (u64)state << 32 | set;
 	}
-	scratch_put(s);
-	if (w.count <= 1)
-		return w.first;
-	/* In one store, as another CPU may be at it; if calls changed meanwhile, it is of no use. */
-	if (set)
-		c->cached = (u64)state << 32 | set;
-	return ours | set;
+	scratch_put(w.s);
+	return span;
 }
 
 __noinline u64 span_of(u64 pid_tgid)
