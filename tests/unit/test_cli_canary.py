@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -73,11 +75,29 @@ def test_nothing_is_overwritten_and_nothing_else_removed(run, tmp_path):
     file.unlink()
     (made,) = run("plant", file)
     kept = tmp_path / "kept"
-    os.rename(file, kept)
-    file.write_text("mine")
+    shutil.copy2(file, kept)
+    file.write_text("mine")  # the same inode
     assert [one["state"] for one in run("list")] == ["another file"]
     run("remove", made["id"])
     assert file.read_text() == "mine" and kept.exists()
+
+
+def test_a_file_that_cannot_be_given_away_is_not_left_behind(run, tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.fchown", refused)
+    run("plant", tmp_path / ".env", code=1)
+    assert "Operation not permitted" in run.err and not (tmp_path / ".env").exists()
+
+
+def test_only_what_was_made_here_is_given_away(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(0o755)
+    fd = os.open(theirs, os.O_DIRECTORY)
+    canary._give(fd, (12345, 12345))
+    os.close(fd)
+    assert theirs.stat().st_uid == os.geteuid()
 
 
 def test_no_canary_without_its_rule(run, tmp_path):
@@ -105,7 +125,9 @@ def test_links_on_the_way_are_not_followed(run, tmp_path):
         (["/srv/\n.env"], "control"),
         (["/srv/notes.bin"], "does not say its form"),
         (["/srv/.env", "--as", "nothing"], "no such form"),
+        (["//srv/.env"], "absolute path"),
         (["/srv/.env", "--seen-as", "x"], "--seen-as"),
+        (["/srv/.env", "--seen-as", "/x/.env"], "which --container"),
         (["/srv/.env", "--container", 'a" or "b'], "no name of a container"),
         (["/srv/.env", "--owner", "root"], "numbers"),
     ],
@@ -127,13 +149,14 @@ def test_it_can_be_the_workloads(run, tmp_path):
     file = tmp_path / "home" / "id_ed25519"
     run("plant", file, "--parents", "--owner", "1234:77")
     about = file.stat()
-    assert (about.st_uid, about.st_gid) == (1234, 77) == (file.parent.stat().st_uid, 77)
+    above = file.parent.stat()
+    assert (about.st_uid, about.st_gid) == (1234, 77) == (above.st_uid, above.st_gid)
 
 
 @settings(max_examples=100)
 @given(st.from_regex(canary._PLAIN, fullmatch=True))
 def test_every_path_that_is_taken_makes_a_rule_that_loads(tmp_path_factory, path):
-    one = canary.Planted("0a1b2c3d", "aws", "/srv/x: y", path, "", 0, 0, 0)
+    one = canary.Planted("0a1b2c3d", "aws", "/srv/x: y", path, "", 0, 0, 0, 0)
     made = canary._write_rule(tmp_path_factory.mktemp("rules"), one)
     loaded = load_texts([(made.read_text(), str(made))])
     assert not loaded.errors and len(loaded.rules) == 1

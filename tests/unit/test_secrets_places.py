@@ -54,7 +54,23 @@ PLACES = {
     "/srv/tls/server.key": "private_key_file",
     "/srv/tls/server.pem": "private_key_file",
 }
+PLACES |= dict.fromkeys(
+    """/srv/prod-secrets.yaml /srv/Secrets.json /srv/tokens.json /srv/my_token.json /srv/my-token
+    /srv/credentials.csv /srv/db-password.json /app/credentials/prod /srv/api_keys.yaml""".split(),
+    "secret_file",
+)
+PLACES |= {
+    "/root/.ssh/deploy_key": "ssh_configuration",
+    "/root/.ssh/authorized_keys": "ssh_configuration",
+    "/srv/SERVER.KEY": "private_key_file",
+    "/usr/local/lib/app/server.pem": "private_key_file",
+    "/run/secrets/app.py": "mounted_secret",
+    "/etc/shadow.bak": "account_hashes",
+    "/root/.aws/credentials.bak": "cloud_credentials",
+}
 NO_PLACES = """
+/usr/lib/node_modules/x/.npmrc /usr/lib/python3/dist-packages/foo/mcp.json
+/srv/model/added_tokens.json /srv/model/tokenizer.json /srv/model/special_tokens_map.json
 /usr/lib/python3.11/token.py /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/Root.pem
 /usr/lib/python3/dist-packages/certifi/cacert.pem /root/.ssh/id_ed25519.pub /root/.ssh/known_hosts
 /srv/README.md /proc/self/status /srv/.env.example /etc/passwd /usr/bin/env

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import re2
 from hypothesis import given
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from hullwatch.agent.secrets.paths import LIKELY, PATHS, classify_path
 from hullwatch.cli import main
 from hullwatch.context.call import AMBIGUOUS, Call
-from hullwatch.sensor.wire import StrKind
+from hullwatch.sensor.wire import Mark, StrKind
+from hullwatch.store.query import Reader
+from hullwatch.store.secrets import Seen, seen
 from support.enriched import WALL, Builder
 from support.stores import writer
 
@@ -85,6 +88,94 @@ def run(store, capsys):
     return ask
 
 
+@pytest.fixture
+def told(tmp_path):
+    """What `seen` says of the events of a test, by place."""
+
+    def ask(b: Builder, **more: Any) -> dict[str, Seen]:
+        with_them = writer(tmp_path)
+        with_them.put_workloads([b.workloads.workload(at) for at in b.workloads.items])
+        with_them.write(b.build())
+        with_them.close()
+        with Reader(tmp_path) as reader:
+            found = seen(reader, **more)
+        assert len({(one.workload, one.where) for one in found}) == len(found)
+        return {one.where: one for one in found}
+
+    return ask
+
+
+def ends(one: Seen) -> dict[str, tuple[bool, int]]:
+    return {end.address.split(":")[0].split(".")[-1]: (end.same, end.bytes_out) for end in one.then}
+
+
+def test_after_a_call_nothing_is_certain(told):
+    b = Builder()
+    server = b.process(99, name="server")
+    b.event("open", server, "/srv/app.key", span=1).event("open", server, "/srv/app.key", span=2)
+    connect(b, server, 5)
+    connect(b, server, 6, span=2)
+    assert ends(told(b)["/srv/app.key"]) == {"5": (False, 0), "6": (True, 0)}
+
+
+def test_every_touch_counts_and_every_byte_once(told):
+    b = Builder()
+    shell = b.process(100, name="sh")
+    both = [b.process(101 + at, shell, name=name) for at, name in enumerate(("cat", "curl"))]
+    for process in (shell, *both):
+        b.event("open", process, "/srv/app.key")
+    b.clock += 3600 * 10**9
+    b.event("open", both[1], "/srv/app.key")
+    connect(b, both[1], 5)
+    b.event("flow", both[1], address(5), kind=ADDR, num=1000)
+    b.clock += 59 * 10**9
+    connect(b, both[1], 6)
+    b.clock += 10**9
+    connect(b, both[1], 7)
+    one = told(b)["/srv/app.key"]
+    assert one.times == 4 and ends(one) == {"5": (True, 1000), "6": (True, 0)}
+    assert 58 < max(end.after for end in one.then) < 60
+
+
+def test_a_call_that_goes_on_in_another_container(told):
+    b = Builder()
+    b.workloads.items[2] = msgspec.structs.replace(
+        b.workloads.workload(1), cgroup=88, container_id="d" * 64, name="other"
+    )
+    server = b.process(99, name="server")
+    other = b.process(200, workload=2, cgroup=88, name="other")
+    b.event("open", server, "/srv/app.key", span=1)
+    connect(b, other, 5, span=1)
+    connect(b, other, 6)
+    assert ends(told(b)["/srv/app.key"]) == {"5": (True, 0)}
+
+
+def test_workloads_are_not_taken_for_each_other(told):
+    b = Builder()
+    given = b.workloads.workload(1)
+    b.workloads.items[2] = msgspec.structs.replace(given, cgroup=88, container_id="d" * 64)
+    b.workloads.items[3] = msgspec.structs.replace(
+        given, cgroup=89, container_id="e" * 64, name="", state="unknown"
+    )
+    for at, cgroup in ((1, 77), (2, 88), (3, 89)):
+        held = b.process(at, workload=at, cgroup=cgroup, env_names=("API_TOKEN",))
+        b.event("exec", held, "/usr/bin/python3").event("open", held, f"/srv/{at}.key")
+        b.event("open", held, "/srv/dir.key", marks=int(Mark.DIR))
+    found = told(b, where="class = 'open'")
+    assert [(one.workload, where) for where, one in found.items()] == [
+        ("agent", "/srv/1.key"),
+        ("agent", "/srv/2.key"),
+        ("e" * 12, "/srv/3.key"),
+    ]
+
+
+def test_names_of_a_cloud_are_no_metadata(told):
+    b = Builder()
+    server = b.process(99, name="server")
+    b.event("connect", server, METADATA[:2] + b"\x35\0" + METADATA[4:], kind=ADDR)
+    assert told(b) == {}
+
+
 def then(row: dict[str, Any]) -> dict[str, bool]:
     """The last number of an address: whether it was the same call or process."""
     return {one["address"].split(":")[0].split(".")[-1]: one["same"] for one in row["then"]}
@@ -129,7 +220,7 @@ def test_a_part_is_asked_for(run, store, capsys):
     assert set(run("--kind", "account_hashes")) == {("file", "/etc/shadow")}
     assert ("file", "/etc/shadow") not in run("--container", "agent")
     assert run("--since", "2037-01-01") == {}
-    assert run("--within", "soon", code=2) == {}
+    assert run("--within", "soon", code=2) == run("--within", "30d", code=2) == {}
     assert main(["secrets", "seen", "--store", str(store)]) == 0
     shown = capsys.readouterr().out
     assert "$OPENAI_API_KEY" in shown and "~drop.example" in shown and "the host" in shown

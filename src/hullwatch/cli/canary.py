@@ -12,7 +12,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +40,7 @@ _RULE = """\
     ({form}) for this: whoever did it was looking for credentials. Read `hullwatch findings show` for the process
     and the tool call, `hullwatch secrets seen` for where it talked next. To plant it anew: `hullwatch canary`.
   condition: >
-    (fs.path.name in ({paths}) or fs.path.source in ({paths})){where}
+    (fs.path.name in ({paths}) or fs.path.source in ({paths})) and evt.res != ENOENT and {where}
   output: Canary touched | canary={id} file=%fs.path.name how=%evt.type call=%hw.call.name process=%proc.name command=%proc.cmdline parent=%proc.pname container=%container.name image=%container.image
   priority: CRITICAL
   tags: [hullwatch, host, container, agent, canary, ASI03, LLM02, mitre_credential_access, T1552.001, AML.T0055]
@@ -53,17 +53,18 @@ Into = Annotated[
 
 
 class Planted(msgspec.Struct):
-    """A canary. file: here; path: as those see it who should not; dev, ino: of the file that was
-    made; made: unix seconds."""
+    """A canary. file: here; path: as those see it who should not; size, ino: of the file that was
+    made; made, changed: unix s and ns."""
 
     id: str
     form: str
     file: str
     path: str
     container: str
-    dev: int
+    size: int
     ino: int
     made: int
+    changed: int
 
 
 def register(app: typer.Typer) -> None:
@@ -116,11 +117,13 @@ def plant(
 
     path = seen_as or str(file)
     for name, given in (("FILE", str(file)), ("--seen-as", path)):
-        if not _PLAIN.fullmatch(given) or os.path.normpath(given) != given:
+        if not _PLAIN.fullmatch(given) or os.path.normpath(given) != given or given[1:2] == "/":
             raise CommandError(
                 f"{name} {given!r}: give an absolute path without .., quotes or control characters",
                 ExitCode.USAGE,
             )
+    if seen_as is not None and container is None:
+        raise CommandError("--seen-as: in which --container is it seen so?", ExitCode.USAGE)
     if container is not None and not _NAME.fullmatch(container):
         raise CommandError(f"--container {container!r}: no name of a container", ExitCode.USAGE)
     chosen = form or form_of(path)
@@ -128,11 +131,13 @@ def plant(
         said = f"--as {form}: no such form" if form else f"{path}: its name does not say its form"
         raise CommandError(f"{said}; give --as with one of {', '.join(FORMS)}", ExitCode.USAGE)
     ids = _ids(owner)
-    planted = Planted(secrets.token_hex(4), chosen, str(file), path, container or "", 0, 0, 0)
+    planted = Planted(secrets.token_hex(4), chosen, str(file), path, container or "", 0, 0, 0, 0)
     planted.made = int(time.time())
     with _folder(file.parent, make=parents, ids=ids) as folder:
         try:
-            planted.dev, planted.ino = _write(folder, file.name, content(chosen), ids)
+            planted.size, planted.ino, planted.changed = _write(
+                folder, file.name, content(chosen), ids
+            )
         except OSError as error:
             raise CommandError(f"{file}: {error.strerror}") from error
         try:
@@ -165,21 +170,25 @@ def remove(
     json: Json = False,
 ) -> None:
     """Take a canary back: its file, if it is still the one that was planted, and its rule."""
+    if not re.fullmatch("[0-9a-f]{1,8}", ident):
+        raise CommandError(f"canary {ident!r}: an id is 1 to 8 hexadecimal digits", ExitCode.USAGE)
     close = [one for one in _all(into) if one.id.startswith(ident)]
     if len(close) != 1:
         said = "several begin so" if close else "no such one; `hullwatch canary list` has them"
         raise CommandError(f"canary {ident}: {said}")
     (one,) = close
-    state = _state(one)
-    if state == "there":
-        with _folder(Path(one.file).parent) as folder:
-            os.unlink(Path(one.file).name, dir_fd=folder)
-    _rule(into, one.id).unlink()
+    state = _state(one, take=True)
+    try:
+        _rule(into, one.id).unlink()
+    except OSError as error:
+        raise CommandError(f"{_rule(into, one.id)}: {error.strerror}") from error
     if json:
         print_json(msgspec.to_builtins(one) | {"state": state, "removed": True})
         return
     print(f"{one.id} removed")
-    if state != "there":
+    if state == "there":
+        say("an agent that runs tells of this, too: it has the rule until it starts again")
+    else:
         say(f"{one.file}: {state}, and left alone")
 
 
@@ -205,11 +214,10 @@ def _folder(path: Path, *, make: bool = False, ids: tuple[int, int] = (-1, -1)) 
         for number, part in enumerate(path.parts[1:], 2):
             here = Path(*path.parts[:number])
             try:
-                with suppress(FileExistsError):
-                    if make:
-                        os.mkdir(part, 0o700, dir_fd=at)
-                        os.chown(part, *ids, dir_fd=at, follow_symlinks=False)
+                made = make and _made(part, at)
                 below = os.open(part, flags, dir_fd=at)
+                if made:
+                    _give(below, ids)
             except OSError as error:
                 link = error.errno in (errno.ELOOP, errno.ENOTDIR)
                 why = "a link or no folder; give the real path" if link else error.strerror
@@ -222,28 +230,62 @@ def _folder(path: Path, *, make: bool = False, ids: tuple[int, int] = (-1, -1)) 
         os.close(at)
 
 
-def _write(folder: int, name: str, text: str, ids: tuple[int, int]) -> tuple[int, int]:
-    """Device and inode of what was made: mode 0600, and as old as such files are."""
+def _made(name: str, folder: int) -> bool:
+    try:
+        os.mkdir(name, 0o700, dir_fd=folder)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _give(folder: int, ids: tuple[int, int]) -> None:
+    """A folder that we have just made; not what somebody put in its place meanwhile."""
+    about = os.fstat(folder)
+    if about.st_uid == os.geteuid() and not about.st_mode & 0o077 and not os.listdir(folder):
+        os.fchown(folder, *ids)
+
+
+def _write(folder: int, name: str, text: str, ids: tuple[int, int]) -> tuple[int, int, int]:
+    """Size, inode and ns of the last change of what was made: mode 0600, and as old as such files
+    are. All of it or nothing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=folder)
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fchown(fd, *ids)
-        age = time.time() - (5 + secrets.randbelow(80)) * _DAY - secrets.randbelow(_DAY)
-        os.utime(fd, (age, age))
-        about = os.fstat(fd)
-    return about.st_dev, about.st_ino
+    try:
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fchown(fd, *ids)
+            age = time.time() - (5 + secrets.randbelow(80)) * _DAY - secrets.randbelow(_DAY)
+            os.utime(fd, (age, age))
+            about = os.fstat(fd)
+    except BaseException:
+        os.unlink(name, dir_fd=folder)
+        raise
+    return about.st_size, about.st_ino, about.st_mtime_ns
 
 
-def _state(one: Planted) -> str:
+def _state(one: Planted, *, take: bool = False) -> str:
+    """there, another file, or gone; take: what is there is removed."""
+    name = Path(one.file).name
     try:
         with _folder(Path(one.file).parent) as folder:
-            about = os.stat(Path(one.file).name, dir_fd=folder, follow_symlinks=False)
-    except (OSError, CommandError):
+            state = _state_in(folder, name, one)
+            if take and state == "there":
+                os.unlink(name, dir_fd=folder)
+    except CommandError:
         return "gone"
-    same = (about.st_dev, about.st_ino) == (one.dev, one.ino) and stat.S_ISREG(about.st_mode)
-    return "there" if same else "another file"
+    except OSError as error:
+        raise CommandError(f"{one.file}: {error.strerror}") from error
+    return state
+
+
+def _state_in(folder: int, name: str, one: Planted) -> str:
+    try:
+        about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return "gone"
+    is_it = (about.st_size, about.st_ino, about.st_mtime_ns) == (one.size, one.ino, one.changed)
+    return "there" if is_it and stat.S_ISREG(about.st_mode) else "another file"
 
 
 def _rule(into: Path, ident: str) -> Path:
@@ -252,14 +294,21 @@ def _rule(into: Path, ident: str) -> Path:
 
 def _write_rule(into: Path, one: Planted) -> Path:
     path = _rule(into, one.id)
-    # Who sees it at another path may see it here as well, but for one container.
-    paths = [one.path] if one.container else sorted({one.path, one.file})
+    paths = [one.path]
+    if one.path.startswith("/var/run/"):  # where that is a link, the kernel's path is this
+        paths.append(one.path.removeprefix("/var"))
+    # The same path in another container is another file.
+    where = f'container.name = "{one.container}"'
+    if not one.container:
+        where = (
+            f"(container.id = host or (evt.type in (open, openat, openat2) and fd.ino = {one.ino}))"
+        )
     text = _RULE.format(
         mark=_MARK + msgspec.json.encode(one).decode(),
         id=one.id,
         form=one.form,
         paths=", ".join(f'"{path}"' for path in paths),
-        where=f' and container.name = "{one.container}"' if one.container else "",
+        where=where,
     )
     try:
         into.mkdir(mode=0o755, parents=True, exist_ok=True)

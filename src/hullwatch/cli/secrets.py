@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 MAX_FILE = 64 << 20  # bytes
+_LONGEST = 7 * 86_400
 _FEW = 3  # names of a list in a table
 _HEAD = 8192  # bytes; a zero byte among them: no text
 _NOT_LOOKED_AT = {".git", ".hg", ".svn"}
@@ -73,11 +74,14 @@ def seen(
 
     begin, end = parse_time(since, "--since"), parse_time(until, "--until")
     seconds = parse_duration(within, "--within")
+    if not 0 < seconds <= _LONGEST:
+        raise CommandError(f"--within {within}: more than nothing, at most 7d", ExitCode.USAGE)
     where = ["TRUE"]
     for sign, moment in ((">=", begin), ("<=", end)):
         if moment is not None:
             where.append(f"time {sign} make_timestamptz({moment // 1000}::BIGINT)")
-    with Reader(store, begin, end, container) as reader:
+    last = None if end is None else end + int(seconds * 1e9)  # what came next may be later
+    with Reader(store, begin, last, container) as reader:
         if reader.scope is not None:
             where.append(scope_sql(reader.scope))
         found = seen_in(reader, " AND ".join(where), seconds)

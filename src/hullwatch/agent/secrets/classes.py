@@ -12,11 +12,18 @@ __all__ = ["Classes"]
 class Classes:
     """rows: class and patterns, separated by spaces; the first row that holds counts, and the
     class "" is none. `?` is a character, `*` stays in one folder, `**` does not. any_folder: a
-    pattern that begins with neither `/` nor `**` holds in any folder."""
+    pattern that begins with neither `/` nor `**` holds in any folder. any_case: A is a, too."""
 
-    def __init__(self, rows: tuple[tuple[str, str], ...], *, any_folder: bool = False) -> None:
+    def __init__(
+        self,
+        rows: tuple[tuple[str, str], ...],
+        *,
+        any_folder: bool = False,
+        any_case: bool = False,
+    ) -> None:
         self._rows = rows
         self._any_folder = any_folder
+        self._case = "(?i)" if any_case else ""
 
     def find(self, name: str) -> str | None:
         rows = self._set.Match(name.encode("utf-8", "surrogatepass"))
@@ -27,7 +34,8 @@ class Classes:
         """RE2 (with `s`: a dot is any character) of all names that may have a class, and few more:
         for a first look by those who have RE2 and many names."""
         rows = (patterns for name, patterns in self._rows if name)
-        return "|".join(self._translated(one) for patterns in rows for one in patterns.split())
+        every = (self._translated(one) for patterns in rows for one in patterns.split())
+        return self._case + "|".join(every)
 
     @cached_property
     def _set(self) -> re2.Set:
@@ -37,7 +45,7 @@ class Classes:
         options.log_errors = False
         made = re2.Set.FullMatchSet(options)
         for _, patterns in self._rows:
-            made.Add("|".join(map(self._translated, patterns.split())).encode())
+            made.Add((self._case + "|".join(map(self._translated, patterns.split()))).encode())
         made.Compile()
         return made
 

@@ -13,9 +13,6 @@ _MAX_PATH = 4096
 
 # A pattern that begins with neither `/` nor `**` holds in any folder.
 PATHS = (
-    ("", "*.pub /etc/ssl/certs/** /usr/share/ca-certificates/** ca-certificates.crt cacert.pem"),
-    ("agent_transcript", ".aider.chat.history.md"),
-    ("", "*.py *.pyc *.pyi *.so *.md **/*.dist-info/** .env.example .env.sample .env.template"),
     (
         "kubernetes_service_account_token",
         "**/serviceaccount/**token **/kubernetes.io~projected/**token **/secrets/**tokens/**token",
@@ -25,13 +22,23 @@ PATHS = (
         "**/spiffe*/**.pem **/spiffe*/**.key **/spire*/**.key svid.pem svid.key svid_key.pem"
         " jwt_svid.token **/workload-spiffe-credentials/** **/workload-identity/private_key.pem",
     ),
+    ("mounted_secret", "/run/secrets/** /var/run/secrets/** /run/credentials/**"),
+    ("", "*.pub /etc/ssl/certs/** /usr/share/ca-certificates/** ca-certificates.crt cacert.pem"),
+    ("agent_transcript", ".aider.chat.history.md"),
+    (
+        "",
+        "*.py *.pyc *.pyi *.so *.md **/*.dist-info/** .env.example .env.sample .env.template"
+        " /usr/lib/** /usr/share/** /usr/include/** /lib/** **/site-packages/** **/node_modules/**",
+    ),
     (
         "ssh_private_key",
         ".ssh/id_* /etc/ssh/ssh_host_*_key id_rsa id_ed25519 id_ecdsa id_dsa *.ppk",
     ),
+    ("", ".ssh/known_hosts*"),
+    ("ssh_configuration", ".ssh/**"),
     (
         "cloud_credentials",
-        ".aws/credentials .aws/config .aws/sso/cache/*.json .aws/cli/cache/*.json"
+        "**/.aws/**"
         " .config/gcloud/credentials.db .config/gcloud/access_tokens.db"
         " .config/gcloud/application_default_credentials.json .config/gcloud/legacy_credentials/**"
         " .azure/accessTokens.json .azure/msal_token_cache.* .azure/service_principal_entries.*"
@@ -105,7 +112,7 @@ PATHS = (
     ),
     (
         "account_hashes",
-        "/etc/shadow /etc/shadow- /etc/gshadow /etc/gshadow- /etc/master.passwd"
+        "/etc/shadow* /etc/gshadow* /etc/master.passwd"
         " /etc/security/opasswd .htpasswd /etc/sudoers /etc/sudoers.d/**",
     ),
     ("process_environment", "/proc/*/environ /proc/*/task/*/environ environ"),
@@ -121,7 +128,6 @@ PATHS = (
         " wp-config.php config/database.yml config/master.key config/credentials.yml.enc",
     ),
     ("kerberos_ticket", "/tmp/krb5cc_* krb5.keytab *.keytab"),
-    ("", "/usr/lib/** /usr/share/** /usr/local/lib/** /usr/include/** /lib/**"),
     (
         "private_key_file",
         "*.pem *.key *.p12 *.pfx *.jks *.keystore *.p8 *.age /etc/ssl/private/**"
@@ -139,11 +145,13 @@ PATHS = (
         " .credentials.json password.txt passwords.txt *secret *secrets *secret.txt *secrets.txt"
         " *secret.json *secret.yaml *secret.yml *-token *_token *.token *token.txt *password"
         " *passwords *credential *credentials *credentials.json *api_key *api-key *apikey"
-        " *api_key.txt *api-key.txt",
+        " *api_key.txt *api-key.txt tokens.json *_token.json *-token.json *secrets.json"
+        " *secrets.y*ml *secrets.toml credentials.* *credentials.y*ml *password.json *password.y*ml"
+        " *passwords.csv *passwords.json *api?keys.json *api?keys.y*ml **/credentials/**",
     ),
 )
 
-_CLASSES = Classes(PATHS, any_folder=True)
+_CLASSES = Classes(PATHS, any_folder=True, any_case=True)
 LIKELY = _CLASSES.pattern
 """RE2, with `s`: all paths that may have a class, and few more."""
 
