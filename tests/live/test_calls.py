@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 from hullwatch.context import tool_call
 from support.agent import Agent
 from support.bundles import Mount
+from support.cli import cli
 from support.images import Image
 from support.needs import missing
 from support.runc import Runc
@@ -71,18 +69,6 @@ except KeyError:
 open("/data/after.txt").close()
 print("done", flush=True)
 """
-
-
-def cli(store: Path, *argv: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "hullwatch", *argv, "--json", "--store", store],
-        capture_output=True,
-        timeout=200,
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")

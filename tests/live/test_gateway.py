@@ -15,6 +15,7 @@ import pytest
 
 from hullwatch.agent.secrets.examples import fill
 from support.agent import Agent
+from support.cli import cli
 from support.watch import missing_bpf
 
 pytestmark = pytest.mark.timeout(300)
@@ -77,18 +78,6 @@ class Client:
         assert self.process.stdin
         self.process.stdin.close()
         return self.process.wait(60)
-
-
-def cli(store: Path, *argv: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "hullwatch", *argv, "--json", "--store", store],
-        capture_output=True,
-        timeout=200,
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,6 +13,7 @@ import pytest
 from hullwatch.context import tool_call
 from support.agent import Agent
 from support.bundles import Mount
+from support.cli import cli
 from support.images import Image
 from support.needs import missing
 from support.runc import Runc
@@ -82,18 +80,6 @@ class Collector:
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-def cli(store: Path, *argv: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "hullwatch", *argv, "--json", "--store", store],
-        capture_output=True,
-        timeout=200,
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
