@@ -18,6 +18,7 @@ from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.spans import CALLS_AT_ONCE
 from hullwatch.sensor.wire import AMBIGUOUS, Class, StrKind
+from support.scratch import poll
 
 pytestmark = pytest.mark.scenario
 
@@ -249,8 +250,13 @@ def test_a_thread_speaks_for_itself(watched: Watched, server: Server, tmp_path: 
     server.do(f"open {tmp_path}/by-main")
     (tmp_path / "by-thread.go").touch()
     server.do("join")
-    # It has ended, and with it what it said of itself: another may get its number.
-    assert spans.running() == {process: (502,)}
+    # It ends a moment after it was joined, and with it what it said of itself: another may get its
+    # number.
+    poll(
+        lambda: spans.running() == {process: (502,)},
+        seconds=60,
+        waiting_for="the end of a thread that was joined",
+    )
     assert not spans.end(actor, 501)
     assert watched.spans_of(Class.OPEN, f"{tmp_path}/by-main") == {502}
     assert watched.spans_of(Class.OPEN, "by-thread") == {501}

@@ -27,10 +27,11 @@ from hullwatch.sensor.wire import Class
 
 __all__ = ["Context"]
 
-# The resolver says "unknown" after five seconds (Timing.deadline), and most often knows within
-# milliseconds. Longer than it takes even on a starved machine: a rule about containers does not
-# fire on what is let through as pending.
-_HOLD_NS = 15_000_000_000
+# The resolver itself ends every wait: most often it knows within milliseconds, and of a cgroup that is
+# five seconds old (Timing.deadline) it says "unknown". So this is for one that is stuck, not for
+# one that is behind: a rule about containers does not fire on what is let through as pending. What
+# waits is bounded by _MAX_HELD.
+_HOLD_NS = 60_000_000_000
 _MAX_HELD = 20_000
 _MAX_STRINGS_HELD = 200_000
 _NETWORK = classes_mask(
