@@ -27,8 +27,8 @@ from hullwatch.sensor.wire import Class
 
 __all__ = ["Context"]
 
-# The resolver itself ends every wait: most often it knows within milliseconds, and of a cgroup that is
-# five seconds old (Timing.deadline) it says "unknown". So this is for one that is stuck, not for
+# The resolver itself ends every wait: most often it knows within milliseconds, and of a cgroup that
+# is five seconds old (Timing.deadline) it says "unknown". So this is for one that is stuck, not for
 # one that is behind: a rule about containers does not fire on what is let through as pending. What
 # waits is bounded by _MAX_HELD.
 _HOLD_NS = 60_000_000_000
