@@ -22,11 +22,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from hullwatch import __version__
+from hullwatch.agent.mcp.state import hasher
+from hullwatch.agent.tap import Listener
 from hullwatch.alarm import LossAlarm
+from hullwatch.context.call import Call
 from hullwatch.context.enrich import Context
 from hullwatch.context.enriched import Enriched
+from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
 from hullwatch.context.told import told_call
 from hullwatch.control import Control
@@ -47,7 +52,9 @@ from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
+from hullwatch.sensor.tap import Piece
 from hullwatch.sensor.tier import Tier
+from hullwatch.sensor.wire import Class
 from hullwatch.store.loaded import LoadedRule
 from hullwatch.store.retention import Limits
 from hullwatch.store.state import CountRow, SequenceRow, Session
@@ -63,6 +70,7 @@ _COUNTS_A_TURN = 500  # there may be many, and a finding should not wait for the
 _IDLE_WAIT = 0.2
 # Mapped rings are resident memory. What no rule is about does not come this way in detect mode.
 _RINGS = {"bulk": 4 << 20, "procs": 2 << 20, "packets": 512 << 10}
+_TAP_RING = 4 << 20
 _RECORD_ROWS = 65_536  # written at once: a string is encoded once for all of them
 _SHORT_PAUSE = 0.002  # a finding is shown at once
 _LONG_PAUSE = 0.020  # under load: a turn costs half a millisecond whatever it carries
@@ -83,6 +91,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cpu_budget: float = 0.02  # of all cores; 0 = no governor
     shed_new: bool = False  # let the governor count even what was never seen before
     calls: Path | None = None  # socket for those who tell of calls; None: nobody may
+    tap: bool = False  # read calls of tools and models out of what processes read and write
     otlp: tuple[str, ...] = ()  # addresses at which frameworks tell of calls; none: nowhere
     export: str = ""  # OTLP endpoint that is told of calls and findings
     export_headers: str = ""  # file:PATH or env:NAME
@@ -130,7 +139,7 @@ class Daemon:
             self.sensor = rights.call(
                 lambda: Sensor(
                     record=options.record,
-                    rings=RingSizes(**(({} if options.record else _RINGS) | options.rings)),
+                    rings=RingSizes(**_rings(options)),
                     tier=Tier.parse(options.tier),
                 )
             )
@@ -169,6 +178,9 @@ class Daemon:
         self.governor = Governor(options.cpu_budget or 0.02, cores, highest)
         self._governed_at = (time.monotonic(), self._cpu_at_start, 0)
         self.control = Control(options.store / "control.sock", self.status)
+        self.listener: Listener | None = None
+        if options.tap:
+            self.listener = self._guard("tap", self._listen, None)
         self.reports: Reports | None = None
         if options.calls is not None:
             path = options.calls
@@ -213,6 +225,8 @@ class Daemon:
         main = threading.get_native_id()
         self.rights.call(lambda: _be_preferred(main))
         batches = self.rights.call(lambda: snapshot.begin(self.sensor))
+        if self.listener is not None:
+            self._guard("tap", lambda: self.rights.call(self.sensor.tap.start), None)
         self.rights.end()
         for problem in self.rights.problems:
             self._say("privileges", problem)
@@ -276,6 +290,8 @@ class Daemon:
             self.writer.put_workloads(self.context.workload_news)
         for part in enriched:
             self._handle(part)
+        if self.listener is not None:
+            self._guard("tap", lambda: self._forget_ended(batch), None)
         self._events += len(batch.events)
         if batch.losses:
             self._count_losses(batch.losses)
@@ -284,6 +300,12 @@ class Daemon:
             self._every_second()
         some = islice(self._counting, _COUNTS_A_TURN)
         self._guard("counts", lambda: self.writer.add_counts(some), None)
+
+    def _forget_ended(self, batch: Batch) -> None:
+        events = batch.events
+        ended = events["proc"][events["cls"] == int(Class.EXIT)] & np.uint64(PID_MASK)
+        if len(ended) and self.listener is not None:
+            self.listener.ended(ended.tolist(), time.time_ns())
 
     def _handle(self, part: Enriched) -> None:
         nothing: list[Finding] = []
@@ -392,7 +414,30 @@ class Daemon:
 
     def _take_reports(self, path: Path) -> Reports | None:
         context, sensor = self.context, self.sensor
-        return Reports(path, sensor.spans, context.calls, sensor.told, context.listeners.behind)
+        return Reports(
+            path,
+            sensor.spans,
+            context.calls,
+            sensor.told,
+            context.listeners.behind,
+            sensor.tap.leave_out,
+        )
+
+    def _listen(self) -> Listener:
+        """Begins when the sensor starts; until then nothing is attached."""
+        keyed = self.rights.call(lambda: hasher(self.options.store / "mcp"))
+        listener = Listener(self.sensor.tap, self._heard, lambda text: keyed(text.encode()))
+        self.sensor.on_pieces = self._take_pieces
+        return listener
+
+    def _take_pieces(self, pieces: Iterator[Piece]) -> None:
+        listener, offset = self.listener, self.sensor.wall_offset
+        if listener is not None:
+            self._guard("tap", lambda: listener.take(pieces, offset), None)
+
+    def _heard(self, call: Call) -> None:
+        self.context.calls.put(call)
+        self.sensor.told.put(told_call(call))
 
     def _take_otlp(self) -> None:
         """Calls that frameworks told of: they are over by then."""
@@ -485,11 +530,17 @@ class Daemon:
             },
             "baselines": self.engine.baselines.stats(),
             "calls": self.reports.stats() if self.reports is not None else {},
+            "tap": self.listener.stats() if self.listener is not None else {},
             "otlp": self.otlp.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),
         }
+
+
+def _rings(options: Options) -> dict[str, int]:
+    tap = {"tap": _TAP_RING} if options.tap else {}
+    return ({} if options.record else _RINGS) | tap | options.rings
 
 
 def route_signals(daemon: Daemon) -> None:

@@ -106,9 +106,12 @@ class Reports:
         calls: Calls,
         told: ToldQueue,
         behind: Callable[[int, int], Iterable[int]] = lambda pid, port: (),
+        leave_out: Callable[[int], None] = lambda pid: None,
     ) -> None:
-        """behind: the processes that serve a port, as a process (tgid) sees ports."""
+        """behind: the processes that serve a port, as a process (tgid) sees ports. leave_out: a
+        gateway's own process (tgid), for the tap: its server's calls are told already."""
         self.path = path
+        self._leave_out = leave_out
         self._spans, self._calls, self._told, self._behind = spans, calls, told, behind
         self._peers: dict[int, _Peer] = {}
         self._allowances: dict[int, _Allowance] = {}
@@ -252,6 +255,7 @@ class Reports:
                 self._stand_before(peer, msgspec.json.decode(request["port"], type=int))
         elif "served" in request:
             self._unmark(peer, peer.pid)
+            self._leave_out(peer.pid)
         else:
             raise _Refused("say begin, end, signal, serve or served")
 

@@ -69,7 +69,9 @@ class Connection:
 
     feed: pieces of one direction in their order, those of both as they happened; gap: bytes that
     are missing after `data`. protocol: '' until it is known. opaque: nothing more will be read, so
-    the tap may stop. lost: bytes of HTTP that belonged to no message, told by `close`.
+    the tap may stop. followed: something on it was a call, or may become one. passed_over: how many
+    requests were none. asks: the watched process is the client. lost: bytes of HTTP that belonged
+    to no message, told by `close`.
     """
 
     def __init__(
@@ -95,7 +97,13 @@ class Connection:
         self._told: set[str] = set()
         self.protocol = "jsonrpc" if pipe else ""
         self.opaque = False
+        self.followed = pipe
+        self.passed_over = 0
         self.lost = 0
+
+    @property
+    def asks(self) -> bool:
+        return self._client_sends
 
     def feed(self, direction: Direction, data: bytes, time: int, gap: int = 0) -> list[Event]:
         sent = direction == "sent"
@@ -153,6 +161,7 @@ class Connection:
         if protocol == "tls":
             events += self._blind("tls: nobody opened it here", time)
         elif protocol == "jsonrpc":
+            self.followed = True
             self._lines = LineCalls(self._calls)
         else:
             self._http = Exchanges1() if protocol == "http/1" else Exchanges2()
@@ -216,6 +225,8 @@ class Connection:
                 exchange = HttpCalls(self._calls, event, self._client_sends, self._hasher)
             if exchange is not None:
                 self._open[number] = exchange
+            self.followed |= isinstance(exchange, Exchange)
+            self.passed_over += exchange is None
             grpc = event.headers.get("content-type", "").startswith("application/grpc")
             return self._tell("grpc: protobuf is not read", time) if grpc else []
         found = self._open.get(number)
@@ -223,7 +234,11 @@ class Connection:
             return []
         if isinstance(event, Data):
             return [*found.request(event, time)]
-        return [*found.request_end(time)]
+        events = [*found.request_end(time)]
+        if isinstance(found, HttpCalls):
+            self.followed |= found.mcp
+            self.passed_over += not found.mcp
+        return events
 
     def _answered(self, number: int, event: Head | Data | End, time: int) -> list[Event]:
         if isinstance(event, End):

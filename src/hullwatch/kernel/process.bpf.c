@@ -2,6 +2,7 @@
 /* Processes: fork, exec, exit, and those that were there before. */
 #include "syscall.h"
 #include "span.h"
+#include "tap.h"
 
 #define ENV_ROOM 8192
 
@@ -423,6 +424,8 @@ HOT int process_ended(struct task_struct *task)
 	w.tid = task->pid;
 	if (settings.calls)
 		span_forget(task->tgid);
+	if (settings.tap)
+		tap_forget(task->tgid);
 	event_fill(&e, &w, HW_EXIT, 0);
 	code = signal->group_exit_code;
 	e.flags = code ? code : task->exit_code;

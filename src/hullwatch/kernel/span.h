@@ -140,19 +140,17 @@ __noinline int thread_forget(u32 tid)
 }
 
 /*
- * A call begins or ends: run by user space, as the calls of an actor are changed by several.
+ * The calls of an actor are changed by several at once, so only here.
  * Returns 0; -ENOENT: no such actor, or call; -ENOSPC: too many calls at once; -EEXIST: it runs.
  */
-SEC("syscall")
-int call_change(struct hw_call_change *change)
+__noinline int call_changed(u64 actor, u64 call, u32 begins)
 {
-	u64 actor = change->actor, call = change->call;
-	u64 from = change->begins ? 0 : call, to = change->begins ? call : 0;
+	u64 from = begins ? 0 : call, to = begins ? call : 0;
 	struct hw_calls *c = bpf_map_lookup_elem(&running, &actor);
 
 	if (!c || !call)
 		return -ENOENT;
-	if (change->begins)
+	if (begins)
 		for (int i = 0; i < HW_CALLS_AT_ONCE; i++)
 			if (c->calls[i] == call)
 				return -EEXIST;
@@ -161,7 +159,14 @@ int call_change(struct hw_call_change *change)
 			__sync_fetch_and_add(&c->changed, 1);
 			return 0;
 		}
-	return change->begins ? -ENOSPC : -ENOENT;
+	return begins ? -ENOSPC : -ENOENT;
+}
+
+/* The same for user space. */
+SEC("syscall")
+int call_change(struct hw_call_change *change)
+{
+	return call_changed(change->actor, change->call, change->begins);
 }
 
 #endif

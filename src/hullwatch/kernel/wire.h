@@ -263,6 +263,46 @@ struct hw_call_change {
 	__u32 pad;
 };
 
+/* ---- the tap (tap.h) ---------------------------------------------------------------------- */
+
+enum hw_tap_what {
+	HW_T_DATA = 1,	/* bytes of a stream: len of total follow, the rest of total is missing */
+	HW_T_BEGAN = 2, /* a process read a tools/call: the kernel made it the call in `call` */
+};
+
+enum hw_tap_kind {
+	HW_K_PIPE = 1,	 /* lines of JSON over a pipe or Unix socket; streams of a process belong together */
+	HW_K_SOCKET = 2, /* both directions of one socket */
+	HW_K_TLS = 3,	 /* both directions of one TLS connection, in plain */
+};
+
+/* Header of a tap record. */
+struct hw_tap {
+	__u64 ts;
+	__u64 stream; /* inode of the pipe or socket, address of the TLS connection */
+	__u64 proc;
+	__u64 cgroup;
+	__u64 call; /* DATA: what the process acts for, as hw_event.span; BEGAN: the call */
+	__u64 id;   /* BEGAN: hash of the JSON-RPC id, 0 = not seen */
+	__u32 tid;
+	__u32 total; /* bytes that were moved from here on: what is above len is missing */
+	__u32 len;
+	__u16 what; /* enum hw_tap_what */
+	__u16 kind; /* enum hw_tap_kind */
+	__u16 received;
+	__u16 family; /* socket: AF_*, 0 = not known */
+	__u16 port;   /* of the remote end */
+	__u16 local_port;
+	__u8 addr[16]; /* of the remote end, IPv4 in the first four */
+};
+
+/* A stream of a process, and what user space has said of it. */
+struct hw_tap_key {
+	__u64 stream;
+	__u32 tgid;
+	__u32 pad;
+};
+
 struct hw_loss_key {
 	__u64 cgroup;
 	__u32 cls;
@@ -279,6 +319,7 @@ enum hw_stage {
 	HW_L_GOVERNED = 7, /* not lost but counted: new strings of bulk events at the governor's level 2 */
 	HW_L_REPEATED = 8, /* not lost but counted: like an event that was sent less than a second before */
 	HW_L_SPAN = 9,	   /* a process that does not know which call it acts for: too many do */
+	HW_L_TAP = 10,	   /* bytes of a stream that is listened to: a piece is missing in it */
 };
 
 /* Fixed before load (.rodata.fixed): the verifier drops the code that is not needed. */
@@ -299,6 +340,7 @@ struct hw_settings {
 	__u32 next_id;	       /* next dictionary id: even; user space makes the odd ones */
 	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
 	__u32 calls;	       /* 1: processes may act for calls; 0: nobody has told of one yet */
+	__u32 tap;	       /* 1: streams are listened to */
 };
 
 #endif

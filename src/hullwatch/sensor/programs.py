@@ -40,6 +40,7 @@ class RingSizes(dict[str, int]):
                 "strings": 4 << 20,
                 "procs": 4 << 20,
                 "packets": 1 << 20,
+                "tap": 4096,  # as good as none: whoever listens says how much
             }
             | sizes
         )
@@ -166,7 +167,7 @@ class Programs:
             for name, program in self.object.programs.items():
                 if (
                     name in self.skipped
-                    or name.startswith("exit_")
+                    or name.startswith(("exit_", "tap_"))
                     or program.section in ("iter/task", "syscall")
                 ):
                     continue
@@ -179,6 +180,10 @@ class Programs:
             raise SensorError(str(error)) from error
         finally:
             os.close(cgroup_fd)
+
+    def attach_tap(self) -> None:
+        """Attach what listens to reads and writes; BpfError where that cannot be."""
+        self._links.append(self.object.programs["tap_exit"].attach())
 
     def snapshot(self) -> None:
         """Have the kernel report every process there is."""

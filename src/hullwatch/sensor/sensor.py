@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import struct
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from hullwatch.sensor.clock import read_offset
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
 from hullwatch.sensor.spans import Spans
+from hullwatch.sensor.tap import Piece, Tap
 from hullwatch.sensor.tier import Facts, Tier
 from hullwatch.sensor.told import ToldQueue
 from hullwatch.sensor.verdicts import Counted, Verdicts
@@ -67,6 +69,10 @@ class Sensor:
         self.verdicts = Verdicts(self._programs)
         self.spans = Spans(self._programs)
         self.told = ToldQueue()
+        self.tap = Tap(self._programs, self.spans)
+        self.on_pieces: Callable[[Iterator[Piece]], None] = lambda pieces: None
+        """Given what the tap heard before the events that are drained with it: a call that was
+        heard of in time is known before anything is done for it."""
         self._rings = {
             name: Ring(self._programs.object.map(name))
             for name in ("vital", "bulk", "strings", "procs", "packets")
@@ -74,6 +80,7 @@ class Sensor:
         self._poll = select.epoll()
         for name in ("vital", "procs", "bulk", "packets"):
             self._poll.register(self._rings[name].fd, select.EPOLLIN)
+        self._poll.register(self.tap.fd, select.EPOLLIN)
         self._loss_map = self._programs.object.map("losses")
         self._loss_total = self._programs.object.map("losses_total")
         self._losses: dict[tuple[str, int, int], int] = {}
@@ -93,6 +100,11 @@ class Sensor:
     @property
     def facts(self) -> Facts:
         return self._programs.facts
+
+    @property
+    def wall_offset(self) -> int:
+        """From CLOCK_BOOTTIME to the wall clock, ns, as of the last batch."""
+        return self._wall_offset or self._offset()
 
     @property
     def recording(self) -> bool:
@@ -202,6 +214,8 @@ class Sensor:
             parts.append(_process_events(procs))
         if packets:
             parts.append(self._packet_events(packets))
+        if self.tap.on:
+            self.on_pieces(self.tap.take())
         # After the rings' positions: a call is told before anything is done for it.
         told = self.told.take(self.make_string)
         if len(told):

@@ -25,6 +25,8 @@ __all__ = [
     "PACKET_HEADER",
     "PROC",
     "SETTINGS",
+    "TAP_HEADER",
+    "TAP_KEY",
     "VERDICT_KEY",
     "VERDICT_VALUE",
     "LOSS_KEY",
@@ -34,6 +36,8 @@ __all__ = [
     "ProcMark",
     "Stage",
     "StrKind",
+    "TapKind",
+    "TapWhat",
     "Verdict",
     "ACTION_WRITE",
 ]
@@ -101,6 +105,8 @@ ProcMark = _make(enum.IntFlag, "ProcMark", "hw_proc_mark", "HW_P_")
 StrKind = _make(enum.IntEnum, "StrKind", "hw_str_kind", "HW_S_")
 Verdict = _make(enum.IntEnum, "Verdict", "hw_verdict", "HW_V_")
 Stage = _make(enum.IntEnum, "Stage", "hw_stage", "HW_L_")
+TapWhat = _make(enum.IntEnum, "TapWhat", "hw_tap_what", "HW_T_")
+TapKind = _make(enum.IntEnum, "TapKind", "hw_tap_kind", "HW_K_")
 
 EVENT = struct_dtype("hw_event")
 PROC = struct_dtype("hw_proc")
@@ -113,6 +119,8 @@ FIXED = struct_dtype("hw_fixed")
 SETTINGS = struct_dtype("hw_settings")
 ACTING = struct_dtype("hw_acting")
 CALLS = struct_dtype("hw_calls")
+TAP_HEADER = struct_dtype("hw_tap")
+TAP_KEY = struct_dtype("hw_tap_key")
 CALL_CHANGE = struct_dtype("hw_call_change")
 ACTION_WRITE = 0x100
 AMBIGUOUS = OF_THREAD = 1 << 63

@@ -266,7 +266,8 @@ def may_be_mcp(head: Head) -> bool:
 
 
 class HttpCalls:
-    """One HTTP exchange that may be MCP's. sent: by the watched process (it is the client).
+    """One HTTP exchange that may be MCP's. sent: by the watched process (it is the client). mcp: it
+    is, as far as can be told from the request.
 
     problems of a call: `header`, if `Mcp-Method` or `Mcp-Name` (2026-07-28) differ from the body.
     """
@@ -279,6 +280,7 @@ class HttpCalls:
         self._sent = sent
         session = head.headers.get("mcp-session-id", "")
         self._session = hasher(session) if session else ""
+        self.mcp = any(name.startswith("mcp-") for name in head.headers)
         self._asked = Body()
         self._coding = Decoder(head.headers.get("content-encoding", ""))
         self._answer: Body | ServerEvents | None = None
@@ -303,6 +305,7 @@ class HttpCalls:
             self._asked.feed(piece)
         events: list[ToolEvent] = []
         for message in self._asked.end():
+            self.mcp = True
             if not self._agrees(message):
                 message = message._replace(problems=(*message.problems, "header"))
             events += self._calls.take(message, self._sent, time, self._session)

@@ -1,0 +1,212 @@
+"""The tap: pieces of what processes read and write become calls of tools and models.
+
+Each stream is a `Connection`; a process's pipes are one together. A tool's call that the kernel saw
+begin has its id from there, and was on events before this ran; what the kernel could not see begins
+here, late. A call of a model is told when it is over, with the call it was made in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from hullwatch.agent.connection import Connection, Direction, Event, Opaque
+from hullwatch.agent.models.call import ModelCall
+from hullwatch.agent.wire.mcp import ToolCall, ToolCallBegan
+from hullwatch.context.call import AMBIGUOUS, Call, new_id
+from hullwatch.sensor.tap import Piece, token_hash
+from hullwatch.sensor.wire import TapKind, TapWhat
+
+__all__ = ["Kernel", "Listener"]
+
+MAX_STREAMS = 4096
+MAX_PASSED_OVER = 8  # requests that were no calls, after which a connection is not listened to
+_PATIENCE = 2 * 10**9  # ns that a call which only the kernel saw is believed
+_PREFACE = b"PRI * HTTP/2"
+
+
+class Kernel(Protocol):
+    """What is asked of sensor/tap.py."""
+
+    def want(self, stream: int, tgid: int, wanted: bool) -> None: ...
+    def forget(self, stream: int, tgid: int) -> None: ...
+    def begin(self, tgid: int, call: int) -> bool: ...
+    def end(self, tgid: int, call: int) -> None: ...
+
+
+class _Stream:
+    """tgid: whose it is. open: calls that run, by their key in the connection. began: calls that
+    the kernel saw, by the hash of their ids, until they are seen here."""
+
+    def __init__(self, connection: Connection, piece: Piece) -> None:
+        self.connection = connection
+        self.stream, self.tgid, self.cgroup = piece.stream, piece.tgid, piece.cgroup
+        self.remote = ipaddress.ip_address(piece.address) if piece.address else None
+        self.open: dict[int, Call] = {}
+        self.began: list[tuple[int, int, int]] = []  # id's hash, call, when
+        self.judged = False
+        self.within = 0  # what the process acted for when it asked last
+
+
+class Listener:
+    """take: pieces in their order; what they tell goes to `tell`, each call as it begins and again
+    as it ends. hasher: text -> keyed hash. Not for several threads.
+
+    heard, opaque: counts for `status`: of calls by their kind, and of what could not be read.
+    """
+
+    def __init__(
+        self, kernel: Kernel, tell: Callable[[Call], None], hasher: Callable[[str], str]
+    ) -> None:
+        self._kernel, self._tell, self._hasher = kernel, tell, hasher
+        self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
+        self._offset = 0
+        self.heard: Counter[str] = Counter()
+        self.opaque: Counter[str] = Counter()
+        self.mistaken = 0
+
+    def take(self, pieces: Iterable[Piece], wall_offset: int) -> None:
+        """wall_offset: unix time less CLOCK_BOOTTIME, ns."""
+        self._offset = wall_offset
+        for piece in pieces:
+            if piece.what == TapWhat.BEGAN:
+                self._of(piece).began.append((piece.ident, piece.call, piece.ts))
+            else:
+                self._read(piece)
+
+    def ended(self, tgids: Iterable[int], time: int) -> None:
+        """These processes are over; time: unix ns."""
+        gone = set(tgids)
+        for key in [key for key in self._streams if key[0] in gone]:
+            self._close(self._streams.pop(key), time)
+
+    def stats(self) -> dict[str, int]:
+        return {
+            "streams": len(self._streams),
+            "running": sum(len(one.open) for one in self._streams.values()),
+            "mistaken": self.mistaken,
+            **{f"heard_{kind}": count for kind, count in self.heard.items()},
+            **{f"opaque_{reason}": count for reason, count in self.opaque.items()},
+        }
+
+    # --- streams --------------------------------------------------------------------------
+
+    def _of(self, piece: Piece) -> _Stream:
+        pipe = piece.kind == TapKind.PIPE
+        key = piece.tgid, 0 if pipe else piece.stream
+        found = self._streams.get(key)
+        anew = piece.data.startswith(_PREFACE)  # another connection at the same address
+        if found is not None and not anew:
+            self._streams.move_to_end(key)
+            return found
+        if found is not None:
+            self._close(found, piece.ts + self._offset)
+        server = str(ipaddress.ip_address(piece.address)) if piece.address else ""
+        connection = Connection(self._hasher, server=server, port=piece.port, pipe=pipe)
+        made = self._streams[key] = _Stream(connection, piece)
+        while len(self._streams) > MAX_STREAMS:
+            _, oldest = self._streams.popitem(last=False)
+            self._close(oldest, piece.ts + self._offset)
+        return made
+
+    def _close(self, stream: _Stream, time: int) -> None:
+        self._sort(stream, stream.connection.close(time))
+        for _, call, _ in stream.began:
+            self._kernel.end(stream.tgid, call)
+        if stream.judged:
+            self._kernel.forget(stream.stream, stream.tgid)
+
+    def _read(self, piece: Piece) -> None:
+        stream = self._of(piece)
+        connection = stream.connection
+        if connection.asks != piece.received:
+            stream.within = piece.call
+        missing = piece.total - len(piece.data)
+        direction: Direction = "received" if piece.received else "sent"
+        time = piece.ts + self._offset
+        self._sort(stream, connection.feed(direction, piece.data, time, missing))
+        if not stream.judged and (connection.followed or self._dull(connection)):
+            stream.judged = True
+            self._kernel.want(piece.stream, piece.tgid, connection.followed)
+        elif piece.kind == TapKind.PIPE and piece.stream != stream.stream:
+            stream.stream = piece.stream  # the other pipe of the two
+            self._kernel.want(piece.stream, piece.tgid, True)
+        if stream.began:
+            self._doubt(stream, piece.ts)
+
+    @staticmethod
+    def _dull(connection: Connection) -> bool:
+        return connection.opaque or connection.passed_over >= MAX_PASSED_OVER
+
+    def _doubt(self, stream: _Stream, now: int) -> None:
+        """What the kernel took for a call and is none, by all that came after it."""
+        kept = [one for one in stream.began if now - one[2] < _PATIENCE]
+        for _, call, _ in stream.began[: len(stream.began) - len(kept)]:
+            self._kernel.end(stream.tgid, call)
+            self.mistaken += 1
+        stream.began = kept
+
+    # --- calls ----------------------------------------------------------------------------
+
+    def _sort(self, stream: _Stream, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, Opaque):
+                self.opaque[event.reason] += 1
+            elif isinstance(event, ModelCall):
+                self._asked_model(stream, event)
+            elif isinstance(event, ToolCallBegan):
+                self._began(stream, event.call)
+            else:
+                self._over(stream, event.call)
+
+    def _began(self, stream: _Stream, call: ToolCall) -> None:
+        if call.role == "client":
+            # Of a server that is here, too, the server's side is told.
+            if stream.remote is None or stream.remote.is_loopback or call.transport == "pipe":
+                return
+            span = new_id()
+        else:
+            span = self._seen_by_kernel(stream, token_hash(call.id))
+            if not span:
+                span = new_id()
+                if not self._kernel.begin(stream.tgid, span):
+                    return
+                self.heard["late"] += 1
+        made = self._placed(stream, call.to_call(span, stream.tgid))
+        stream.open[call.key] = made
+        self.heard["tool"] += 1
+        self._tell(made)
+
+    def _seen_by_kernel(self, stream: _Stream, ident: int) -> int:
+        """The kernel's id of the call with this JSON-RPC id; where it saw none, the first."""
+        for wanted in (ident, 0):
+            for number, (seen, call, _) in enumerate(stream.began):
+                if seen == wanted:
+                    del stream.began[number]
+                    return call
+        return 0
+
+    def _over(self, stream: _Stream, call: ToolCall) -> None:
+        known = stream.open.pop(call.key, None)
+        if known is None:
+            return
+        if call.role == "server":
+            self._kernel.end(stream.tgid, known.id)
+        ended = self._placed(stream, call.to_call(known.id, stream.tgid))
+        self._tell(msgspec.structs.replace(ended, begin=known.begin, parent=known.parent))
+
+    def _asked_model(self, stream: _Stream, model: ModelCall) -> None:
+        if not stream.connection.asks:  # a model's server: its clients' calls are theirs
+            return
+        self.heard["model"] += 1
+        self._tell(self._placed(stream, model.to_call(new_id(), stream.tgid)))
+
+    @staticmethod
+    def _placed(stream: _Stream, call: Call) -> Call:
+        within = 0 if stream.within & AMBIGUOUS else stream.within
+        parent = 0 if within == call.id else within
+        return msgspec.structs.replace(call, cgroup=stream.cgroup, parent=parent)
