@@ -175,6 +175,14 @@ def begin(*written: Path) -> Rights:
     return Rights(kept, worker, said)
 
 
+def keep_only(*names: str) -> list[str]:
+    """Give up, in this thread and for good, all but these; what did not work. For a program with
+    one thread."""
+    said = _give_up(sum(1 << CAPABILITIES.index(name) for name in names), 0)
+    _try(said, "to be dumpable", _SET_DUMPABLE, 0)
+    return said
+
+
 def _cannot_write(written: tuple[Path, ...]) -> bool:
     """Whether root needs a right over other users' files for one of these. For good: to be called
     in a thread of its own."""

@@ -75,6 +75,10 @@ class Listener:
         for piece in pieces:
             if piece.what == TapWhat.BEGAN:
                 self._of(piece).began.append((piece.ident, piece.call, piece.ts))
+            elif piece.what == TapWhat.ENDED:
+                ended = self._streams.pop(_key(piece), None)
+                if ended is not None:
+                    self._close(ended, piece.ts + wall_offset)
             else:
                 self._read(piece)
 
@@ -96,8 +100,7 @@ class Listener:
     # --- streams --------------------------------------------------------------------------
 
     def _of(self, piece: Piece) -> _Stream:
-        pipe = piece.kind == TapKind.PIPE
-        key = piece.tgid, 0 if pipe else piece.stream
+        key = _key(piece)
         found = self._streams.get(key)
         anew = piece.data.startswith(_PREFACE)  # another connection at the same address
         if found is not None and not anew:
@@ -106,7 +109,7 @@ class Listener:
         if found is not None:
             self._close(found, piece.ts + self._offset)
         server = str(ipaddress.ip_address(piece.address)) if piece.address else ""
-        connection = Connection(self._hasher, server=server, port=piece.port, pipe=pipe)
+        connection = Connection(self._hasher, server=server, port=piece.port, pipe=not key[1])
         made = self._streams[key] = _Stream(connection, piece)
         while len(self._streams) > MAX_STREAMS:
             _, oldest = self._streams.popitem(last=False)
@@ -210,3 +213,8 @@ class Listener:
         within = 0 if stream.within & AMBIGUOUS else stream.within
         parent = 0 if within == call.id else within
         return msgspec.structs.replace(call, cgroup=stream.cgroup, parent=parent)
+
+
+def _key(piece: Piece) -> tuple[int, int]:
+    """The process, and which of its connections; its pipes are one."""
+    return piece.tgid, 0 if piece.kind == TapKind.PIPE else piece.stream

@@ -189,6 +189,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     yield from _baselines(get("baselines") or {})
     yield from _calls(get("calls") or {}, get("otlp") or {})
+    yield from _tap(get("tap") or {})
     fills = {name: fill for name, fill in (get("rings") or {}).items() if fill >= 0.1}
     if fills:
         listed = ", ".join(f"{safe(name)} {100 * fill:.0f} %" for name, fill in fills.items())
@@ -267,6 +268,25 @@ def _calls(told: dict[str, Any], otlp: dict[str, Any]) -> Iterator[tuple[str, st
     for way, counts in otlp.items():
         listed = ", ".join(f"{name} {value}" for name, value in counts.items() if value)
         yield "otlp", f"{safe(way)}: {safe(listed) or 'nothing yet'}"
+
+
+def _tap(heard: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is read out of pipes, sockets and TLS."""
+    if not heard:
+        return
+    yield (
+        "tap",
+        f"{_count(heard.get('streams', 0), 'connection')} listened to;"
+        f" {_count(heard.get('heard_tool', 0), 'tool call')},"
+        f" {_count(heard.get('heard_model', 0), 'model call')} so far",
+    )
+    opaque = {
+        name.removeprefix("opaque_"): count
+        for name, count in heard.items()
+        if name.startswith("opaque_")
+    }
+    if opaque:
+        yield "", "not readable: " + ", ".join(f"{safe(why)} ({n})" for why, n in opaque.items())
 
 
 def _rights(said: dict[str, Any]) -> str:

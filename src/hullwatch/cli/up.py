@@ -83,6 +83,14 @@ def up(
             " /run/hullwatch/calls.sock, or calls.sock in another --store.",
         ),
     ] = None,
+    tap: Annotated[
+        bool,
+        typer.Option(
+            "--tap/--no-tap",
+            help="Read calls of tools and models out of what processes read and write: pipes,"
+            " sockets, TLS. What they say is not kept.",
+        ),
+    ] = True,
     otlp: Annotated[
         list[str] | None,
         typer.Option(
@@ -134,6 +142,7 @@ def up(
         max_age=max_seconds,
         cpu_budget=cpu_budget / 100,
         shed_new=shed_new,
+        tap=tap,
         otlp=tuple(otlp or ()),
         export=export_otlp,
         export_headers=export_headers,

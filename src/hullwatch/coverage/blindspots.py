@@ -78,8 +78,9 @@ BLIND_SPOTS: tuple[BlindSpot, ...] = (
         _BOTH,
     ),
     BlindSpot(
-        "tool and model calls that nobody tells of",
-        "what their processes do, without the call",
+        "tool and model calls over io_uring, splice, shared memory, 32-bit calls, HTTP/3, gRPC or"
+        " WebSockets, or in TLS of a library that cannot be hooked",
+        "what their processes do, without the call; which process it is (`tls: opaque`)",
         "`hullwatch mcp` before the server, `tool_call` in it, or `hullwatch up --otlp`",
         _BOTH,
     ),

@@ -12,13 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from hullwatch.sensor.dictionary import Dictionary
-from hullwatch.sensor.programs import Programs
+from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.sensor import Sensor
+from hullwatch.sensor.tap import Piece
 from hullwatch.sensor.tier import Facts, Tier
-from hullwatch.sensor.wire import Class
+from hullwatch.sensor.wire import Class, TapWhat
 
 __all__ = ["Check", "Report", "check"]
 
@@ -42,6 +44,7 @@ class Report(NamedTuple):
 
 _ACTIONS = """
 import os, socket, sys
+os.read(0, 4096)
 path, port = sys.argv[1], int(sys.argv[2])
 open(path + '/made', 'w').close()
 os.rename(path + '/made', path + '/moved')
@@ -51,6 +54,12 @@ s = socket.create_connection(('127.0.0.1', port)); s.close()
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.sendto(b'x', ('127.0.0.1', port)); u.close()
 os.close(os.memfd_create('hullwatch-check'))
 """
+
+# What a client asks an MCP server for, over standard input.
+_REQUEST = (
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"check","arguments":{}}}\n'
+)
+_CALL = "tool call read from a pipe"
 
 # name -> (event class, what the object ends in)
 _EXPECT = {
@@ -68,7 +77,7 @@ _EXPECT = {
 
 def check(tier: Tier | None = None) -> Report:
     """Load, act, look. Raises SensorError where no sensor can be loaded."""
-    sensor = Sensor(record=True, tier=tier)
+    sensor = Sensor(record=True, tier=tier, rings=RingSizes(tap=1 << 16))
     try:
         return _check(sensor, sensor._programs)
     finally:
@@ -78,6 +87,7 @@ def check(tier: Tier | None = None) -> Report:
 def _check(sensor: Sensor, programs: Programs) -> Report:
     dictionary = Dictionary()
     sensor.start()
+    sensor.tap.start()
     dictionary.add(sensor.drain().strings)
     with (
         tempfile.TemporaryDirectory(prefix="hullwatch-check-") as folder,
@@ -86,9 +96,12 @@ def _check(sensor: Sensor, programs: Programs) -> Report:
         port = server.getsockname()[1]
         began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         command = [sys.executable, "-I", "-c", _ACTIONS, os.path.realpath(folder), str(port)]
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE)
+        assert child.stdin
+        child.stdin.write(_REQUEST)
+        child.stdin.close()
         seen, losses = _look(sensor, dictionary, child, port, began)
-    checks = tuple(Check(name, name in seen, seen.get(name, 0.0)) for name in _EXPECT)
+    checks = tuple(Check(name, name in seen, seen.get(name, 0.0)) for name in (*_EXPECT, _CALL))
     return Report(sensor.facts, checks, losses, tuple(programs.skipped))
 
 
@@ -98,7 +111,14 @@ def _look(
     seen: dict[str, float] = {}
     losses = 0
     deadline = time.monotonic() + _DEADLINE
-    while len(seen) < len(_EXPECT) and time.monotonic() < deadline:
+
+    def heard(pieces: Iterator[Piece]) -> None:
+        for piece in pieces:
+            if piece.what == TapWhat.BEGAN and piece.tgid == child.pid:
+                seen.setdefault(_CALL, (piece.ts - began) / 1e6)
+
+    sensor.on_pieces = heard
+    while len(seen) <= len(_EXPECT) and time.monotonic() < deadline:
         sensor.wait(0.05)
         batch = sensor.drain()
         dictionary.add(batch.strings)

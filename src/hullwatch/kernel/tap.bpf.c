@@ -32,15 +32,17 @@ int BPF_PROG(tap_exit, struct pt_regs *regs, long ret)
 	struct file *file;
 	u64 *known;
 
-	if (ret <= 0 || nr >= NATIVE_CALLS)
+	if (ret < 0 || nr >= NATIVE_CALLS)
 		return 0;
 	call = bpf_map_lookup_elem(&tap_calls, &nr);
-	if (!call || !call->shape || is_compat() || is_own())
+	if (!call || !call->shape || (!ret && !call->received) || is_compat() || is_own())
 		return 0;
 	io.received = call->received;
 	io.total = ret;
 	io.base = call_arg(regs, 1, false);
-	if (call->shape == SHAPE_VECTOR) {
+	if (!ret) {
+		/* The end of what is listened to, or of anything else. */
+	} else if (call->shape == SHAPE_VECTOR) {
 		io.vector = io.base;
 		io.count = call_arg(regs, 2, false);
 	} else if (call->shape == SHAPE_MESSAGE) {
@@ -49,12 +51,12 @@ int BPF_PROG(tap_exit, struct pt_regs *regs, long ret)
 		io.vector = message.vector;
 		io.count = message.count;
 	}
-	if (call->shape != SHAPE_BUFFER) {
+	if (ret && call->shape != SHAPE_BUFFER) {
 		if (!io.count || bpf_probe_read_user(&first, sizeof(first), (void *)io.vector))
 			return 0;
 		io.base = first.base;
 		io.begins = tap_begins(first.base, first.len < ret ? first.len : ret);
-	} else {
+	} else if (ret) {
 		io.begins = tap_begins(io.base, ret);
 	}
 	tgid = bpf_get_current_pid_tgid() >> 32;

@@ -286,15 +286,25 @@ __noinline int tap_message(struct tap_stream *st, struct scratch *s, u32 receive
 
 /* ---- looking ----------------------------------------------------------------------------- */
 
+/* A byte of the scratch; masked where the compiler knows of no bounds, so that the verifier does. */
+HOT u8 byte_at(struct scratch *s, u32 at)
+{
+	FRESH(at);
+	return s->data[at & (2 * ARGV_ROOM - 1)];
+}
+
 struct tap_walk { struct scratch *s; u32 at, end; u64 hash; };
 
 /* Backwards from a message's end to `,"id":`. */
 static long tail_step(u32 i, struct tap_walk *w)
 {
-	u8 *p = &w->s->data[(w->at - i - 6) & (ARGV_ROOM * 2 - 1)];
+	u32 at = w->at - i - 6;
+	u8 *p;
 
 	if (w->at < TAP_DATA + i + 6)
 		return 1;
+	FRESH(at);
+	p = &w->s->data[at & (2 * ARGV_ROOM - 1)];
 	if (p[5] != ':' || p[4] != '"' || p[3] != 'd' || p[2] != 'i' || p[1] != '"' || p[0] != ',')
 		return 0;
 	w->at -= i;
@@ -304,7 +314,7 @@ static long tail_step(u32 i, struct tap_walk *w)
 
 static long token_step(u32 i, struct tap_walk *w)
 {
-	u8 c = w->s->data[w->at & (ARGV_ROOM * 2 - 1)];
+	u8 c = byte_at(w->s, w->at);
 
 	if (w->at >= w->end)
 		return 1;
@@ -326,16 +336,16 @@ __noinline u64 tap_tail(struct scratch *s, u32 end)
 
 	if (!s || end <= TAP_DATA + 8 || end > TAP_DATA + TAP_PIECE)
 		return 0;
-	if (s->data[(end - 1) & (ARGV_ROOM * 2 - 1)] == '\r')
+	if (byte_at(s, end - 1) == '\r')
 		end--;
 	end--;
-	if (s->data[end & (ARGV_ROOM * 2 - 1)] != '}')
+	if (byte_at(s, end) != '}')
 		return 0;
 	w.at = w.end = end;
 	bpf_loop(TAP_TAIL, tail_step, &w, 0);
 	if (!w.hash)
 		return 0;
-	c = s->data[(end - 1) & (ARGV_ROOM * 2 - 1)];
+	c = byte_at(s, end - 1);
 	if (c == '"')
 		w.end--;
 	else if (c < '0' || c > '9')
@@ -427,12 +437,13 @@ static long tap_byte(u32 i, struct tap_both *b)
 	struct tap_work *w = (void *)&s->data[TAP_WORK];
 	struct tap_side *d = &st->sides[w->received & 1];
 	u64 word;
-	u32 at;
+	u32 at = TAP_DATA + w->at;
 	u8 c;
 
 	if (w->at >= w->end)
 		return 1;
-	at = (TAP_DATA + w->at) & (2 * ARGV_ROOM - 1);
+	FRESH(at);
+	at &= 2 * ARGV_ROOM - 1;
 	if (d->state == TAP_SKIM && !(at & 7) && w->at + 8 <= w->end) {
 		word = *(u64 *)&s->data[at] ^ ONES * '\n';
 		if (!((word - ONES) & ~word & ONES << 7)) {
@@ -440,7 +451,7 @@ static long tap_byte(u32 i, struct tap_both *b)
 			return 0;
 		}
 	}
-	c = s->data[at];
+	c = byte_at(s, at);
 	w->at++;
 	if (d->state == TAP_INSIDE) {
 		if (tap_inside(d, c))
@@ -571,7 +582,7 @@ struct tap_find { struct scratch *s; u64 word; u32 len, found; };
 
 static long find_step(u32 i, struct tap_find *f)
 {
-	f->word = f->word << 8 | f->s->data[(TAP_DATA + i) & (2 * ARGV_ROOM - 1)];
+	f->word = f->word << 8 | byte_at(f->s, TAP_DATA + i);
 	f->found = f->word == 0x656e742d73747265ULL; /* ev(ent-stre)am */
 	return i >= f->len || f->found;
 }
@@ -684,6 +695,13 @@ HOT int tap_take(struct tap_io *io, struct sock *sk)
 	b.st = tap_stream_of(io, b.s, sk);
 	if (!b.st)
 		goto out;
+	if (!io->total) {
+		struct hw_tap *h = tap_header(b.s, 0, b.st, HW_T_ENDED, 1);
+
+		if (bpf_ringbuf_output(&tap, h, sizeof(*h), 0))
+			lost(HW_L_TAP, HW_NONE, h->cgroup);
+		goto out;
+	}
 	given = tap_allowed(b.st, io);
 	if (!given && b.st->wanted == 2) {
 		b.st->sides[io->received & 1].missed += io->total;
