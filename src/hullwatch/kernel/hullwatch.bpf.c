@@ -7,5 +7,6 @@
 #include "sensitive.bpf.c"
 #include "iouring.bpf.c"
 #include "cgroup.bpf.c"
+#include "tls.bpf.c"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
