@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ import pytest
 from hullwatch.sensor.programs import Programs
 from hullwatch.sensor.ring import Ring
 from hullwatch.sensor.uprobes import Reading, Uprobes
+from support.bundles import Mount
 from support.peers import environments
-from support.scratch import poll
+from support.scratch import CACHE, poll
 from support.tls.server import Echo, Post, certificate, missing_openssl, serve
 from support.watch import missing_bpf
 
@@ -26,9 +28,7 @@ pytestmark = pytest.mark.scenario
 HERE = Path(__file__).parents[1] / "support" / "tls"
 MILLION = 1_000_000
 # struct tap_record of kernel/tap.h
-RECORD = np.dtype(
-    "<u8, <u8, <u4, <u4, <u4, <u4, V256",
-)
+RECORD = np.dtype("<u8, <u8, <u4, <u4, <u4, <u4, V256")
 RECORD.names = ("ts", "conn", "tgid", "tid", "len", "received", "data")
 
 
@@ -133,26 +133,53 @@ def check_posts(pieces: list[Piece]) -> None:
         assert heads < sum(piece.length for piece in one) < heads + 2000
 
 
-@pytest.mark.parametrize("how", ["socket", "memory"])
-def test_python(tap, context, how):
-    with serve(context, Echo) as port:
-        process = subprocess.Popen(
-            [sys.executable, HERE / "talk.py", how, str(port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout and process.stdout.readline()
-        assert tap.uprobes.look_now(process.pid).state == "tapped"
-        process.communicate("go\n", timeout=60)
-    assert process.returncode == 0
-    pieces = tap.take(process.pid)
+def check_talk(pieces: list[Piece]) -> None:
+    """What talk.py says, and hears again."""
     assert len({piece.conn for piece in pieces}) == 1
     for received in (False, True):
         one = way(pieces, received)
         assert one[0].data == b"first words" and one[-1].data == b"last words"
         assert sum(piece.length for piece in one) == MILLION + 21
         assert set(text(one[1:-1])) == {ord("x")}
+
+
+@pytest.mark.parametrize("how", ["socket", "memory"])
+def test_python(tap, context, how, tmp_path):
+    with serve(context, Echo) as port:
+        process = subprocess.Popen(
+            [sys.executable, HERE / "talk.py", how, str(port), tmp_path / "go"],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout and process.stdout.readline()
+        assert tap.uprobes.look_now(process.pid).state == "tapped"
+        (tmp_path / "go").touch()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    check_talk(tap.take(process.pid))
+
+
+def test_containers_of_one_image(tap, context, runc, python_image, tmp_path):
+    """Their overlays have the same library: each is looked at, and read once."""
+    shutil.copy(HERE / "talk.py", tmp_path)
+    with serve(context, Echo) as port:
+        started = [
+            runc.start(
+                ["python3", "/shared/talk.py", "socket", str(port), f"/shared/go-{name}"],
+                name=name,
+                image=python_image,
+                mounts=[Mount(tmp_path, "/shared")],
+                network="host",
+            )
+            for name in ("one", "two")
+        ]
+        for container in started:
+            container.wait_for_output("ready")
+            assert tap.uprobes.look_now(container.pid).kinds == ("OpenSSL",)
+        for name, container in zip(("one", "two"), started, strict=True):
+            pid = container.pid
+            (tmp_path / f"go-{name}").touch()
+            assert container.wait().status == 0
+            check_talk(tap.take(pid))
 
 
 def test_both_ends_in_one_process(tap, context, tmp_path):
@@ -225,15 +252,19 @@ def test_node(tap, context):
 
 @pytest.fixture(scope="module")
 def go_programs(tmp_path_factory):
-    """The programs of tests/support/tls, stripped."""
+    """The programs of tests/support/tls, stripped; kept between runs, for the VMs' sake."""
     if shutil.which("go") is None:
         pytest.skip("needs Go: apt-get install golang-go")
-    folder = tmp_path_factory.mktemp("go")
-    env = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": str(folder / "cache"), "GOFLAGS": ""}
-    for name in ("post", "stack"):
-        source = HERE / f"{name}.go"
-        command = ["go", "build", "-ldflags=-s -w", "-o", folder / name, source]
-        subprocess.run(command, env=env, cwd=folder, check=True, timeout=600)
+    sources = [HERE / "post.go", HERE / "stack.go"]
+    version = subprocess.run(["go", "version"], capture_output=True, check=True).stdout
+    digest = hashlib.sha256(version + b"".join(one.read_bytes() for one in sources)).hexdigest()
+    folder = CACHE.with_name("tls") / digest[:16]
+    cache = str(tmp_path_factory.mktemp("go"))
+    env = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": cache, "GOFLAGS": ""}
+    for source in sources:
+        if not (folder / source.stem).exists():
+            command = ["go", "build", "-ldflags=-s -w", "-o", folder / source.stem, source]
+            subprocess.run(command, env=env, check=True, timeout=600)
     return folder
 
 

@@ -18,8 +18,9 @@ __all__ = ["Elf", "ElfError", "Section"]
 
 PIECE = 1 << 20  # read at a time
 MAX_SECTIONS, MAX_SEGMENTS = 8192, 256
-MAX_SCANNED = 512 << 20  # of one section
-MAX_FOUND = 64  # places of one name
+MAX_SCANNED = 128 << 20  # of one section
+MAX_READ = 512 << 20  # of one file, in all
+MAX_FOUND = 64  # places of one text
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
@@ -55,7 +56,7 @@ class Elf:
     """Reads of an open file, which stays the caller's. Raises ElfError, as do all methods."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._fd, self._left = fd, MAX_READ
         try:
             self.length = os.fstat(fd).st_size
         except OSError as error:
@@ -97,6 +98,9 @@ class Elf:
         """These bytes of the file, all of them."""
         if at + size > self.length:
             raise ElfError("cut short")
+        self._left -= size
+        if self._left < 0:
+            raise ElfError("too large to look through")
         try:
             data = os.pread(self._fd, size, at)
         except OSError as error:
@@ -121,18 +125,19 @@ class Elf:
                 return offset if offset + size <= self.length else None
         return None
 
-    def find(self, section: Section, needle: bytes, limit: int = MAX_FOUND) -> list[int]:
-        """Where in the section these bytes are, the first `limit` places."""
-        found: list[int] = []
-        overlap = len(needle) - 1
+    def find(self, section: Section, *texts: bytes) -> dict[int, bytes]:
+        """Where in the section each of these is, the first MAX_FOUND places: place -> text."""
+        found: dict[int, bytes] = {}
+        left = dict.fromkeys(texts, MAX_FOUND)
+        overlap = max(map(len, texts)) - 1
         for at in range(0, min(section.size, MAX_SCANNED), PIECE):
             data = self.read(section.offset + at, min(PIECE + overlap, section.size - at))
-            place = data.find(needle)
-            while place >= 0 and len(found) < limit:
-                found.append(at + place)
-                place = data.find(needle, place + 1)
-            if len(found) == limit:
-                break
+            for text in texts:
+                place = data.find(text)
+                while 0 <= place < PIECE and left[text]:
+                    found[at + place] = text
+                    left[text] -= 1
+                    place = data.find(text, place + 1)
         return found
 
     def functions(self, table: str, names: Sequence[str]) -> dict[str, set[int]]:
@@ -144,9 +149,7 @@ class Elf:
         if strings.kind == _SHT_NOBITS:
             raise ElfError("a symbol table without names")
         # Linkers let a name be the end of a longer one, so what stands before it says nothing.
-        places = {
-            place: name for name in names for place in self.find(strings, name.encode() + b"\0")
-        }
+        places = self.find(strings, *(name.encode() + b"\0" for name in names))
         found: dict[str, set[int]] = {}
         if not places:
             return found
@@ -160,7 +163,8 @@ class Elf:
             rows = rows[np.isin(rows["name"], wanted)]
             rows = rows[(rows["info"] & 15 == _STT_FUNC) & (rows["section"] != 0)]
             for place, address in zip(rows["name"].tolist(), rows["value"].tolist(), strict=True):
-                addresses = found.setdefault(places[place], set())
+                name = places[place][:-1].decode()
+                addresses = found.setdefault(name, set())
                 if len(addresses) < MAX_FOUND:
                     addresses.add(address)
         return found

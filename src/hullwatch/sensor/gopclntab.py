@@ -54,20 +54,18 @@ def functions(elf: Elf, table: Section, names: tuple[str, ...]) -> dict[str, GoF
         raise ElfError("a Go function table of an unknown form")
     if not 0 < count <= MAX_FUNCTIONS or table.size > MAX_TABLE:
         raise ElfError("a Go function table that is too large")
-    if max(names_at, values_at, functions_at + count * 8) >= table.size:
+    if max(names_at, values_at, functions_at + count * 8 + 4) > table.size:
         raise ElfError("a Go function table that points out of itself")
     text = text or _text_begins(elf)
     texts = table._replace(offset=table.offset + names_at, size=table.size - names_at)
-    wanted = {}
-    for name in names:
-        for place in elf.find(texts, b"\0" + name.encode() + b"\0", 1):
-            wanted[place + 1] = name
+    named = elf.find(texts, *(b"\0" + name.encode() + b"\0" for name in names))
+    wanted = {place + 1: text[1:-1].decode() for place, text in named.items()}
     if not wanted:
         return {}
     raw = elf.read(table.offset + functions_at, table.size - functions_at)
     words = np.frombuffer(raw, "<u4", len(raw) // 4)
     entries, places = words[: count * 2 : 2], words[1 : count * 2 : 2] // 4
-    if places.max(initial=0) + 8 > len(words):
+    if int(places.max()) + 8 > len(words):
         raise ElfError("a Go function table that points out of itself")
     found = {}
     for at in np.flatnonzero(np.isin(words[places + 1], np.fromiter(wanted, np.uint32))).tolist():

@@ -114,23 +114,21 @@ def handle_of(pid: int, mapped: Mapped) -> Iterator[int]:
     """A descriptor that names the file (O_PATH), whatever stands at its path by now.
 
     Without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE the path has to do, and what is found there has
-    to be what is mapped: on an overlay it may seem not to be, before Linux 6.8.
+    to be what is mapped; the kernel may give a file of an overlay two identities, and then it seems
+    not to be.
     """
-    fd = -1
+    place = f"/proc/{pid}/map_files/{mapped.begin:x}-{mapped.end:x}"
+    expected = None
     try:
-        fd = os.open(
-            f"/proc/{pid}/map_files/{mapped.begin:x}-{mapped.end:x}", os.O_PATH | os.O_CLOEXEC
-        )
+        fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
     except PermissionError:
         path = b"/proc/%d/root%s" % (pid, mapped.name)
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
-        facts = os.fstat(fd)
-        if (facts.st_dev, facts.st_ino) != (mapped.device, mapped.inode):
-            os.close(fd)
-            raise PermissionError(
-                1, "not the file that is mapped, which only root can open"
-            ) from None
+        expected = mapped.device, mapped.inode
     try:
+        facts = os.fstat(fd)
+        if expected and expected != (facts.st_dev, facts.st_ino):
+            raise PermissionError(1, "only root can open the file that is mapped")
         yield fd
     finally:
         os.close(fd)
@@ -175,15 +173,15 @@ def _opaque(elf: Elf, hooked: bool) -> list[str]:
     texts = elf.section(".rodata")
     if texts is None:
         return []
-    speakers = len(elf.find(texts, _SPEAKS_TLS, 2))
+    found = list(elf.find(texts, _SPEAKS_TLS, *filter(None, _OPAQUE_TEXTS)).values())
+    if not found.count(_SPEAKS_TLS):
+        return []
     if hooked:
-        # One of them is what is hooked.
-        both = speakers > 1 and elf.find(texts, _RUSTLS, 1)
+        # One of those that speak is what is hooked.
+        both = found.count(_SPEAKS_TLS) > 1 and _RUSTLS in found
         return [_OPAQUE_TEXTS[_RUSTLS] + _ELSE] if both else []
-    for text, why in _OPAQUE_TEXTS.items() if speakers else ():
-        if not text or elf.find(texts, text, 1):
-            return [why + _ELSE]
-    return []
+    why = next(why for text, why in _OPAQUE_TEXTS.items() if not text or text in found)
+    return [why + _ELSE]
 
 
 def _machine() -> str:

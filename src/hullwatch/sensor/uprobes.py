@@ -112,7 +112,8 @@ class Uprobes:
                 while True:
                     self._queue.get_nowait()
             self._queue.put(0)
-            self._thread.join()
+            # A file server in user space may hold it up for ever.
+            self._thread.join(10)
             self._thread = None
         for file in self._files.values():
             _detach(file)
@@ -168,9 +169,9 @@ class Uprobes:
             except BpfError as error:
                 _detach(file)
                 file.failed = self._fail(f"not hooked: {os.strerror(error.errno or 0)}")
-            with self._lock:
-                self._files[key] = file
-        self._files.move_to_end(key)
+        with self._lock:
+            self._files[key] = file
+            self._files.move_to_end(key)
         file.processes.add(pid)
         return file.failed
 

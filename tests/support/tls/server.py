@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 __all__ = ["certificate", "missing_openssl", "serve"]
@@ -55,13 +55,9 @@ class Post(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(context: ssl.SSLContext, handler: type) -> Iterator[int]:
+def serve(context: ssl.SSLContext, handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
     """Its port on 127.0.0.1."""
-    server = (
-        ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        if issubclass(handler, BaseHTTPRequestHandler)
-        else socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
-    )
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)

@@ -1,11 +1,13 @@
-"""Sends lines and a million bytes to an echo server at the port in argv, as argv says how."""
+"""Sends lines and a million bytes to an echo server: argv has how, its port, a file to wait for."""
 
 import asyncio
 import socket
 import ssl
 import sys
+import time
+from pathlib import Path
 
-HOW, PORT = sys.argv[1], int(sys.argv[2])
+HOW, PORT, GO = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 PIECES = [b"first words", b"x" * 1_000_000, b"last words"]
 context = ssl.create_default_context()
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -32,7 +34,8 @@ async def by_memory() -> None:
 
 
 print("ready", flush=True)
-sys.stdin.readline()
+while not GO.exists():
+    time.sleep(0.01)
 if HOW == "socket":
     by_socket()
 else:
