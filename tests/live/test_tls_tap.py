@@ -335,7 +335,7 @@ def calls(tmp_path):
 
 
 def test_each_way_to_call(tap, calls):
-    """Retries, part of a write, calls within calls, calls that are left by longjmp."""
+    """Retries, part of a write, calls within calls, calls left by longjmp; all under seccomp."""
     assert look_at_file(tap, calls).kinds == ("OpenSSL",)
     assert [(piece.received, piece.data) for piece in run(tap, [calls])] == CALLED
 

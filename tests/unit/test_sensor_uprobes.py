@@ -10,7 +10,7 @@ import pytest
 from hullwatch.sensor import uprobes
 from hullwatch.sensor.libbpf import BpfError
 from hullwatch.sensor.tlsfiles import FileKey, Found, Hook
-from hullwatch.sensor.uprobes import Reading, Uprobes
+from hullwatch.sensor.uprobes import Reading, Uprobes, returns_are_safe
 
 OPENSSL = Found(("OpenSSL",), (Hook("tls_read", 16), Hook("tls_return", 16, True)))
 RUSTLS = Found(opaque="rustls: no names")
@@ -143,3 +143,30 @@ def test_close_does_not_wait_for_what_waits(played):
     played.hold.set()
     closing.join(20)
     assert not closing.is_alive() and programs["tls_read"].at == []
+
+
+@pytest.mark.parametrize(
+    ("release", "safe"),
+    [
+        ("6.1.0-56-amd64", True),
+        ("6.10.14", True),
+        ("6.11.0-26-generic", False),
+        ("6.12.13", False),
+        ("6.12.14", True),
+        ("6.12.117+deb12-amd64", True),
+        ("6.13.9", False),
+        ("6.14.0", True),
+        ("7.0-rc1", True),
+    ],
+)
+def test_kernels_whose_return_probes_end_programs(played, monkeypatch, release, safe):
+    assert returns_are_safe(release, "x86_64") == safe
+    assert returns_are_safe(release, "aarch64")
+    system = type("", (), {"release": release, "machine": "x86_64"})
+    monkeypatch.setattr(uprobes.os, "uname", lambda: system)
+    probes, programs = made()
+    programs["go_read"] = programs["tls_read"]
+    go = Found(("Go",), (Hook("go_read", 8),))
+    played.maps = {1: [(key(1), OPENSSL)], 2: [(key(2), go)]}
+    assert probes.look_now(1).state == ("tapped" if safe else "opaque")
+    assert probes.look_now(2).state == "tapped"

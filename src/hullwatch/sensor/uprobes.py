@@ -2,6 +2,9 @@
 
 A probe is on a file: the first process that maps a library has it hooked for all others, on the
 host and in every container that has the same file.
+
+The thread that attaches needs CAP_SYS_ADMIN (a probe by perf_event_open(2), /proc/PID/map_files),
+CAP_SYS_PTRACE (what processes of other users map) and CAP_DAC_READ_SEARCH; no other thread does.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -18,11 +22,23 @@ from typing import Literal, NamedTuple
 from hullwatch.sensor.libbpf import BpfError, Link, Program
 from hullwatch.sensor.tlsfiles import FileKey, Found, TlsFiles
 
-__all__ = ["Reading", "Uprobes"]
+__all__ = ["Reading", "Uprobes", "returns_are_safe"]
 
 MAX_FILES, MAX_PROBES = 512, 4096  # a probe costs two file descriptors
 MAX_PROCESSES = 32768
 WAITING = 4096
+
+
+def returns_are_safe(release: str, machine: str) -> bool:
+    """Do return probes spare programs under seccomp?
+
+    In Linux 6.11 they became a system call of x86-64 (190fec72df4a), which ends programs whose
+    filter refuses it; 6.14 and 6.12.14 let it pass every filter.
+    """
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
+    version = tuple(int(number or 0) for number in found.groups()) if found else (0,)
+    broken = (6, 11) <= version < (6, 14) and not (6, 12, 14) <= version < (6, 13)
+    return machine != "x86_64" or not broken
 
 
 class Reading(NamedTuple):
@@ -56,6 +72,8 @@ class Uprobes:
     ) -> None:
         self._programs = programs
         self._max_files, self._max_probes = files, probes
+        system = os.uname()
+        self._returns = returns_are_safe(system.release, system.machine)
         self._tls = TlsFiles()
         self._files: OrderedDict[FileKey, _File] = OrderedDict()  # longest unseen first
         self._queue: queue.Queue[int] = queue.Queue(waiting)
@@ -158,6 +176,10 @@ class Uprobes:
     def _attached(self, key: FileKey, found: Found, path: str, pid: int) -> str:
         """Hook the file unless it is; why that failed, or nothing."""
         file = self._files.get(key)
+        if not self._returns and any(hook.at_return for hook in found.hooks):
+            return self._fail(
+                "not hooked, as this kernel's return probes end programs under seccomp"
+            )
         if file is None:
             if not self._room(len(found.hooks)):
                 return self._fail("not hooked, as many other files are")

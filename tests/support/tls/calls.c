@@ -1,6 +1,10 @@
 /* Functions with OpenSSL's names that do nothing but be called in all the ways that matter. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
+#include <stddef.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 typedef struct { const char *next; int fails; void *through; jmp_buf *out; } SSL;
 
@@ -48,6 +52,22 @@ API int SSL_write_ex(SSL *ssl, const void *buf, unsigned long size, unsigned lon
 	return 1;
 }
 
+/* As container runtimes do it: what is not on the list is refused, such as the calls of the kernel's
+ * own return probes, uretprobe and uprobe. */
+static int filtered(void)
+{
+	struct sock_filter rules[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ, 335, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ, 336, 0, 1),
+		BPF_STMT(BPF_RET, SECCOMP_RET_ERRNO | 1),
+		BPF_STMT(BPF_RET, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(rules) / sizeof(rules[0]), rules };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &program);
+}
+
 int main(void)
 {
 	SSL plain = { "answer" }, outer = { "never", 0, &plain }, retried = { "x", 2 };
@@ -56,6 +76,8 @@ int main(void)
 	jmp_buf out;
 	SSL jumps = { "x", 0, 0, &out };
 
+	if (filtered())
+		return 1;
 	SSL_write(&plain, "whole", 5);
 	SSL_write(&plain, "only twenty of these bytes", 26);
 	while (SSL_write(&retried, "retried", 7) < 0)
