@@ -141,6 +141,14 @@ def test_what_speaks_tls_without_names(texts, whose):
     assert found.opaque.startswith(whose) and bool(found.opaque) == bool(whose)
 
 
+@pytest.mark.parametrize(
+    ("name", "whose"), [("JNI_CreateJavaVM", "Java: "), ("SSL_ImportFD", "NSS: ")]
+)
+def test_what_is_told_by_a_function(name, whose):
+    found = look(elf_file(b"\xc3" * 16, symbols({name: CODE}), HERE))
+    assert found.opaque.startswith(whose) and not found.hooks
+
+
 def test_a_file_may_be_hooked_and_opaque():
     sections = {".rodata": SPEAKS * 2 + b"rustls", **symbols({"SSL_read": CODE})}
     found = look(elf_file(b"\xc3" * 16, sections, HERE))
