@@ -46,7 +46,10 @@ from hullwatch.detect.sigma.messages import SigmaText
 from hullwatch.sensor import dns, tls
 from hullwatch.sensor.batch import String
 from hullwatch.sensor.dictionary import Dictionary
+from hullwatch.sensor.elf import ElfError
+from hullwatch.sensor.tlsfiles import examine
 from hullwatch.sensor.wire import Class
+from support.elf_files import code_ranges, opened, whole
 
 __all__ = ["TARGETS"]
 
@@ -381,6 +384,26 @@ _BEGUN = (
 )
 
 
+def elf(data: bytes) -> None:
+    """A good file, changed: each five bytes say where and what. Only its own code is hooked."""
+    changed = bytearray(_ELF)
+    for at in range(0, len(data) - 4, 5):
+        place = int.from_bytes(data[at : at + 2], "little") % len(changed)
+        # Most of the first page is nothing.
+        place = place % 128 if place < 4096 else place
+        changed[place : place + 3] = data[at + 2 : at + 5]
+    with opened(bytes(changed)) as fd:
+        try:
+            found = examine(fd)
+        except ElfError:
+            return
+    ranges = code_ranges(bytes(changed)) if found.hooks else []
+    assert all(any(hook.offset in one for one in ranges) for hook in found.hooks)
+
+
+_ELF = whole()
+
+
 def connection(data: bytes) -> None:
     """A good exchange's head, then the bytes; what comes out has names of a bounded length."""
     tap = Connection(lambda text: "h")
@@ -404,6 +427,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "http1": http1,
     "http2": http2,
     "connection": connection,
+    "elf": elf,
     "dns": dns_message,
     "tls": tls_hello,
     "dictionary": dictionary_record,

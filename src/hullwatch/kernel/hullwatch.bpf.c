@@ -8,5 +8,6 @@
 #include "iouring.bpf.c"
 #include "cgroup.bpf.c"
 #include "tap.bpf.c"
+#include "tls.bpf.c"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -20,6 +20,7 @@
 #define TAP_WINDOW 1024	      /* bytes of a message that are looked at one by one */
 #define TAP_TAIL 56	      /* and of its end */
 #define TAP_ROOM (32 << 10)   /* bytes of a stream that nobody has said to want yet */
+#define TAP_ALL 2
 #define TAP_HEAD (4 << 10)    /* and of a request on one that nobody wants */
 
 /* A message as far as it was seen, in one direction. */
@@ -645,6 +646,8 @@ HOT u32 tap_allowed(struct tap_stream *st, const struct tap_io *io)
 	struct hw_tap_key key = { .stream = io->stream, .tgid = st->tgid };
 	u32 *wanted, most = TAP_FIRST + TAP_PIECE;
 
+	if (settings.tap == TAP_ALL)
+		return most;
 	if (!st->wanted) {
 		wanted = bpf_map_lookup_elem(&tap_wanted, &key);
 		if (wanted)
@@ -729,10 +732,12 @@ __noinline int tap_tls(u64 conn, u64 buf, u64 len, u32 received)
 {
 	struct tap_io io = { .stream = conn, .base = buf, .total = len, .kind = HW_K_TLS };
 
-	if (!len || is_own())
+	if (!len || !settings.tap || is_own())
 		return 0;
 	io.received = received;
 	io.begins = tap_begins(buf, len);
+	if (settings.tap == TAP_ALL && !io.begins)
+		io.begins = BEGINS_LINES;
 	return tap_take(&io, NULL);
 }
 

@@ -174,11 +174,11 @@ struct io_uring_cqe { s32 res; };
 
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
-	unsigned long bx, cx, dx, si, di, bp, r8, r9, r10, orig_ax;
+	unsigned long ax, bx, cx, dx, si, di, bp, sp, r8, r9, r10, r14, orig_ax;
 };
 #elif defined(__TARGET_ARCH_arm64)
 struct user_pt_regs { u64 regs[31]; };
-struct pt_regs { u64 regs[31]; u64 orig_x0; s32 syscallno; };
+struct pt_regs { u64 regs[31]; u64 sp; u64 orig_x0; s32 syscallno; };
 #endif
 
 struct bpf_iter_meta { struct seq_file *seq; u64 session_id, seq_num; };

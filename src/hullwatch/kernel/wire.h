@@ -341,7 +341,7 @@ struct hw_settings {
 	__u32 next_id;	       /* next dictionary id: even; user space makes the odd ones */
 	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
 	__u32 calls;	       /* 1: processes may act for calls; 0: nobody has told of one yet */
-	__u32 tap;	       /* 1: streams are listened to */
+	__u32 tap;	       /* 1: streams are listened to; 2: all of TLS, whatever it says (tests) */
 };
 
 #endif

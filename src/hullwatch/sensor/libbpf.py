@@ -46,6 +46,11 @@ def _load() -> ctypes.CDLL:
         ("bpf_program__attach", c_void_p, [c_void_p]),
         ("bpf_program__attach_cgroup", c_void_p, [c_void_p, c_int]),
         ("bpf_program__attach_iter", c_void_p, [c_void_p, c_void_p]),
+        (
+            "bpf_program__attach_uprobe",
+            c_void_p,
+            [c_void_p, ctypes.c_bool, c_int, c_char_p, c_size_t],
+        ),
         ("bpf_iter_create", c_int, [c_int]),
         ("bpf_prog_test_run_opts", c_int, [c_int, c_void_p]),
         ("bpf_link__fd", c_int, [c_void_p]),
@@ -151,6 +156,17 @@ class Program:
     def attach_cgroup(self, cgroup_fd: int) -> Link:
         what = f"attach {self.name} ({self.section})"
         pointer = lib().bpf_program__attach_cgroup(self._pointer, cgroup_fd)
+        return Link(_check(pointer, what), self.name)
+
+    def attach_uprobe(self, path: str, offset: int, at_return: bool, pid: int = -1) -> Link:
+        """At an offset into a file, in every process that maps it (pid -1), now or later.
+
+        The probe is on the file, not on its name: /proc/self/fd/N does, and may be closed then.
+        """
+        what = f"attach {self.name} ({path}+{offset:#x})"
+        pointer = lib().bpf_program__attach_uprobe(
+            self._pointer, at_return, pid, os.fsencode(path), offset
+        )
         return Link(_check(pointer, what), self.name)
 
     def run(self, context: bytes) -> int:

@@ -168,7 +168,7 @@ class Programs:
                 if (
                     name in self.skipped
                     or name.startswith(("exit_", "tap_"))
-                    or program.section in ("iter/task", "syscall")
+                    or program.section in ("iter/task", "syscall", "uprobe", "uretprobe")
                 ):
                     continue
                 if program.section.startswith("cgroup"):
