@@ -35,6 +35,7 @@ __all__ = [
     "Stage",
     "StrKind",
     "Verdict",
+    "ACTION_UPPER",
     "ACTION_WRITE",
 ]
 
@@ -114,6 +115,6 @@ SETTINGS = struct_dtype("hw_settings")
 ACTING = struct_dtype("hw_acting")
 CALLS = struct_dtype("hw_calls")
 CALL_CHANGE = struct_dtype("hw_call_change")
-ACTION_WRITE = 0x100
+ACTION_WRITE, ACTION_UPPER = 0x100, 0x200
 AMBIGUOUS = OF_THREAD = 1 << 63
 CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")
