@@ -58,7 +58,7 @@ HARMLESS_AGENT = (
     'socket.create_server(("127.0.0.1", 9229)).close(); open("/dev/null").close()',
     # Code that came after the image, but in no call; native code of the image.
     'sys.path.insert(0, "/srv/mine"); import mine; open("/models/mine.dill").read()',
-    "ctypes.CDLL(glob.glob('/usr/lib/python3.*/lib-dynload/_json.*.so')[0])",
+    "import glob; ctypes.CDLL(glob.glob('/usr/lib/python3.*/lib-dynload/_json.*.so')[0])",
     'resolve("a-rather-long-name-of-a-service-in-some-team-of-ours.example.com")',
 )
 HARMLESS_SHELL = (
