@@ -255,9 +255,13 @@ def test_what_the_baseline_does_not_hold_is_new(told, tmp_path, capsys, locked):
         b.event("open", process, path, marks=LOWER)
     b.event("open", process, paths[3], marks=LOWER).event("mmap", process, paths[3], marks=LOWER)
     b.event("open", process, paths[4], marks=LOWER)
+    b.event(
+        "mmap", process, "/odd/picture.png", marks=LOWER
+    )  # opened as what nobody takes for code
     told(b)
     late = WALL + b.clock
     first = {"/old/x.py": 5, "/new/x.py": late, "/ok/x.py": late, "/lib/x.so": late}
+    first["/odd/picture.png"] = 5
     baseline(tmp_path, first, 1000 if locked else None)
     found = {one["folder"]: one["new"] for one in listed(tmp_path, capsys, "--all").values()}
     assert found == {
@@ -266,6 +270,7 @@ def test_what_the_baseline_does_not_hold_is_new(told, tmp_path, capsys, locked):
         "/ok": not locked,
         "/lib": True,
         "/unknown": None,
+        "/odd": False if locked else None,
     }
     outside = listed(tmp_path, capsys)
     assert ("python_module /new" in outside) and ("python_module /old" not in outside)

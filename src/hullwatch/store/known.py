@@ -30,7 +30,8 @@ class Known:
 
     def new(self, image: str, path: str, moment: int) -> bool | None:
         """Outside the locked profile; where none is locked, read then (unix ns, whole µs) and
-        never before. None: nothing is known of the image or of this, or it was being learnt."""
+        never before; 0: when is not known. None: nothing is known of the image or of this, or it
+        was being learnt."""
         profile = self._profiles.get(image)
         name = path_object(path)
         first = self._first(image, name) if profile is not None else None

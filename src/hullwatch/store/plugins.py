@@ -129,8 +129,9 @@ def loaded(reader: Reader, where: str = "TRUE") -> list[Loaded]:
     # What is mapped was opened before, and that is what the baseline knows.
     opened: dict[tuple[str, str], datetime] = {}
     for row in every:
-        file = (row["workload_id"], row["path"])
-        opened[file] = min(opened.get(file, row["first"]), row["first"])
+        if not row["mapped"]:
+            file = (row["workload_id"], row["path"])
+            opened[file] = min(opened.get(file, row["first"]), row["first"])
     layered = {(row["boot"], row["cgroup"]) for row in _ask(reader, _LAYERED)}
     versions = _versions(reader)
     known = Known(reader.catalog.link)
@@ -143,8 +144,8 @@ def loaded(reader: Reader, where: str = "TRUE") -> list[Loaded]:
         row["origin"] = _origin(row, (row["boot"], row["cgroup"]) in layered)
         named = _plain(package.name)
         row["version"] = package.version or versions.get((row["boot"], row["cgroup"], named), "")
-        moment = _ns(opened[row["workload_id"], row["path"]])
-        row["new"] = known.new(row["image_key"] or "", row["path"], moment)
+        begun = opened.get((row["workload_id"], row["path"]))
+        row["new"] = known.new(row["image_key"] or "", row["path"], _ns(begun) if begun else 0)
         key = (row["workload_id"], kind, named or package.folder)
         groups.setdefault(key, []).append(row | {"package": package})
     found = [_grouped(key[1], rows, calls) for key, rows in groups.items()]
