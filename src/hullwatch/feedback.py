@@ -16,7 +16,7 @@ from hullwatch.detect.engine import Engine
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.events import BY_NAME, CLASSES, Grade, classes_mask
 from hullwatch.sensor.verdicts import Verdicts, image_scope
-from hullwatch.sensor.wire import ACTION_WRITE, Class, Verdict
+from hullwatch.sensor.wire import ACTION_UPPER, ACTION_WRITE, Class, Mark, Verdict
 from hullwatch.store.state import CountRow
 
 __all__ = ["Feedback"]
@@ -65,6 +65,7 @@ class Feedback:
         action = events["cls"].astype(np.uint64)
         writes = (events["cls"] == int(Class.OPEN)) & ((events["flags"] & _WRITE_FLAGS) != 0)
         action[writes] |= np.uint64(ACTION_WRITE)
+        action[(events["marks"] & int(Mark.UPPER)) != 0] |= np.uint64(ACTION_UPPER)
         key = np.empty(len(rows), [("cgroup", "u8"), ("low", "u8"), ("image", "u8")])
         key["cgroup"] = events["cgroup"]
         key["low"] = events["obj"].astype(np.uint64) << np.uint64(32) | action
@@ -105,12 +106,12 @@ class Feedback:
         assert tables is not None
         if tables.workloads.workload(workload).state == "pending":
             return
-        cls, write = action & 0xFF, bool(action & ACTION_WRITE)
+        cls, write, upper = action & 0xFF, bool(action & ACTION_WRITE), bool(action & ACTION_UPPER)
         key = _key(cgroup, obj, action)
         known = self._known.get(key)
         if known is None:
             self.asked += 1
-            word = self._engine.verdict(cls, write, obj, workload, tables)
+            word = self._engine.verdict(cls, write, obj, workload, tables, upper=upper)
             known = self._keep(key, _NUMBER[word], cgroup)
             if known[0] == Verdict.REPORT:
                 self._verdicts.put(cgroup, obj, action, known[0])
@@ -130,7 +131,9 @@ class Feedback:
         answer = self._known.get(key)
         if answer is None:
             self.asked += 1
-            word = self._engine.verdict_for_image(cls, write, obj, image, workload, tables)
+            word = self._engine.verdict_for_image(
+                cls, write, obj, image, workload, tables, upper=upper
+            )
             answer = self._keep(key, _NUMBER[word], cgroup)
         self._verdicts.put(scope, obj, action, answer[0])
 
@@ -157,4 +160,4 @@ class Feedback:
 
 
 def _key(scope: int, obj: int, action: int) -> int:
-    return scope << 41 | obj << 9 | action
+    return scope << 42 | obj << 10 | action

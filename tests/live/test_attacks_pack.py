@@ -56,6 +56,9 @@ HARMLESS_AGENT = (
     'touch("/tmp/a"); os.rename("/tmp/a", "/tmp/b")',
     'touch("/srv/vectors/chroma.sqlite3", mode="a")',
     'socket.create_server(("127.0.0.1", 9229)).close(); open("/dev/null").close()',
+    # Code that came after the image, but in no call; native code of the image.
+    'sys.path.insert(0, "/srv/mine"); import mine; open("/models/mine.dill").read()',
+    "import glob; ctypes.CDLL(glob.glob('/usr/lib/python3.*/lib-dynload/_json.*.so')[0])",
     'resolve("a-rather-long-name-of-a-service-in-some-team-of-ours.example.com")',
 )
 HARMLESS_SHELL = (

@@ -42,7 +42,8 @@ if sys.argv[1] == "serve":
     serve_names("203.0.113.9")
 os.makedirs("/root/.aws", exist_ok=True); os.makedirs("/srv", exist_ok=True)
 os.makedirs("/opt", exist_ok=True)
-for path in ("/root/.aws/credentials", "/root/.netrc", "/root/.npmrc", "/srv/notes"):
+for path in ("/root/.aws/credentials", "/root/.netrc", "/root/.npmrc", "/srv/notes",
+    "/srv/tools.py"):
     open(path, "w").close()
 print("ready", flush=True)
 number = 0
@@ -108,6 +109,11 @@ DRIFT = (
         "File read outside the locked profile of its image",
         'open("/srv/notes").close()',
         "/srv/notes",
+    ),
+    Act(
+        "Code opened outside the locked profile of its image",
+        'open("/srv/tools.py").close()',
+        "/srv/tools.py",
     ),
     Act("File changed outside the locked profile of its image", 'touch("/srv/made")', "/srv/made"),
     Act(

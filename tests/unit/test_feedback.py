@@ -7,12 +7,17 @@ from hullwatch.detect.ruleset import load_texts
 from hullwatch.detect.scene import Scene
 from hullwatch.feedback import Feedback
 from hullwatch.sensor.verdicts import Counted, image_scope
-from hullwatch.sensor.wire import ACTION_WRITE, Class, Verdict
+from hullwatch.sensor.wire import ACTION_UPPER, ACTION_WRITE, Class, Mark, Verdict
 
 RULES = """
 - rule: shadow
   desc: d
   condition: evt.type = openat and fd.name = /etc/shadow
+  output: o
+  priority: WARNING
+- rule: written
+  desc: d
+  condition: evt.type = openat and fd.name = /srv/x.py and fd.is_upper_layer = true
   output: o
   priority: WARNING
 - rule: tar
@@ -85,6 +90,17 @@ def test_writing_is_another_question_than_reading() -> None:
     scene.event(Class.OPEN, process, obj=path, call="openat", flags=1)
     feedback.answer(scene.enriched())
     assert {action for _, _, action in kernel.held} == {int(Class.OPEN) | ACTION_WRITE}
+
+
+def test_what_the_image_brought_is_another_question_than_what_was_written_since() -> None:
+    scene, kernel, feedback = stage()
+    process, path = scene.process("python3"), scene.string("/srv/x.py")
+    for mark in (Mark.LOWER, Mark.UPPER, 0):
+        scene.event(Class.OPEN, process, obj=path, call="openat", marks=int(mark))
+    feedback.answer(scene.enriched())
+    said = {action: verdict for (_, _, action), verdict in kernel.held.items()}
+    of = int(Class.OPEN)
+    assert said == {of: Verdict.COUNT, of | ACTION_UPPER: Verdict.REPORT}
 
 
 def test_classes_with_two_objects_are_always_sent() -> None:

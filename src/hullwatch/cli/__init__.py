@@ -40,6 +40,7 @@ COMMANDS: dict[str, str] = {
     "baseline": "hullwatch.cli.baseline",
     "secrets": "hullwatch.cli.secrets",
     "canary": "hullwatch.cli.canary",
+    "plugins": "hullwatch.cli.plugins",
     "record": "hullwatch.cli.record",
     "replay": "hullwatch.cli.replay",
     "backtest": "hullwatch.cli.backtest",

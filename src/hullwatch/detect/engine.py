@@ -463,13 +463,15 @@ class Engine:
         workload: int,
         tables: Tables,
         names: tuple[str, ...] | None = None,
+        upper: bool | None = None,
     ) -> str:
         """'count', 'report' or 'byproc' for all events of a class on an object in a container.
 
         names: every domain name the address has in this container, where that is known; the
-        answer then holds until there is another.
+        answer then holds until there is another. upper: whether the file is of the writable layer;
+        None: not known.
         """
-        return self.verdicts.of(cls, write, obj, workload, tables, names)
+        return self.verdicts.of(cls, write, obj, workload, tables, names, upper)
 
     def verdict_for_image(
         self,
@@ -480,9 +482,10 @@ class Engine:
         workload: int,
         tables: Tables,
         names: tuple[str, ...] | None = None,
+        upper: bool | None = None,
     ) -> str:
         """'count' or 'report', with the process image known too."""
-        return self.verdicts.of_image(cls, write, obj, image, workload, tables, names)
+        return self.verdicts.of_image(cls, write, obj, image, workload, tables, names, upper)
 
     def may_match(
         self,

@@ -76,6 +76,7 @@ ATTACK: dict[str, str] = {
     "T1090": "Proxy",
     "T1105": "Ingress Tool Transfer",
     "T1110": "Brute Force",
+    "T1129": "Shared Modules",
     "T1133": "External Remote Services",
     "T1140": "Deobfuscate/Decode Files or Information",
     "T1190": "Exploit Public-Facing Application",

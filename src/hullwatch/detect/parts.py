@@ -236,11 +236,13 @@ class Parts:
                     exact = True
         return sorted(points | {point + 1 for point in points}), exact
 
-    def possible_events(self, cls: int, write: bool, family: int = 0) -> tuple[int, int]:
+    def possible_events(
+        self, cls: int, write: bool, family: int = 0, upper: bool | None = None
+    ) -> tuple[int, int]:
         """(may hold, may fail) over all events of a class of which only this is known.
 
         family: AF_INET stands for AF_INET6 too (a socket of the second may carry addresses of
-        the first); 0 where the object is no address.
+        the first); 0 where the object is no address. upper: of the writable layer, None: maybe.
         """
         holds = fails = 0
         ops = {0, *(OPS.index(name) for name in types_of(cls) if name in OPS)}
@@ -248,6 +250,8 @@ class Parts:
             bits, source = column.all_bits, column.source
             if source.label in _WRITE_FLAG:
                 samples = [column.bits(value) for value in _WRITE_FLAG[source.label][write]]
+            elif upper is not None and source.label in _LAYER:
+                samples = [column.bits(value) for value in _LAYER[source.label][upper]]
             elif family and source.reads <= _FLAGS:
                 samples = [
                     column.bits(source.read(Where.EVENT, Event(cls, flags=flags), self.env))
@@ -284,9 +288,15 @@ def _socket_flags(family: int) -> list[int]:
 # evt.res is SUCCESS for every result that is not an error, and errors are kept apart anyway.
 _BY_SIGN = frozenset(("evt.res",))
 # The kernel's "for writing" is any access mode but O_RDONLY; O_ACCMODE itself is neither.
-_WRITE_FLAG = {
+_Samples = dict[str, dict[bool, tuple[bool, ...]]]
+_WRITE_FLAG: _Samples = {
     "evt.is_open_write": {True: (True, False), False: (False,)},
     "evt.is_open_read": {True: (True, False), False: (True,)},
+}
+# What is in no overlay is in neither layer.
+_LAYER: _Samples = {
+    "fd.is_upper_layer": {True: (True,), False: (False,)},
+    "fd.is_lower_layer": {True: (False,), False: (True, False)},
 }
 
 

@@ -34,9 +34,12 @@ Names = tuple[str, ...] | None
 
 
 class _Action(NamedTuple):
+    """upper: of the writable layer; None where that is not known."""
+
     cls: int
     write: bool
     family: int
+    upper: bool | None
 
 
 class Verdicts:
@@ -61,10 +64,12 @@ class Verdicts:
         workload: int,
         tables: Tables,
         names: Names = None,
+        upper: bool | None = None,
     ) -> str:
         seen, whose = self._signatures(obj, workload, tables)
         never = self._never(cls, write, obj, workload, tables)
-        key = (_action(cls, write, object_of(tables.dictionary, obj)), seen, whose, names, never)
+        action = _action(cls, write, object_of(tables.dictionary, obj), upper)
+        key = (action, seen, whose, names, never)
         found = self._answers.get(key)
         if found is None:
             _bound(self._answers)
@@ -83,13 +88,14 @@ class Verdicts:
         workload: int,
         tables: Tables,
         names: Names = None,
+        upper: bool | None = None,
     ) -> str:
         seen, whose = self._signatures(obj, workload, tables)
         never = self._never(cls, write, obj, workload, tables)
         engine = self.engine
         # The bits, not a signature: asking must not fill the engine's table of processes.
         process = engine.image_bits(tables, image) & ~self.parts.mutable
-        action = _action(cls, write, object_of(tables.dictionary, obj))
+        action = _action(cls, write, object_of(tables.dictionary, obj), upper)
         key = (action, seen, whose, process, names, never)
         found = self._image_answers.get(key)
         if found is None:
@@ -164,11 +170,11 @@ class Verdicts:
         never: int,
     ) -> tuple[int, int]:
         """(may hold, may fail) without what the process decides."""
-        cls, write, family = action
+        cls = action.cls
         bits = self.parts.plans[cls].bits
         event = self._events.get(action)
         if event is None:
-            event = self._events[action] = self.parts.possible_events(cls, write, family)
+            event = self._events[action] = self.parts.possible_events(*action)
         holds, fails = event
         absent = self.parts.all & ~sum(bits.values())
         unknown = bits[Where.ROW] | bits[Where.OBJ2]
@@ -219,10 +225,10 @@ class Verdicts:
         return REPORT if engine.ask(engine.by_class[action.cls], holds, fails) else COUNT
 
 
-def _action(cls: int, write: bool, obj: Object) -> _Action:
+def _action(cls: int, write: bool, obj: Object, upper: bool | None = None) -> _Action:
     family = obj.address.family if obj.address is not None else 0
     family = socket.AF_INET if family == socket.AF_INET6 else family
-    return _Action(cls, write and cls == _OPEN, int(family))
+    return _Action(cls, write and cls == _OPEN, int(family), upper)
 
 
 def _bound(memo: dict) -> None:

@@ -11,6 +11,14 @@
 #define FMODE_CREATED 0x100000
 #define FMODE_NOACCOUNT 0x20000000
 
+/* Did the file come with the image, or into the container's writable layer? 0: on no overlay. */
+HOT u16 layer_of(struct inode *inode)
+{
+	if (!on_overlay(inode))
+		return 0;
+	return on_upper_layer(inode) ? HW_M_UPPER : HW_M_LOWER;
+}
+
 HOT u16 file_marks(struct inode *inode, struct dentry *dentry, u32 f_mode, u64 *dev)
 {
 	u16 type = BPF_CORE_READ(inode, i_mode) & S_IFMT, marks = 0;
@@ -37,7 +45,8 @@ __noinline int opened(u64 file_address, u32 op_marks, s32 ret, u32 flags, u64 te
 	struct file *file = (void *)file_address;
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
 	u32 f_mode = BPF_CORE_READ(file, f_mode);
-	struct inode *inode;
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	u16 layer = layer_of(inode);
 	struct hw_event e;
 	int how = AS_BULK;
 	struct who w;
@@ -47,18 +56,18 @@ __noinline int opened(u64 file_address, u32 op_marks, s32 ret, u32 flags, u64 te
 	w.same = flags;
 	obj = path_of_file(file, BULK_STRING, HW_OPEN, w.cgroup);
 	if (obj && obj != SHED)
-		how = wanted(&w, obj, HW_OPEN | (f_mode & FMODE_WRITE ? HW_ACTION_WRITE : 0));
+		how = wanted(&w, obj, HW_OPEN | (f_mode & FMODE_WRITE ? HW_ACTION_WRITE : 0) |
+					      (layer & HW_M_UPPER ? HW_ACTION_UPPER : 0));
 	if (!how)
 		return 0;
 	event_fill(&e, &w, HW_OPEN, op_marks & 0xffff);
-	inode = BPF_CORE_READ(file, f_inode);
 	e.obj = obj;
 	if (text && obj != SHED)
 		e.obj2 = user_text(text, HW_S_RAW | BULK_STRING, HW_OPEN, w.cgroup);
 	e.ret = ret;
 	e.flags = flags;
 	e.num = BPF_CORE_READ(inode, i_ino);
-	e.marks = op_marks >> 16 | file_marks(inode, dentry, f_mode, &e.num2);
+	e.marks = op_marks >> 16 | layer | file_marks(inode, dentry, f_mode, &e.num2);
 	report(&e, HAS_OBJECT | how);
 	return 0;
 }
@@ -291,9 +300,10 @@ int BPF_PROG(exit_mmap, struct pt_regs *regs, long ret)
 		struct inode *inode = BPF_CORE_READ(file, f_inode);
 
 		e.num2 = BPF_CORE_READ(inode, i_sb, s_dev);
+		e.marks |= layer_of(inode);
 		e.obj = path_of_file(file, BULK_STRING, HW_MMAP, w.cgroup);
 	}
-	how = file ? asked(&w, &e, HW_MMAP) : wanted(&w, 0, HW_MPROTECT);
+	how = file ? asked(&w, &e, HW_MMAP | (e.marks & HW_M_UPPER ? HW_ACTION_UPPER : 0)) : wanted(&w, 0, HW_MPROTECT);
 	if (how)
 		report(&e, (file ? HAS_OBJECT : 0) | how);
 	return 0;

@@ -30,6 +30,11 @@ HOT s64 inode_mtime(struct inode *inode)
 	       BPF_CORE_READ((struct inode___mid *)inode, __i_mtime.tv_nsec);
 }
 
+HOT bool on_overlay(struct inode *inode)
+{
+	return BPF_CORE_READ(inode, i_sb, s_magic) == OVERLAYFS_MAGIC;
+}
+
 /*
  * On overlayfs the VFS inode is embedded in struct ovl_inode, and the dentry of the writable layer
  * follows it (fs/overlayfs/ovl_entry.h); overlayfs is often a module, so its BTF is not at hand.
@@ -38,7 +43,7 @@ HOT bool on_upper_layer(struct inode *inode)
 {
 	u64 upper = 0;
 
-	if (BPF_CORE_READ(inode, i_sb, s_magic) != OVERLAYFS_MAGIC)
+	if (!on_overlay(inode))
 		return false;
 	bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bpf_core_type_size(struct inode));
 	return upper != 0;

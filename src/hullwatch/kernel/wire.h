@@ -81,6 +81,8 @@ enum hw_mark {
 	HW_M_UNREADABLE = 1 << 9, /* the caller's memory could not be read */
 	HW_M_CREATED = 1 << 10,	  /* open: this call made the file (LSM: FMODE_CREATED) */
 	HW_M_NOT_REGULAR = 1 << 11, /* open: fifo, socket, anon inode */
+	HW_M_UPPER = 1 << 12,	    /* open, mmap: from the overlay's writable layer */
+	HW_M_LOWER = 1 << 13,	    /* open, mmap: from the layers below it, as the image has it */
 };
 
 /* What is special about one process image (struct hw_proc.marks). */
@@ -224,7 +226,7 @@ struct hw_addr {
 struct hw_verdict_key {
 	__u64 scope; /* cgroup id, or the scope of a process image */
 	__u32 obj;
-	__u32 action; /* hw_class, bit 8: for writing */
+	__u32 action; /* hw_class; bit 8: for writing, bit 9: of the writable layer */
 };
 
 struct hw_verdict_value {
@@ -234,6 +236,7 @@ struct hw_verdict_value {
 };
 
 #define HW_ACTION_WRITE 0x100
+#define HW_ACTION_UPPER 0x200
 
 /* ---- calls (span.h) ----------------------------------------------------------------------- */
 

@@ -39,6 +39,7 @@ __all__ = [
     "TapKind",
     "TapWhat",
     "Verdict",
+    "ACTION_UPPER",
     "ACTION_WRITE",
 ]
 
@@ -122,6 +123,6 @@ CALLS = struct_dtype("hw_calls")
 TAP_HEADER = struct_dtype("hw_tap")
 TAP_KEY = struct_dtype("hw_tap_key")
 CALL_CHANGE = struct_dtype("hw_call_change")
-ACTION_WRITE = 0x100
+ACTION_WRITE, ACTION_UPPER = 0x100, 0x200
 AMBIGUOUS = OF_THREAD = 1 << 63
 CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")

@@ -19,7 +19,7 @@ from hullwatch.store.tables import signed
 if TYPE_CHECKING:
     from hullwatch.store.query import Reader
 
-__all__ = ["CallRow", "events_of", "names", "put", "rows"]
+__all__ = ["CallRow", "events_of", "in_words", "names", "put", "rows"]
 
 _PUT = """INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
     ON CONFLICT (id) DO UPDATE SET
@@ -209,3 +209,17 @@ def names(link: sqlite3.Connection, span: int) -> list[str]:
         [int(ident) for ident in idents],
     )
     return [f"{server + ': ' if server else ''}{name} ({id_:016x})" for id_, server, name in found]
+
+
+def in_words(reader: Reader, spans: Iterable[int]) -> dict[int, list[str]]:
+    """Each span's calls as `server: name (id)`; `~` before those of several that ran at once."""
+    named = defaultdict(list)
+    for row in reader.query(
+        "SELECT s.span, s.ambiguous, c.id, c.name, c.server FROM spans s JOIN calls c"
+        " ON c.id = s.call WHERE list_contains($1::UBIGINT[], s.span) ORDER BY c.begun",
+        list(spans),
+    ).table.to_pylist():
+        server = f"{row['server']}: " if row["server"] else ""
+        mark = "~" if row["ambiguous"] else ""
+        named[row["span"]].append(f"{mark}{server}{row['name']} ({row['id']:016x})")
+    return named

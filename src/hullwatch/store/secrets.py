@@ -4,8 +4,6 @@ the same ones talked next. What a secret is, no event holds."""
 from __future__ import annotations
 
 import errno
-from collections import defaultdict
-from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from hullwatch.agent.secrets.environment import classify_env
 from hullwatch.agent.secrets.paths import LIKELY, classify_path
 from hullwatch.agent.secrets.services import METADATA_SERVICES
 from hullwatch.context.call import AMBIGUOUS
+from hullwatch.store.calls import in_words
 from hullwatch.store.story import FILE_CLASSES
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def seen(reader: Reader, where: str = "TRUE", within: float = 60) -> list[Seen]:
             if kind := classify_env(name):
                 _add(found, kind, "environment", name, row)
     rows = _ask(reader, _TOUCHES.format(where=where), LIKELY)
-    calls = _calls(reader, {row["span"] for row in rows} - {None})
+    calls = in_words(reader, {row["span"] for row in rows} - {None})
     touched: dict[tuple[int, int, str], Seen] = {}
     for row in rows:
         kind = "cloud_metadata" if row["how"] == "service" else classify_path(row["object"])
@@ -189,18 +188,3 @@ def _follow(one: Seen, row: dict[str, Any]) -> None:
         *one.then,
         Next(row["address"], row["name"], row["same"], row["after"], row["bytes_out"]),
     ]
-
-
-def _calls(reader: Reader, spans: Iterable[int]) -> dict[int, list[str]]:
-    """Spans in words."""
-    named = defaultdict(list)
-    for row in _ask(
-        reader,
-        "SELECT s.span, s.ambiguous, c.id, c.name, c.server FROM spans s JOIN calls c"
-        " ON c.id = s.call WHERE list_contains($1::UBIGINT[], s.span) ORDER BY c.begun",
-        list(spans),
-    ):
-        server = f"{row['server']}: " if row["server"] else ""
-        mark = "~" if row["ambiguous"] else ""
-        named[row["span"]].append(f"{mark}{server}{row['name']} ({row['id']:016x})")
-    return named

@@ -10,6 +10,7 @@ from support.attacks import (
     model,
     network,
     packages,
+    plugins,
     secrets,
     stories,
     tamper,
@@ -22,6 +23,7 @@ __all__ = ["ATTACKS", "Attack"]
 ATTACKS: tuple[Attack, ...] = (
     *agent.ATTACKS,
     *packages.ATTACKS,
+    *plugins.ATTACKS,
     *config.ATTACKS,
     *escape.ATTACKS,
     *gpu.ATTACKS,

@@ -19,7 +19,8 @@ ATTACKS = (
     ),
     Attack(
         "pth",
-        'touch("/usr/lib/python3/dist-packages/evil.pth")',
+        'touch("/usr/lib/python3/dist-packages/evil.pth")\n'
+        'os.remove("/usr/lib/python3/dist-packages/evil.pth")',  # before another Python starts
         {"Python start-up hook written": "/usr/lib/python3/dist-packages/evil.pth"},
     ),
     Attack(

@@ -21,6 +21,7 @@ SECRETS = "/run/secrets/kubernetes.io/serviceaccount"
 PREPARE = """
 set -e
 mkdir -p /opt/bin /models /srv/app /srv/vectors /usr/lib/python3/dist-packages
+mkdir -p /srv/mine; echo 'x = 1' > /srv/mine/mine.py; echo x > /models/mine.dill
 mkdir -p /root/.aws /root/.ssh /root/.kube /root/.docker /root/.bitcoin
 mkdir -p /root/.claude/hooks /root/.claude/projects/p
 for name in ollama claude node; do ln -s /usr/bin/python3 /opt/$name; done

@@ -1,13 +1,14 @@
 """Runs inside a container: each attack in a child of its own, one after the other.
 
 Usage: driver.py ATTACKS.json, a list of [name, code]. Code sees `run`, `install`, `call`, `signal`,
-`ask_model`, `touch` and this module's imports. Prints one line of JSON for each:
+`ask_model`, `tool`, `touch` and this module's imports. Prints one line of JSON for each:
 {"attack": name, "error": text or null}
 What an attack needs and would be an event of its own (listeners, planted files) is made before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,6 +67,18 @@ def ask_model(provider: str, model: str) -> None:
         agent.connect("/run/hullwatch/calls.sock")
         agent.sendall(json.dumps(begin).encode() + b"\n")
         assert b"ok" in answers.readline(), "the agent does not listen"
+
+
+@contextlib.contextmanager
+def tool(name: str) -> Iterator[None]:
+    """What this process does meanwhile is for a call of a tool."""
+    call = {"id": os.getpid(), "kind": "tool", "source": "context", "name": name}
+    begin = {"begin": call | {"begin": time.time_ns()}, "scope": "process"}
+    with socket.socket(socket.AF_UNIX) as agent, agent.makefile("rb") as answers:
+        agent.connect("/run/hullwatch/calls.sock")
+        agent.sendall(json.dumps(begin).encode() + b"\n")
+        assert b"ok" in answers.readline(), "the agent does not listen"
+        yield
 
 
 def query(name: str) -> bytes:

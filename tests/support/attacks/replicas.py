@@ -153,6 +153,7 @@ REPLICAS = (
         LITELLM,
         {
             "Python start-up hook written": ".*/litellm_init.pth",
+            "Python start-up hook that is not in the image run": ".*/litellm_init.pth",
             "Encoded command run below an AI agent": "/usr/bin/python3.*",
             CLOUD: "/root/.(aws/credentials|kube/config)",
             "Secret read by code from the command line": "/root/.(aws/credentials|kube/config)",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hullwatch.agent.secrets.classes import Classes
+from hullwatch.agent.classes import Classes
 
 __all__ = ["VARIABLES", "classify_env"]
 

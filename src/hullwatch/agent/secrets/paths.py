@@ -5,7 +5,7 @@ As in the rules of the pack (`hw_secret_like`, `hw_llm_key_file` and others), an
 
 from __future__ import annotations
 
-from hullwatch.agent.secrets.classes import Classes
+from hullwatch.agent.classes import Classes
 
 __all__ = ["LIKELY", "PATHS", "classify_path"]
 

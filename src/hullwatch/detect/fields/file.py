@@ -19,6 +19,8 @@ S, N, B = Type.STRING, Type.INT, Type.BOOL
 _OPEN, _MMAP, _MPROTECT = int(Class.OPEN), int(Class.MMAP), int(Class.MPROTECT)
 FILE_CLASSES = (_OPEN, _MMAP, _MPROTECT)
 _DIR, _ATTEMPT = int(Mark.DIR), int(Mark.ATTEMPT)
+_UPPER, _LOWER = int(Mark.UPPER), int(Mark.LOWER)
+_OPENED = (_OPEN, _MMAP)
 _FD_RESULT = tuple(int(c) for c in (Class.OPEN, Class.SOCKET, Class.ACCEPT, Class.DUP, Class.MEMFD))
 O1, O2 = Where.OBJ, Where.OBJ2
 
@@ -104,6 +106,22 @@ FIELDS: tuple[Field, ...] = (
     of_event("fd.dev", N, lambda e: e.num2, "num2", "device number of the file system", (_OPEN,)),
     of_event("fd.dev.major", N, lambda e: e.num2 >> 20, "num2", "its major part", (_OPEN,)),
     of_event("fd.dev.minor", N, lambda e: e.num2 & 0xFFFFF, "num2", "its minor part", (_OPEN,)),
+    of_event(
+        "fd.is_upper_layer",
+        B,
+        lambda e: bool(e.marks & _UPPER),
+        "marks",
+        "the file came, or was changed, after the image: the overlay's writable layer has it",
+        _OPENED,
+    ),
+    of_event(
+        "fd.is_lower_layer",
+        B,
+        lambda e: bool(e.marks & _LOWER),
+        "marks",
+        "the file is as the image has it",
+        _OPENED,
+    ),
     of_row("fd.containername", S, _joined(True), "container id and path"),
     of_row("fd.containerdirectory", S, _joined(False), "container id and directory"),
     _path("evt.abspath", "same as fs.path.name", _FS_NAME),

@@ -46,8 +46,6 @@ _REASONS: dict[str, str] = {
     "fd.sproto": "use fd.sport",
     "fd.lproto": "use fd.lport",
     "fd.rproto": "use fd.rport",
-    "fd.is_upper_layer": _STATE,
-    "fd.is_lower_layer": _STATE,
     "fd.mount": _STATE,
     "proc.fd": _STATE,
     "proc.stdin": _STATE,
