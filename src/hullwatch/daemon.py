@@ -33,8 +33,9 @@ from hullwatch.context.enrich import Context
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
-from hullwatch.context.told import told_call
+from hullwatch.context.told import told_call, told_signal
 from hullwatch.control import Control
+from hullwatch.coverage.tls import TlsCoverage
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
 from hullwatch.detect.fold import IDLE, MAX_FOLDS
@@ -50,6 +51,7 @@ from hullwatch.reports import Reports
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
+from hullwatch.sensor.prober import Prober
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tap import Piece
@@ -179,6 +181,7 @@ class Daemon:
         self._governed_at = (time.monotonic(), self._cpu_at_start, 0)
         self.control = Control(options.store / "control.sock", self.status)
         self.listener: Listener | None = None
+        self.tls: TlsCoverage | None = None
         if options.tap:
             self.listener = self._guard("tap", self._listen, None)
         self.reports: Reports | None = None
@@ -227,6 +230,7 @@ class Daemon:
         batches = self.rights.call(lambda: snapshot.begin(self.sensor))
         if self.listener is not None:
             self._guard("tap", lambda: self.rights.call(self.sensor.tap.start), None)
+            self.tls = self._guard("tls", lambda: self.rights.call(self._probe), None)
         self.rights.end()
         for problem in self.rights.problems:
             self._say("privileges", problem)
@@ -259,6 +263,8 @@ class Daemon:
             self._every_second(force=True)
             self._guard("otlp", self.otlp.close, None)
         finally:
+            if self.tls is not None:
+                self.tls.close()
             self.sensor.close()
             self.control.close()
             self.resolver.close()
@@ -292,6 +298,8 @@ class Daemon:
             self._handle(part)
         if self.listener is not None:
             self._guard("tap", lambda: self._forget_ended(batch), None)
+        if self.tls is not None:
+            self._guard("tls", lambda: self._follow_tls(batch), None)
         self._events += len(batch.events)
         if batch.losses:
             self._count_losses(batch.losses)
@@ -300,6 +308,11 @@ class Daemon:
             self._every_second()
         some = islice(self._counting, _COUNTS_A_TURN)
         self._guard("counts", lambda: self.writer.add_counts(some), None)
+
+    def _follow_tls(self, batch: Batch) -> None:
+        if self.tls is not None:
+            for signal, pid, cgroup in self.tls.follow(batch):
+                self.sensor.told.put(told_signal(signal, pid, cgroup))
 
     def _forget_ended(self, batch: Batch) -> None:
         events = batch.events
@@ -430,6 +443,10 @@ class Daemon:
         self.sensor.on_pieces = self._take_pieces
         return listener
 
+    def _probe(self) -> TlsCoverage:
+        prober = Prober(self.sensor.tls_programs())
+        return TlsCoverage(prober, self.context.processes, self.context.dictionary)
+
     def _take_pieces(self, pieces: Iterator[Piece]) -> None:
         listener, offset = self.listener, self.sensor.wall_offset
         if listener is not None:
@@ -531,6 +548,7 @@ class Daemon:
             "baselines": self.engine.baselines.stats(),
             "calls": self.reports.stats() if self.reports is not None else {},
             "tap": self.listener.stats() if self.listener is not None else {},
+            "tls": self.tls.stats() if self.tls is not None else {},
             "otlp": self.otlp.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),

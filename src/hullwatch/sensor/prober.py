@@ -12,6 +12,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import select
 import socket
 import struct
@@ -142,7 +143,7 @@ class _Program:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def attach_uprobe(self, path: str, offset: int, at_return: bool = False) -> Probe:
+    def attach_uprobe(self, path: str, offset: int, at_return: bool) -> Probe:
         """On all processes that run the file's code. OSError."""
         name = ctypes.create_string_buffer(os.fsencode(path))
         kind = int((_PMU / "type").read_text())
@@ -201,9 +202,7 @@ def _serve(agent: socket.socket, uprobes: Uprobes) -> None:
         if waiting:
             pid = waiting.popleft()
             queued.discard(pid)
-            reading = uprobes.look_now(pid)
-            if reading.state != "none":
-                _answer(agent, {"pid": pid, **reading._asdict()})
+            _answer(agent, {"pid": pid, **uprobes.look_now(pid)._asdict()})
 
 
 def _answer(agent: socket.socket, said: dict[str, object]) -> bool:
@@ -214,6 +213,8 @@ def _answer(agent: socket.socket, said: dict[str, object]) -> bool:
 
 
 def main() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # a probe costs two
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     problems = privileges.keep_only(*KEPT)
     agent = socket.socket(fileno=int(sys.argv[1]))
     programs = {}

@@ -101,6 +101,11 @@ class Sensor:
     def facts(self) -> Facts:
         return self._programs.facts
 
+    def tls_programs(self) -> dict[str, int]:
+        """Name -> descriptor of the programs that are put on functions of TLS libraries."""
+        programs = self._programs.object.programs.items()
+        return {name: one.fd for name, one in programs if one.section in ("uprobe", "uretprobe")}
+
     @property
     def wall_offset(self) -> int:
         """From CLOCK_BOOTTIME to the wall clock, ns, as of the last batch."""
