@@ -23,8 +23,6 @@ from support.scratch import CACHE, poll
 from support.tls.server import Echo, Post, certificate, missing_openssl, serve
 from support.watch import missing_bpf
 
-pytestmark = pytest.mark.scenario
-
 HERE = Path(__file__).parents[1] / "support" / "tls"
 MILLION = 1_000_000
 
@@ -139,7 +137,7 @@ def check_talk(pieces: list[Piece]) -> None:
         assert set(text(one[1:-1])) == {ord("x")}
 
 
-@pytest.mark.parametrize("how", ["socket", "memory"])
+@pytest.mark.parametrize("how", [pytest.param("socket", marks=pytest.mark.scenario), "memory"])
 def test_python(tap, context, how, tmp_path):
     with serve(context, Echo) as port:
         process = subprocess.Popen(
@@ -264,6 +262,7 @@ def go_programs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.scenario
 def test_go(tap, context, go_programs):
     program = go_programs / "post"
     assert look_at_file(tap, program).kinds == ("Go",)
@@ -330,6 +329,7 @@ def calls(tmp_path):
     return tmp_path / "calls"
 
 
+@pytest.mark.scenario
 def test_each_way_to_call(tap, calls):
     """Retries, part of a write, calls within calls, calls left by longjmp; all under seccomp."""
     assert look_at_file(tap, calls).kinds == ("OpenSSL",)

@@ -250,7 +250,7 @@ __noinline int tap_message(struct tap_stream *st, struct scratch *s, u32 receive
 	key.tgid = st->tgid;
 	key.id = d->id;
 	if (received && d->found & FOUND_SERVER)
-		st->serves = 1;
+		st->serves = 1; /* of this, `found` is forgotten below */
 	if (received && d->found & FOUND_CALL) {
 		if (!d->call)
 			d->call = tap_begin(st->tgid);
@@ -543,8 +543,11 @@ static long tap_piece(u32 i, struct tap_both *b)
 	w->at = 0;
 	w->end = n;
 	bpf_loop(n, tap_byte, b, 0);
-	if (st->kind == HW_K_PIPE && !st->serves) {
-		d->missed = 0; /* nothing of it was sent, and it begins with the next message */
+	if (w->received && d->found & FOUND_SERVER)
+		st->serves = 1;
+	if (st->kind == HW_K_PIPE && !st->serves && !(d->state == TAP_INSIDE && !d->found)) {
+		/* Nothing of it was sent but what might still have become a request. */
+		d->missed = 0;
 	} else {
 		sent = n < w->room ? n : w->room;
 		if (sent)
