@@ -148,17 +148,16 @@ def touch(folder: Path, name: str) -> bytes:
 @pytest.mark.scenario
 def test_the_kernel_opens_and_closes_each_call(heard: Heard, lines: Server, tmp_path: Path) -> None:
     long = "z" * 300_000
-    for number, (ident, order, more) in enumerate(
-        [
-            (1, "head", {}),
-            (2, "tail", {}),
-            ("a-string", "tail", {}),
-            (4, "tail", {"long": long}),
-            (5, "head", {"long": long}),
-            (6, "head", {"more": 300_000}),
-            (7, "tail", {"tool": "fails"}),
-        ]
-    ):
+    asked: list[tuple[int | str, str, dict[str, Any]]] = [
+        (1, "head", {}),
+        (2, "tail", {}),
+        ("a-string", "tail", {}),
+        (4, "tail", {"long": long}),
+        (5, "head", {"long": long}),
+        (6, "head", {"more": 300_000}),
+        (7, "tail", {"tool": "fails"}),
+    ]
+    for number, (ident, order, more) in enumerate(asked):
         assert lines.ask(call(tmp_path, f"in-{number}", ident, order, **more))["id"] == ident
         assert lines.ask(touch(tmp_path, f"after-{number}"))["result"] == {}
         if not number:

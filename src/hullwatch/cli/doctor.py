@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,11 +87,33 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
         ],
         "agent": agent
         and {
-            key: agent.get(key) for key in ("pid", "mode", "tier", "losses", "faults", "privileges")
+            key: agent.get(key)
+            for key in ("pid", "mode", "tier", "losses", "faults", "privileges", "tap", "tls")
         },
         "noise": _noise(store),
         "store": str(store),
     }
+
+
+def _tls(agent: dict[str, Any]) -> Iterator[str]:
+    """Whose TLS is read, and who speaks it in a way that cannot be; escaped."""
+    from rich.markup import escape
+
+    tls = agent.get("tls") or {}
+    if not tls:
+        if agent:
+            yield "not read (started with --no-tap)"
+        return
+    if not tls["alive"]:
+        yield "[red]the process that hooks libraries has ended: new ones are not read[/]"
+    yield (
+        f"of {tls['read']} processes can be read: {tls.get('files', 0)} files hooked,"
+        f" {tls.get('probes', 0)} probes"
+    )
+    for one in tls["opaque"]:
+        yield f"[yellow]opaque[/]: {escape(one['exe'])} (pid {one['pid']}): {escape(one['why'])}"
+    for why, count in (tls.get("failures") or {}).items():
+        yield f"{escape(why)}: {count} files"
 
 
 def _noise(store: Path) -> dict[str, Any]:
@@ -130,6 +153,8 @@ def _print(found: dict[str, Any]) -> None:
             out(f"          [red]{escape(problem)}[/]")
     else:
         out(f"[bold]agent[/]     not running for {escape(found['store'])} (start: hullwatch up)")
+    for line in _tls(agent or {}):
+        out(f"[bold]tls[/]       {line}")
     noise = found["noise"]
     if noise.get("silent_rules") or noise.get("rules_that_cannot_match"):
         out(
