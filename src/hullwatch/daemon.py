@@ -27,6 +27,7 @@ import numpy as np
 from hullwatch import __version__
 from hullwatch.agent.mcp.state import hasher
 from hullwatch.agent.tap import Listener
+from hullwatch.agent.tls import TlsCoverage
 from hullwatch.alarm import LossAlarm
 from hullwatch.context.call import Call
 from hullwatch.context.enrich import Context
@@ -35,7 +36,6 @@ from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
 from hullwatch.context.told import told_call, told_signal
 from hullwatch.control import Control
-from hullwatch.coverage.tls import TlsCoverage
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
 from hullwatch.detect.fold import IDLE, MAX_FOLDS
@@ -47,11 +47,11 @@ from hullwatch.feedback import Feedback
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
+from hullwatch.prober import Prober
 from hullwatch.reports import Reports
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
-from hullwatch.sensor.prober import Prober
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tap import Piece

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from hullwatch.sensor.tlsfiles import FileKey, Found, TlsFiles
 
-__all__ = ["Probe", "Program", "Reading", "Uprobes", "returns_are_safe"]
+__all__ = ["Answer", "Probe", "Program", "Reading", "Uprobes", "returns_are_safe"]
 
 MAX_FILES, MAX_PROBES = 512, 4096  # a probe costs two file descriptors
 MAX_PROCESSES = 32768
@@ -58,6 +58,13 @@ class Reading(NamedTuple):
     state: Literal["tapped", "opaque", "none"] = "none"
     kinds: tuple[str, ...] = ()
     opaque: tuple[str, ...] = ()
+
+
+class Answer(NamedTuple):
+    """What was found of a process."""
+
+    pid: int
+    reading: Reading
 
 
 @dataclass

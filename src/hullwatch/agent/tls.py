@@ -10,7 +10,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from hullwatch.context.enriched import ProcessImage
 from hullwatch.context.processes import PID_MASK, ProcessTable
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
-from hullwatch.sensor.prober import Prober
-from hullwatch.sensor.uprobes import Reading
+from hullwatch.sensor.uprobes import Answer, Reading
 from hullwatch.sensor.wire import Class
 
 __all__ = ["Opaque", "TlsCoverage"]
@@ -29,6 +28,20 @@ MAX_PROCESSES = 32_768
 MAX_OPAQUE = 256  # programs that are named
 _LIBRARY = re.compile(r"ssl|tls|crypto|_rust\.abi|boring|nss3|cygrpc|node|jvm", re.IGNORECASE)
 _NONE = "no TLS library was found in its files"
+
+
+class Prober(Protocol):
+    """What is asked of prober.py."""
+
+    alive: bool
+    refused: int
+    counts: dict[str, int]
+    failures: dict[str, int]
+
+    def look(self, pid: int) -> None: ...
+    def ended(self, pid: int) -> None: ...
+    def take(self) -> Iterator[Answer]: ...
+    def close(self) -> None: ...
 
 
 class Opaque(NamedTuple):

@@ -21,12 +21,11 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from hullwatch import privileges
-from hullwatch.sensor.uprobes import Probe, Reading, Uprobes
+from hullwatch.sensor.uprobes import Answer, Probe, Reading, Uprobes
 
-__all__ = ["Answer", "Prober"]
+__all__ = ["Prober"]
 
 KEPT = ("DAC_READ_SEARCH", "SYS_PTRACE", "SYS_ADMIN")
 """Files of any user; which code a process runs; opening exactly that, and hooking it."""
@@ -45,13 +44,6 @@ _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
     f" from {__name__} import main; main()"
 )
-
-
-class Answer(NamedTuple):
-    """What was found of a process."""
-
-    pid: int
-    reading: Reading
 
 
 class Prober:
