@@ -22,7 +22,13 @@ __all__ = [
     "CALL_CHANGE",
     "EVENT",
     "FIXED",
+    "INODE_KEY",
+    "INODE_LABELS",
+    "LABELLED",
+    "LABEL_CHANGE",
     "PACKET_HEADER",
+    "PATH_STATE",
+    "PATH_TABLE",
     "PROC",
     "SETTINGS",
     "VERDICT_KEY",
@@ -30,6 +36,8 @@ __all__ = [
     "LOSS_KEY",
     "OF_THREAD",
     "Class",
+    "Label",
+    "LabelWay",
     "Mark",
     "ProcMark",
     "Stage",
@@ -101,6 +109,8 @@ ProcMark = _make(enum.IntFlag, "ProcMark", "hw_proc_mark", "HW_P_")
 StrKind = _make(enum.IntEnum, "StrKind", "hw_str_kind", "HW_S_")
 Verdict = _make(enum.IntEnum, "Verdict", "hw_verdict", "HW_V_")
 Stage = _make(enum.IntEnum, "Stage", "hw_stage", "HW_L_")
+Label = _make(enum.IntFlag, "Label", "hw_label", "HW_LABEL_")
+LabelWay = _make(enum.IntEnum, "LabelWay", "hw_label_way", "HW_LABEL_")
 
 EVENT = struct_dtype("hw_event")
 PROC = struct_dtype("hw_proc")
@@ -114,6 +124,12 @@ SETTINGS = struct_dtype("hw_settings")
 ACTING = struct_dtype("hw_acting")
 CALLS = struct_dtype("hw_calls")
 CALL_CHANGE = struct_dtype("hw_call_change")
+LABELLED = struct_dtype("hw_labelled")
+INODE_KEY = struct_dtype("hw_inode_key")
+INODE_LABELS = struct_dtype("hw_inode_labels")
+LABEL_CHANGE = struct_dtype("hw_label_change")
+PATH_TABLE = struct_dtype("hw_path_table")
+PATH_STATE = struct_dtype("hw_path_state")
 ACTION_WRITE = 0x100
 AMBIGUOUS = OF_THREAD = 1 << 63
 CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")
