@@ -147,6 +147,12 @@ class Labels:
             found.append(LabelledFile(ino, dev, generation, labels, inside, since))
         return found
 
+    def stats(self) -> dict[str, int]:
+        """in_use: 1 while anything carries a label, and reads and writes are looked at."""
+        in_use = int(self._programs.settings["labels"][0])
+        processes = len(self.processes()) if in_use else 0
+        return {"in_use": in_use, "processes": processes, "files_dropped": self.dropped}
+
     def sweep(self) -> int:
         """Call it now and then. Files that were deleted keep their place, so that of too many the
         oldest are let go of; how many."""

@@ -8,7 +8,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hullwatch.detect.errors import RuleError, did_you_mean
-from hullwatch.detect.fields import args, baseline, call, event, file, network, process, workload
+from hullwatch.detect.fields import (
+    args,
+    baseline,
+    call,
+    event,
+    file,
+    label,
+    network,
+    process,
+    workload,
+)
 from hullwatch.detect.fields.field import Field, Type, Where
 from hullwatch.detect.fields.unavailable import why_unavailable
 from hullwatch.detect.language.ast import FieldRef
@@ -17,7 +27,7 @@ __all__ = ["Bound", "Field", "TABLE", "Type", "Where", "resolve"]
 
 TABLE: dict[str, Field] = {
     row.name: row
-    for family in (event, args, file, network, process, workload, baseline, call)
+    for family in (event, args, file, network, process, workload, baseline, call, label)
     for row in family.FIELDS
 }
 MAX_INDEX = 64
@@ -61,7 +71,7 @@ def _with_argument(found: Field, ref: FieldRef) -> Bound:
     if not found.arg:
         if ref.arg is not None:
             raise RuleError(f"field '{ref.name}' takes no argument", ref.place)
-        return Bound(found, None, False)
+        return Bound(found, None, found.many)
     if ref.arg is None:
         if found.arg == "index?":
             return Bound(found, None, True)
