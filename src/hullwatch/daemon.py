@@ -85,6 +85,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cpu_budget: float = 0.02  # of all cores; 0 = no governor
     shed_new: bool = False  # let the governor count even what was never seen before
     labels: tuple[str, ...] = ("secret", "private")  # that the kernel gives; none: it follows none
+    label_host: bool = False  # processes outside of containers, too
     private: tuple[str, ...] = ()  # paths whose readers are labelled so
     trusted: tuple[str, ...] = ()  # networks whose word is not `untrusted`
     calls: Path | None = None  # socket for those who tell of calls; None: nobody may
@@ -404,6 +405,7 @@ class Daemon:
         from hullwatch.agent.secrets.labels import path_patterns
 
         labels = self.sensor.labels
+        labels.follow_host(options.label_host)
         labels.give_paths(compiled(path_patterns(options.labels, options.private)))
         trusted = map(ipaddress.ip_network, options.trusted)
         labels.give_untrusted("untrusted" in options.labels, trusted)

@@ -74,6 +74,7 @@ class Watched:
     def __init__(self, *, untrusted: bool = False) -> None:
         self.sensor = Sensor(record=True)
         self.labels = self.sensor.labels
+        self.labels.follow_host(True)
         self.labels.give_paths(
             compiled(
                 Pattern(f"*.{name}", bits_of([name]), rank)

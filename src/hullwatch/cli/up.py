@@ -84,6 +84,10 @@ def up(
             help="Which the kernel gives and follows: secret, private, untrusted, or none.",
         ),
     ] = "secret,private",
+    label_host: Annotated[
+        bool,
+        typer.Option("--label-host", help="Processes outside of containers carry labels, too."),
+    ] = False,
     private: Annotated[
         list[str] | None,
         typer.Option(
@@ -164,6 +168,7 @@ def up(
         cpu_budget=cpu_budget / 100,
         shed_new=shed_new,
         labels=given,
+        label_host=label_host,
         private=tuple(private or ()),
         trusted=tuple(trusted or ()),
         otlp=tuple(otlp or ()),

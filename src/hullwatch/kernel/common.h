@@ -161,7 +161,7 @@ __noinline u32 labels_of(u64 proc); /* label.h */
 
 HOT u32 current_labels(u64 proc)
 {
-	return settings.labels ? labels_of(proc) : 0;
+	return settings.labels & HW_CARRIED ? labels_of(proc) : 0;
 }
 
 HOT void current_who(struct who *w)

@@ -49,7 +49,7 @@ __noinline int gave_to_peer(u64 sock, u32 labels)
 		inode_key(&key, inode);
 	else
 		waiting_key(&key, peer);
-	labels = put_inode(&key, true, labels);
+	labels = put_inode(&key, true, labels, false);
 	if (labels)
 		tell_label(labels, end_of_socket(peer, 0), inode ? key.ino : 0, AF_UNIX << 16 | HW_LABEL_GAVE);
 	return 0;

@@ -111,7 +111,7 @@ __noinline int path_labels(struct scratch *s, u32 start, u32 len, u32 id)
 	labels |= ranked;
 	if (labels) {
 		bpf_map_update_elem(&labelled_paths, &id, &labels, BPF_ANY);
-		settings.labels = 1;
+		__sync_fetch_and_or(&settings.labels, HW_GIVEN);
 	}
 	return 0;
 }
@@ -136,12 +136,18 @@ HOT u32 own_labels(void)
 }
 
 /*
- * Those that keep containers (runtimes, log collectors) see what all of them put out: were they
- * labelled, everything would be. So what a process in a container gave stays in containers.
+ * Those that keep containers (runtimes, log collectors) see what all of them put out, and write what
+ * they begin with: were they labelled of it, and containers of them, everything would be. So what
+ * is given on one side of the boundary is taken on that side only.
  */
-HOT bool outside_containers(struct task_struct *task)
+HOT bool is_outside(struct task_struct *task)
 {
 	return BPF_CORE_READ(task, group_leader, thread_pid, level) <= settings.host_level;
+}
+
+HOT bool outside(void)
+{
+	return is_outside((void *)bpf_get_current_task());
 }
 
 __noinline int put_process(u64 proc, u32 tgid, u32 labels, u64 cgroup)
@@ -158,7 +164,7 @@ __noinline int put_process(u64 proc, u32 tgid, u32 labels, u64 cgroup)
 		lost(HW_L_LABEL, HW_LABEL, cgroup);
 		return -ENOSPC;
 	}
-	settings.labels = 1;
+	__sync_fetch_and_or(&settings.labels, HW_CARRIED);
 	return 0;
 }
 
@@ -198,7 +204,7 @@ __noinline u32 gained(u32 labels)
 	u64 proc = key_of((void *)bpf_get_current_task());
 
 	labels &= ~labels_of(proc);
-	if (!labels || put_process(proc, proc & 0x3fffff, labels, bpf_get_current_cgroup_id()))
+	if (!labels || (outside() && !settings.label_host) || put_process(proc, proc & 0x3fffff, labels, bpf_get_current_cgroup_id()))
 		return 0;
 	return labels;
 }
@@ -210,7 +216,7 @@ __noinline int label_inherit(u64 parent_address, u64 child_address)
 	u32 tgid = BPF_CORE_READ(child, tgid), labels = labels_of(key_of(parent));
 
 	bpf_map_delete_elem(&labelled, &tgid); /* of whoever had this number before */
-	if (labels && !(outside_containers(parent) && !outside_containers(child)))
+	if (labels && !(is_outside(parent) && !is_outside(child)))
 		put_process(key_of(child), tgid, labels, cgroup_of(child));
 	return 0;
 }
@@ -277,23 +283,27 @@ HOT struct hw_inode_labels *labels_at(const struct hw_inode_key *key, bool strea
 	return stream ? bpf_map_lookup_elem(&labelled_streams, key) : bpf_map_lookup_elem(&labelled_files, key);
 }
 
-/* Labels of an inode, of the process in hand; returns those that are new there. */
-__noinline u32 put_inode(const struct hw_inode_key *of, u32 stream, u32 labels)
+/* Labels for an inode, of the process in hand or (inherent) its own; returns those that are new. */
+__noinline u32 put_inode(const struct hw_inode_key *of, u32 stream, u32 labels, u32 inherent)
 {
-	bool outside = outside_containers((void *)bpf_get_current_task());
-	struct hw_inode_labels new = { .labels = labels, .inside = outside ? 0 : labels }, *l;
+	struct hw_inode_labels new = {}, *l;
 	struct hw_inode_key key;
 	u32 fresh;
 
 	if (!of)
 		return 0;
 	key = *of; /* a map's key may not be memory of the caller's before 6.3 */
+	if (inherent || outside())
+		new.outside = labels;
+	if (inherent || !outside())
+		new.inside = labels;
 	l = labels_at(&key, stream);
 	if (l) {
-		fresh = labels & ~l->labels;
-		if (fresh && !outside)
-			__sync_fetch_and_or(&l->inside, fresh);
-		__sync_fetch_and_or(&l->labels, labels);
+		fresh = (new.outside & ~l->outside) | (new.inside & ~l->inside);
+		if (fresh) {
+			__sync_fetch_and_or(&l->outside, new.outside);
+			__sync_fetch_and_or(&l->inside, new.inside);
+		}
 		return fresh;
 	}
 	new.since = bpf_ktime_get_boot_ns();
@@ -302,7 +312,7 @@ __noinline u32 put_inode(const struct hw_inode_key *of, u32 stream, u32 labels)
 		lost(HW_L_LABEL, HW_LABEL, bpf_get_current_cgroup_id());
 		return 0;
 	}
-	settings.labels = 1;
+	__sync_fetch_and_or(&settings.labels, HW_CARRIED);
 	return labels;
 }
 
@@ -320,14 +330,10 @@ HOT u32 name_of(struct file *file, u32 obj)
 HOT u32 untaken(const struct hw_inode_key *key, bool stream)
 {
 	struct hw_inode_labels *l = labels_at(key, stream);
-	u32 labels;
 
 	if (!l)
 		return 0;
-	labels = l->labels;
-	if (outside_containers((void *)bpf_get_current_task()))
-		labels &= ~l->inside;
-	return labels;
+	return outside() ? l->outside : l->inside;
 }
 
 /* The process reads: what the file carries it carries, too. obj: its path, if known. */
@@ -359,7 +365,7 @@ __noinline int gave(u64 file_address, u32 obj)
 	if (!labels || !carries(inode))
 		return 0;
 	inode_key(&key, inode);
-	labels = put_inode(&key, is_stream(inode), labels);
+	labels = put_inode(&key, is_stream(inode), labels, false);
 	if (labels)
 		tell_label(labels, name_of(file, obj), key.ino, HW_LABEL_GAVE);
 	return 0;
@@ -374,15 +380,17 @@ __noinline int label_opened(u64 file_address)
 {
 	struct file *file = (void *)file_address;
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
-	u32 obj = path_of_file(file, BULK_STRING, HW_LABEL, bpf_get_current_cgroup_id()), fresh;
-	u32 f_mode = BPF_CORE_READ(file, f_mode);
-	u32 *labels = bpf_map_lookup_elem(&labelled_paths, &obj);
+	u32 obj, fresh, f_mode = BPF_CORE_READ(file, f_mode), *labels;
 	struct hw_inode_key key;
 
+	if ((outside() && !settings.label_host) || (BPF_CORE_READ(inode, i_mode) & S_IFMT) == S_IFDIR)
+		return 0;
+	obj = path_of_file(file, BULK_STRING, HW_LABEL, bpf_get_current_cgroup_id());
+	labels = bpf_map_lookup_elem(&labelled_paths, &obj);
 	if (labels) {
 		inode_key(&key, inode);
 		if (carries(inode))
-			put_inode(&key, is_stream(inode), *labels);
+			put_inode(&key, is_stream(inode), *labels, true);
 		fresh = f_mode & FMODE_READ ? gained(*labels) : 0;
 		if (fresh)
 			tell_label(fresh, obj, key.ino, HW_LABEL_TOOK);

@@ -125,7 +125,7 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
 	struct call *call = call_of(regs, is_compat());
 
-	if (!call || !call->op || (call->handler & WHILE_LABELS && !settings.labels))
+	if (!call || !call->op || (call->handler & WHILE_LABELS && !(settings.labels & HW_CARRIED)))
 		return 0;
 	bpf_tail_call(ctx, &handlers, call->handler & ~WHILE_LABELS);
 	return 0;

@@ -299,8 +299,8 @@ struct hw_inode_key {
 
 struct hw_inode_labels {
 	__u64 since;
-	__u32 labels;
-	__u32 inside; /* 1: by a process in a container */
+	__u32 outside; /* for readers outside of containers: what is inherent, and what those gave */
+	__u32 inside;  /* for readers in containers, likewise */
 };
 
 /* What the program label_change is asked to do. */
@@ -311,6 +311,9 @@ struct hw_label_change {
 	__u32 drop;
 	__u32 pad;
 };
+
+#define HW_CARRIED 1
+#define HW_GIVEN 2
 
 #define HW_PATH_BYTES 256
 #define HW_PATH_CLASSES 48
@@ -368,9 +371,10 @@ struct hw_settings {
 	__u32 next_id;	       /* next dictionary id: even; user space makes the odd ones */
 	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
 	__u32 calls;	       /* 1: processes may act for calls; 0: nobody has told of one yet */
-	__u32 labels;	       /* 1: something carries a label; 0: nothing does */
+	__u32 labels;	       /* HW_CARRIED: something carries a label; HW_GIVEN: a path that gives one is known */
 	__u32 label_paths;     /* 1: paths give labels; 0: no table yet */
 	__u32 untrusted;       /* 1: who talks to an address outside is labelled */
+	__u32 label_host;      /* 1: processes outside of containers carry labels, too */
 	__u32 host_level;      /* of pid namespaces: processes at it are outside of containers */
 };
 

@@ -15,6 +15,7 @@ from hullwatch.sensor.patterns import Tables
 from hullwatch.sensor.programs import Programs
 from hullwatch.sensor.spans import Spans
 from hullwatch.sensor.wire import (
+    CARRIED,
     INODE_KEY,
     INODE_LABELS,
     LABEL_CHANGE,
@@ -47,12 +48,13 @@ class Labelled(NamedTuple):
 
 
 class LabelledFile(NamedTuple):
-    """A file, pipe or socket. inside: the labels that it has of processes in containers only."""
+    """A file, pipe or socket. outside, inside: its labels for who reads it outside of containers,
+    and in one."""
 
     ino: int
     dev: int
     generation: int
-    labels: int
+    outside: int
     inside: int
     since: int
 
@@ -115,6 +117,10 @@ class Labels:
             networks.update(key + network.network_address.packed, b"\1")
         self._programs.set(untrusted=int(on))
 
+    def follow_host(self, on: bool) -> None:
+        """Whether processes outside of containers carry labels, too."""
+        self._programs.set(label_host=int(on))
+
     def add(self, tgid: int, labels: int, proc: int = 0) -> bool:
         """A process (by its key, if known) carries these, too. False: there is no room."""
         done = self._change.run(_CHANGE.pack(proc, tgid, labels, 0, 0))
@@ -142,14 +148,14 @@ class Labels:
         """Regular files; streams: pipes, sockets and files without a name instead."""
         found = []
         for key, value in (self._streams if streams else self._files).items():
-            since, labels, inside = _INODE.unpack(value)
+            since, outside, inside = _INODE.unpack(value)
             ino, dev, generation = _KEY.unpack(key)
-            found.append(LabelledFile(ino, dev, generation, labels, inside, since))
+            found.append(LabelledFile(ino, dev, generation, outside, inside, since))
         return found
 
     def stats(self) -> dict[str, int]:
-        """in_use: 1 while anything carries a label, and reads and writes are looked at."""
-        in_use = int(self._programs.settings["labels"][0])
+        """in_use: 1 once anything has carried a label: reads and writes are looked at."""
+        in_use = int(self._programs.settings["labels"][0]) & CARRIED
         processes = len(self.processes()) if in_use else 0
         return {"in_use": in_use, "processes": processes, "files_dropped": self.dropped}
 

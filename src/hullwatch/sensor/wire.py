@@ -20,6 +20,7 @@ __all__ = [
     "CALLS",
     "CALLS_AT_ONCE",
     "CALL_CHANGE",
+    "CARRIED",
     "EVENT",
     "FIXED",
     "INODE_KEY",
@@ -133,3 +134,4 @@ PATH_STATE = struct_dtype("hw_path_state")
 ACTION_WRITE = 0x100
 AMBIGUOUS = OF_THREAD = 1 << 63
 CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")
+CARRIED = _number("HW_CARRIED")

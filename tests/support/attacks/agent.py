@@ -6,17 +6,7 @@ from support.attacks.attack import NETWORK_TOOL, SHELL, UPPER, Attack
 
 __all__ = ["ATTACKS"]
 
-CARRIED = "Secret carried to a public address by what a tool started"
-TRIFECTA = "Lethal trifecta in a container"
-
 ATTACKS = (
-    Attack(
-        "trifecta",
-        'socket.create_connection(("203.0.113.7", 443)).close()\n'
-        'open("/srv/app/.env").read()\n'
-        'socket.create_connection(("203.0.113.9", 443)).close()',
-        {TRIFECTA: "203.0.113.9:443"},
-    ),
     Attack("shell", 'run("/bin/sh", "-c", "exit 0")', {SHELL: "/bin/sh"}, "sh"),
     Attack(
         "download",
