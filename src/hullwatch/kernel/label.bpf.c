@@ -63,9 +63,16 @@ __noinline int gave_to_connection(u64 sock, u32 labels)
 	struct owner *o = bpf_map_lookup_elem(&owners, &cookie);
 	u32 family = BPF_CORE_READ(sk, __sk_common.skc_family);
 
-	if (!o || !(labels & ~o->labels))
-		return 0;
-	labels &= ~__sync_fetch_and_or(&o->labels, labels);
+	if (!o) {
+		/* From before the sensor; or closed by the answer to what was sent, as its flow has told. */
+		if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE)
+			return 0;
+		own_socket(cookie, 0, 0, labels);
+	} else {
+		if (!(labels & ~o->labels))
+			return 0;
+		labels &= ~__sync_fetch_and_or(&o->labels, labels);
+	}
 	if (labels && BPF_CORE_READ(sk, __sk_common.skc_dport))
 		tell_label(labels, end_of_socket(sk, REMOTE | WITH_PORT), 0, family << 16 | HW_LABEL_GAVE);
 	return 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +56,11 @@ def steps(reader: Reader, where: str = "TRUE") -> list[Step]:
         thing = row["object"] or f"inode:{row['num2']}"
         # Another name of a file is the same inode; a socket's ends have different ones.
         place = ("thing", row["num2"] if row["num2"] and not row["flags"] >> 16 else thing)
+        remote = row["flags"] >> 16 in (socket.AF_INET, socket.AF_INET6)  # what came back is new
         process = ("process", (row["boot"], row["proc"]))
         labels = list(names_of(int(row["num"])))
         if way == LabelWay.TOOK:
-            before = ways.get(place, [])[-_LONGEST:]
+            before = [] if remote else ways.get(place, [])[-_LONGEST:]
             ways.setdefault(process, [*before, thing, program])
         else:
             before = []
