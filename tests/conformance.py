@@ -36,6 +36,7 @@ TESTS = {
         "tests/unit/test_detect_rules.py",
         "tests/live/test_attacks_pack.py",
         "tests/live/test_baseline_rules.py",
+        "tests/live/test_label_rules.py",
     ),
 }
 

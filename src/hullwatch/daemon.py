@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import ipaddress
 import os
 import resource
 import signal
@@ -52,6 +53,7 @@ from hullwatch.reports import Reports
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
+from hullwatch.sensor.patterns import compiled
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tap import Piece
@@ -92,6 +94,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_age: float = 7 * 86400.0
     cpu_budget: float = 0.02  # of all cores; 0 = no governor
     shed_new: bool = False  # let the governor count even what was never seen before
+    labels: tuple[str, ...] = ("secret", "private")  # that the kernel gives; none: it follows none
+    label_host: bool = False  # processes outside of containers, too
+    private: tuple[str, ...] = ()  # paths whose readers are labelled so
+    trusted: tuple[str, ...] = ()  # networks whose word is not `untrusted`
     calls: Path | None = None  # socket for those who tell of calls; None: nobody may
     tap: bool = False  # read calls of tools and models out of what processes read and write
     otlp: tuple[str, ...] = ()  # addresses at which frameworks tell of calls; none: nowhere
@@ -148,6 +154,7 @@ class Daemon:
         except BaseException:
             self.writer.close("failed")
             raise
+        self._guard("labels", self._give_labels, None)
         self.writer.describe(
             Session(
                 tier=self.sensor.facts.tier.value,
@@ -422,8 +429,25 @@ class Daemon:
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
             self._counting = chain(self._counting, self.feedback.counts())
+            self._guard("labels", self._sweep_labels, None)
         if force:
             self._guard("counts", lambda: self.writer.add_counts(self._counting), None)
+
+    def _give_labels(self) -> None:
+        options = self.options
+        if not options.labels and not options.private:
+            return
+        from hullwatch.agent.secrets.labels import path_patterns
+
+        labels = self.sensor.labels
+        labels.follow_host(options.label_host)
+        labels.give_paths(compiled(path_patterns(options.labels, options.private)))
+        trusted = map(ipaddress.ip_network, options.trusted)
+        labels.give_untrusted("untrusted" in options.labels, trusted)
+
+    def _sweep_labels(self) -> None:
+        if dropped := self.sensor.labels.sweep():
+            self._say("labels", f"{dropped} labelled files let go of: there are too many")
 
     def _take_reports(self, path: Path) -> Reports | None:
         context, sensor = self.context, self.sensor
@@ -550,6 +574,7 @@ class Daemon:
             "tap": self.listener.stats() if self.listener is not None else {},
             "tls": self.tls.stats() if self.tls is not None else {},
             "otlp": self.otlp.stats(),
+            "labels": self.sensor.labels.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

@@ -107,7 +107,11 @@ def attacked(
     sockets = folder / "run"
     sockets.mkdir()
     with (
-        Agent(folder / "store", calls=sockets / "calls.sock") as agent,
+        Agent(
+            folder / "store",
+            calls=sockets / "calls.sock",
+            labels=(),
+        ) as agent,
         Runc(busybox_image) as runc,
         Network("air") as network,
     ):
@@ -136,13 +140,14 @@ def attacked(
         yield Attacked(agent, containers, network, replayed, lost)
 
 
-def _about_baselines(rule: Rule) -> bool:
-    return bool({"hw.first_seen", "hw.drift"} & set(rule.sources))
+def _has_tests_of_its_own(rule: Rule) -> bool:
+    return bool({"hw.first_seen", "hw.drift", "hw.labels"} & set(rule.sources))
 
 
 def test_every_rule_of_the_pack_is_attacked():
-    # What an image has never done before has tests of its own: test_baseline_rules.py.
-    rules = {rule.name for rule in load([PACK]).rules if not _about_baselines(rule)}
+    # What an image has never done before has tests of its own: test_baseline_rules.py. And as one
+    # act labels all that its process does next, so have labels: test_label_rules.py.
+    rules = {rule.name for rule in load([PACK]).rules if not _has_tests_of_its_own(rule)}
     assert rules == {rule for attack in ATTACKS for rule in attack.found}
 
 

@@ -42,7 +42,8 @@ def test_every_cut_keeps_the_whole_messages_before_it(tail):
         assert scan.rows == whole
         assert scan.good + scan.torn == min(cut, len(data))
         if whole and whole < 4:
-            assert scan.good == sizes[whole - 1]
+            # A dictionary of the next batch may be there whole, without the batch.
+            assert sizes[whole - 1] <= scan.good < sizes[whole]
 
 
 def test_rubbish_after_whole_messages_is_left_over(tail):

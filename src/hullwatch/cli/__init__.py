@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "mcp": "hullwatch.cli.mcp",
     "rules": "hullwatch.cli.rules",
     "baseline": "hullwatch.cli.baseline",
+    "labels": "hullwatch.cli.labels",
     "secrets": "hullwatch.cli.secrets",
     "canary": "hullwatch.cli.canary",
     "plugins": "hullwatch.cli.plugins",

@@ -45,11 +45,14 @@ def record(
         raise CommandError(f"{file}: exists; give another name, or --force", ExitCode.USAGE)
     rights = privileges.begin(file if file.exists() else file.parent)
     # From here on, as importing them makes threads.
+    from hullwatch.agent.secrets.labels import path_patterns
     from hullwatch.context.enrich import Context
     from hullwatch.context.resolver import Resolver
     from hullwatch.sensor import snapshot
     from hullwatch.sensor.capture import CaptureWriter
+    from hullwatch.sensor.labels import LABELS
     from hullwatch.sensor.libbpf import BpfError
+    from hullwatch.sensor.patterns import compiled
     from hullwatch.sensor.programs import SensorError
     from hullwatch.sensor.sensor import Sensor
     from hullwatch.sensor.tier import Tier
@@ -60,6 +63,9 @@ def record(
         raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:
         raise sensor_error(error) from error
+    # All that there are: which of them matter, the replay's rules say.
+    sensor.labels.give_paths(compiled(path_patterns(LABELS)))
+    sensor.labels.give_untrusted(True)
     resolver = Resolver()
     context = Context(resolver, hold=False)
     stopped: list[int] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +76,35 @@ def up(
             help="Let the budget cost even events on files and addresses never seen before.",
         ),
     ] = False,
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels",
+            metavar="NAMES",
+            help="Which the kernel gives and follows: secret, private, untrusted, or none.",
+        ),
+    ] = "secret,private",
+    label_host: Annotated[
+        bool,
+        typer.Option("--label-host", help="Processes outside of containers carry labels, too."),
+    ] = False,
+    private: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--private",
+            metavar="PATTERN",
+            help="Who reads such paths carries `private`: /srv/customers/**, *.sqlite; may be"
+            " repeated.",
+        ),
+    ] = None,
+    trusted: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted",
+            metavar="NETWORK",
+            help="Who talks to it is not `untrusted` for that: 198.51.100.0/24; may be repeated.",
+        ),
+    ] = None,
     calls: Annotated[
         Path | None,
         typer.Option(
@@ -126,6 +157,8 @@ def up(
     # Command lines and paths of every workload end up in these files: for the agent's user only.
     os.umask(0o077)
     max_seconds = parse_duration(max_age, "--max-age")
+    given = tuple(name for name in labels.split(",") if name and name != "none")
+    _check_labels(given, private or (), trusted or ())
     lock.make(store)
     rights = privileges.begin(store, *store.iterdir())
     # From here on, as importing them makes threads.
@@ -143,6 +176,10 @@ def up(
         cpu_budget=cpu_budget / 100,
         shed_new=shed_new,
         tap=tap,
+        labels=given,
+        label_host=label_host,
+        private=tuple(private or ()),
+        trusted=tuple(trusted or ()),
         otlp=tuple(otlp or ()),
         export=export_otlp,
         export_headers=export_headers,
@@ -198,3 +235,19 @@ def load_rules(paths: list[Path] | None) -> RuleSet:
             f"no rule could be loaded; `hullwatch rules check{given}` says why", ExitCode.CONTENT
         )
     return ruleset
+
+
+def _check_labels(labels: Iterable[str], private: Iterable[str], trusted: Iterable[str]) -> None:
+    """Before anything is opened: CommandError says what is wrong with them."""
+    known = ("secret", "private", "untrusted")
+    for name in labels:
+        if name not in known:
+            raise CommandError(f"--labels {name}: choose from {', '.join(known)}", ExitCode.USAGE)
+    for text in private:
+        if not text.isascii() or not text:
+            raise CommandError(f"--private {text}: only ASCII characters", ExitCode.USAGE)
+    for text in trusted:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as problem:
+            raise CommandError(f"--trusted {text}: {problem}", ExitCode.USAGE) from None

@@ -35,7 +35,10 @@ _HOLD_NS = 60_000_000_000
 _MAX_HELD = 20_000
 _MAX_STRINGS_HELD = 200_000
 _NETWORK = classes_mask(
-    [Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT, Class.DUP]
+    (
+        *(Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT),
+        *(Class.DUP, Class.LABEL),
+    )
 )
 _CGROUPS = classes_mask((Class.CGROUP_MKDIR, Class.CGROUP_RMDIR))
 _TOLD = classes_mask((Class.CALL, Class.SIGNAL))

@@ -67,8 +67,16 @@ BLIND_SPOTS: tuple[BlindSpot, ...] = (
     ),
     BlindSpot(
         "reads and writes on files that are open already, and what they carry",
-        "the open with its access, and bytes per network flow",
+        "the open with its access, and bytes per network flow; while something carries a label,"
+        " that it went along (docs/labels.md)",
         "none: by design, cost and privacy",
+        _BOTH,
+    ),
+    BlindSpot(
+        "labels over shared memory, terminals, and connections between processes, 127.0.0.1 too",
+        "the labels of who opens a connection, and those that go through files, pipes and Unix"
+        " sockets",
+        "give tools pipes or Unix sockets instead of local ports (docs/labels.md)",
         _BOTH,
     ),
     BlindSpot(

@@ -21,6 +21,7 @@ A rule over time needs more: `processes:`, a mapping of names to processes (each
 An event's keys: type (a system call or event class) and then, as they apply: path, raw, to, from,
 flags, access (read|write), mode, result (a number or ENOENT), old, new, target, link, source,
 domain, socket (tcp|udp|unix|packet|raw), request, command, uid, old_fd, dns, names, marks,
+labels (of the process; or new, of a label event), way (took|gave),
 server, subject, signal (`kind: detail`), in_call (a mapping: name, server, kind, source, status).
 Cases are run by the real engine over a batch of the real dtypes.
 """
@@ -48,8 +49,9 @@ from hullwatch.detect.language.sequences import duration
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.scene import START, WALL, Scene
 from hullwatch.sensor.events import BY_NAME
+from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.syscalls import OPS
-from hullwatch.sensor.wire import Class, Mark, ProcMark, StrKind
+from hullwatch.sensor.wire import Class, LabelWay, Mark, ProcMark, StrKind
 
 __all__ = ["Case", "Result", "read_cases", "run_cases"]
 
@@ -287,6 +289,8 @@ def _event(scene: Scene, image: int, given: dict[str, Any]) -> None:
         Class.FLOW,
     ):
         made.setdefault("flags", _socket_of(given))
+    if cls == Class.LABEL and "to" in given:
+        made["flags"] = made.get("flags", 0) | _socket_of(given) & ~0xFFFF
     scene.event(cls, image, **made)
 
 
@@ -384,6 +388,24 @@ def _in_call(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
     made["span"] = scene.call(**value)
 
 
+def _labels(column: str) -> Any:
+    def put(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
+        try:
+            made[column] = bits_of(value)
+        except ValueError as problem:
+            raise RuleError(str(problem)) from None
+
+    return put
+
+
+def _new(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
+    (_labels("num") if cls == Class.LABEL else _path("obj2"))(scene, cls, made, value)
+
+
+def _way(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
+    made["flags"] = made.get("flags", 0) | int(LabelWay[str(value).upper()])
+
+
 def _marks(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
     made["marks"] = sum(int(Mark[str(word).upper()]) for word in value)
 
@@ -392,7 +414,7 @@ _SETTERS: dict[str, Any] = {
     "path": _path("obj"),
     "raw": _path("obj2"),
     "old": _path("obj"),
-    "new": _path("obj2"),
+    "new": _new,
     "target": _path("obj"),
     "link": _path("obj2"),
     "source": _path("obj2"),
@@ -411,6 +433,8 @@ _SETTERS: dict[str, Any] = {
     "dns": _text,
     "domain": _domain,
     "marks": _marks,
+    "labels": _labels("labels"),
+    "way": _way,
     "subject": _said("obj"),
     "signal": _said("obj2"),
     "in_call": _in_call,

@@ -31,7 +31,8 @@ class EventKeys:
     def __init__(self, parts: Parts) -> None:
         size = int(Class.CLASS_MAX)
         self.keep = {
-            name: np.zeros(size, bool) for name in ("marks", "flags", "ret", "port", "num", "num2")
+            name: np.zeros(size, bool)
+            for name in ("marks", "flags", "ret", "port", "num", "num2", "labels")
         }
         for cls, plan in parts.plans.items():
             for name in plan.reads:
@@ -42,7 +43,7 @@ class EventKeys:
         self.port_breaks, self.port_exact = _breaks(parts, "port")
         self.first = KeyTable(_STAGE1, secrets.randbits(64))
         self.second = KeyTable(_EVENTS, secrets.randbits(64))
-        self.third: dict[tuple[int, int, int], int] = {}
+        self.third: dict[tuple[int, int, int, int], int] = {}
         self.events: list[Event] = []
         self.holds: list[int] = []
 
@@ -75,27 +76,32 @@ class EventKeys:
                 port = np.searchsorted(self.port_breaks, port, "right")
             key |= port.astype(_U) << _U(48)
         numbered = self.numbered[cls]
+        if self.any["labels"]:
+            numbered = numbered | (self.keep["labels"][cls] & (events["labels"] != 0))
         if not numbered.any():
-            return self.second.look(key, lambda at: self._make(events[at], (0, 0), make))
+            return self.second.look(key, lambda at: self._make(events[at], (0, 0, 0), make))
         # Few classes have numbers that rules read, and few events are of those classes.
         plain = np.flatnonzero(~numbered)
         found = np.zeros(events.size, np.int32)
         found[plain] = self.second.look(
-            key[plain], lambda at: self._make(events[plain[at]], (0, 0), make)
+            key[plain], lambda at: self._make(events[plain[at]], (0, 0, 0), make)
         )
         for at in np.flatnonzero(numbered).tolist():
             event = events[at]
             of = int(event["cls"])
             num = int(event["num"]) if self.keep["num"][of] else 0
             num2 = int(event["num2"]) if self.keep["num2"][of] else 0
-            whole = (int(key[at]), num, num2)
+            labels = int(event["labels"]) if self.keep["labels"][of] else 0
+            whole = (int(key[at]), num, num2, labels)
             known = self.third.get(whole)
             if known is None:
-                known = self.third[whole] = self._make(event, (num, num2), make)
+                known = self.third[whole] = self._make(event, (num, num2, labels), make)
             found[at] = known
         return found
 
-    def _make(self, event: np.void, numbers: tuple[int, int], make: Callable[[Event], int]) -> int:
+    def _make(
+        self, event: np.void, numbers: tuple[int, int, int], make: Callable[[Event], int]
+    ) -> int:
         if len(self.events) >= _EVENTS - 1 or len(self.third) > _EVENTS // 4:
             raise Overflow
         made = Event(

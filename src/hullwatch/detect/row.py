@@ -38,6 +38,7 @@ class Event(NamedTuple):
     port: int = 0
     num: int = 0
     num2: int = 0
+    labels: int = 0
 
 
 class Object(NamedTuple):

@@ -148,13 +148,20 @@ HOT u64 image_scope(u64 proc, u64 exec_id)
 }
 
 /* same: what else must agree for two events to be one and the same (repeated, below). */
-struct who { u64 proc, cgroup, exec_id, span; u32 tid; u32 same; };
+struct who { u64 proc, cgroup, exec_id, span; u32 tid, same, labels; };
 
 __noinline u64 span_of(u64 pid_tgid); /* span.h */
 
 HOT u64 current_span(void)
 {
 	return settings.calls ? span_of(bpf_get_current_pid_tgid()) : 0;
+}
+
+__noinline u32 labels_of(u64 proc); /* label.h */
+
+HOT u32 current_labels(u64 proc)
+{
+	return settings.labels & HW_CARRIED ? labels_of(proc) : 0;
 }
 
 HOT void current_who(struct who *w)
@@ -167,6 +174,7 @@ HOT void current_who(struct who *w)
 	w->span = current_span();
 	w->tid = (u32)bpf_get_current_pid_tgid();
 	w->same = 0;
+	w->labels = current_labels(w->proc);
 }
 
 HOT bool is_own(void)
@@ -184,6 +192,7 @@ HOT void event_fill(struct hw_event *e, const struct who *w, u16 cls, u16 op)
 	e->cgroup = w->cgroup;
 	e->span = w->span;
 	e->tid = w->tid;
+	e->labels = w->labels;
 	e->cls = cls;
 	e->op = op;
 }
@@ -301,6 +310,7 @@ static __noinline int repeated(const struct who *w, u32 obj, u32 obj2, u32 actio
 	u64 now = bpf_ktime_get_boot_ns(), *last;
 
 	key.scope = image_scope(w->proc, w->exec_id) ^ ((u64)w->same << 32 | obj2) * 0xd6e8feb86659fd93ULL;
+	key.scope ^= w->labels * 0xa0761d6478bd642fULL;
 	last = bpf_map_lookup_elem(&repeats, &key);
 	if (!last) {
 		bpf_map_update_elem(&repeats, &key, &now, BPF_ANY);

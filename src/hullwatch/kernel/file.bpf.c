@@ -4,9 +4,8 @@
  * (rename, unlink, ...) are reported with the caller's text and HW_M_RAW_PATH. LSM tier: from the
  * hooks, with the kernel's path for all of them, io_uring included; failed opens still from the exit.
  */
-#include "syscall.h"
+#include "label.h"
 
-#define FMODE_WRITE 0x2
 #define FMODE_EXEC 0x20
 #define FMODE_CREATED 0x100000
 #define FMODE_NOACCOUNT 0x20000000
@@ -135,6 +134,8 @@ int BPF_PROG(exit_open, struct pt_regs *regs, long ret)
 	file = file_of(ret);
 	if (file)
 		opened((u64)file, op | marks << 16, ret, flags, text);
+	if (file && settings.labels)
+		label_opened((u64)file);
 	return 0;
 }
 
@@ -365,6 +366,8 @@ int BPF_PROG(lsm_file_open, struct file *file)
 		return 0;
 	op = hook_op(&marks);
 	opened(address_of(ctx, 0), op | marks << 16, 0, file->f_flags, marks & HW_M_COMPAT ? 0 : hook_text(op));
+	if (settings.labels)
+		label_opened(address_of(ctx, 0));
 	return 0;
 }
 

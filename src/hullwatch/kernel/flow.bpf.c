@@ -13,10 +13,11 @@ HOT void flow_end(struct sock *sk, u64 cookie, struct owner *o, u32 type, s32 st
 {
 	bool incoming = o->incoming;
 	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id,
-			 .span = o->span, .tid = o->tid };
+			 .span = o->span, .tid = o->tid, .labels = o->labels };
 	struct hw_event e;
 	int how;
 
+	w.labels |= current_labels(o->proc); /* it may have read since */
 	event_fill(&e, &w, HW_FLOW, 0);
 	e.num = o->bytes_out;
 	e.num2 = o->bytes_in;
@@ -66,7 +67,7 @@ int sock_made(struct bpf_sock *ctx)
 	u64 cookie = bpf_get_socket_cookie(ctx);
 
 	if (ctx->protocol == IPPROTO_UDP)
-		own_socket(cookie, 0, current_span());
+		own_socket(cookie, 0, current_span(), current_labels(key_of((void *)bpf_get_current_task())));
 	return 1;
 }
 
@@ -90,6 +91,7 @@ int sock_gone(struct bpf_sock *ctx)
 	w.exec_id = o->exec_id;
 	w.span = o->span;
 	w.tid = o->tid;
+	w.labels = o->labels | current_labels(o->proc);
 	event_fill(&e, &w, HW_FLOW, 0);
 	e.num = o->bytes_out;
 	e.num2 = o->bytes_in;
@@ -183,6 +185,7 @@ HOT void copy_packet(struct __sk_buff *skb, const struct layers *l, const struct
 		p->proc = o->proc;
 		p->span = o->span;
 		p->tid = o->tid;
+		p->labels = o->labels | current_labels(o->proc);
 	}
 	if (len > PACKET_ROOM)
 		len = PACKET_ROOM;

@@ -25,6 +25,8 @@ struct io_async_msghdr { struct msghdr msg; };
 #pragma clang attribute pop
 
 /* include/uapi/linux/io_uring.h, enum io_uring_op: values are ABI. */
+enum { IO_READV = 1, IO_WRITEV = 2, IO_READ_FIXED = 4, IO_WRITE_FIXED = 5, IO_RECVMSG = 10, IO_READ = 22,
+       IO_WRITE = 23, IO_RECV = 27 };
 enum { IO_SENDMSG = 9, IO_ACCEPT = 13, IO_CONNECT = 16, IO_OPENAT = 18, IO_SEND = 26, IO_OPENAT2 = 28,
        IO_RENAMEAT = 35, IO_UNLINKAT = 36, IO_MKDIRAT = 37, IO_SYMLINKAT = 38, IO_LINKAT = 39,
        IO_SOCKET = 45, IO_SEND_ZC = 47, IO_SENDMSG_ZC = 48, IO_BIND = 56, IO_LISTEN = 57 };
@@ -95,7 +97,7 @@ __noinline int submitted_message(u64 req_address, u32 single)
 		e.flags = sock_flags(sk, type);
 		e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
 		if (fast_open)
-			own_socket(cookie_of(sk), 0, w.span);
+			own_socket(cookie_of(sk), 0, w.span, w.labels);
 	}
 	if (name) {
 		e.marks |= HW_M_RAW_PATH;
@@ -252,6 +254,8 @@ __noinline int completed_use(u64 req_address, u64 file_address, u32 opcode, s32 
 		return 0;
 	}
 	used(&u);
+	if (opcode <= IO_CONNECT && (res >= 0 || res == -EINPROGRESS)) /* accept, connect */
+		label_met(u.sock, u.cls);
 	return 0;
 }
 
@@ -282,6 +286,21 @@ __noinline int open_ended(u64 req_address, u32 op, s32 res)
 	return 0;
 }
 
+/* Data has moved: labels go with it (label.h). */
+HOT void transferred(u64 file, u32 opcode)
+{
+	u64 reads = 1ULL << IO_READV | 1ULL << IO_READ_FIXED | 1ULL << IO_RECVMSG | 1ULL << IO_READ | 1ULL << IO_RECV;
+	u64 writes = 1ULL << IO_WRITEV | 1ULL << IO_WRITE_FIXED | 1ULL << IO_SENDMSG | 1ULL << IO_WRITE |
+		     1ULL << IO_SEND | 1ULL << IO_SEND_ZC | 1ULL << IO_SENDMSG_ZC;
+
+	if (!file || opcode > 63)
+		return;
+	if (reads >> opcode & 1)
+		took_file(file);
+	if (writes >> opcode & 1)
+		gave_file(file);
+}
+
 HOT void completed(u64 req_address, s32 res)
 {
 	struct io_kiocb *req = (void *)req_address;
@@ -294,6 +313,8 @@ HOT void completed(u64 req_address, s32 res)
 	opcode = BPF_CORE_READ(req, opcode);
 	if (opcode == IO_RENAMEAT)
 		directories_moved();
+	if (settings.labels && res > 0 && !is_own())
+		transferred((u64)BPF_CORE_READ(req, file), opcode);
 	switch (opcode) {
 	case IO_ACCEPT:
 	case IO_CONNECT:
@@ -319,6 +340,8 @@ HOT void completed(u64 req_address, s32 res)
 		if (file)
 			opened((u64)file, (opcode == IO_OPENAT ? HW_OP_openat : HW_OP_openat2) | HW_M_IO_URING << 16,
 			       res, BPF_CORE_READ(file, f_flags), 0);
+		if (file && settings.labels)
+			label_opened((u64)file);
 	}
 }
 

@@ -47,7 +47,7 @@ __noinline int used(struct use *u)
 	}
 	inet = inet && (e.cls == HW_CONNECT || e.cls == HW_ACCEPT);
 	if (inet) {
-		own_socket(cookie_of(sk), e.cls == HW_ACCEPT, w.span);
+		own_socket(cookie_of(sk), e.cls == HW_ACCEPT, w.span, w.labels);
 		e.port = e.cls == HW_ACCEPT ? bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport))
 					    : BPF_CORE_READ(sk, __sk_common.skc_num);
 	}
@@ -76,6 +76,8 @@ int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 	u.name_len = sock_arg(regs, 2, compat) & ~IN_KERNEL;
 	if (u.sock)
 		used(&u);
+	if (u.sock && u.cls == HW_CONNECT && (ret == 0 || ret == -EINPROGRESS))
+		label_met(u.sock, HW_CONNECT);
 	return 0;
 }
 
@@ -97,6 +99,8 @@ int BPF_PROG(exit_sock, struct pt_regs *regs, long ret)
 		u.num = sock_arg(regs, 1, compat);
 	if (u.sock)
 		used(&u);
+	if (u.sock && u.cls == HW_ACCEPT)
+		label_met(u.sock, HW_ACCEPT);
 	return 0;
 }
 
@@ -174,7 +178,7 @@ __noinline int sent_fast_open(u64 sock, u32 op_marks, s32 ret)
 	e.marks = op_marks >> 16;
 	e.flags = sock_flags(sk, BPF_CORE_READ(sk, sk_type));
 	e.port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	own_socket(cookie_of(sk), 0, w.span);
+	own_socket(cookie_of(sk), 0, w.span, w.labels);
 	e.obj = sock_end((u64)sk, REMOTE | WITH_PORT, HW_CONNECT, w.cgroup);
 	how = asked(&w, &e, HW_CONNECT);
 	if (!how)
@@ -222,6 +226,8 @@ int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
 
 	if (!op)
 		return 0;
+	if (settings.labels && ret > 0)
+		gave_fd(sock_arg(regs, 0, compat));
 	sk = sock_of(sock_arg(regs, 0, compat), &type);
 	if (!sk || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
 		return 0;

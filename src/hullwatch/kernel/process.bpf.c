@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Processes: fork, exec, exit, and those that were there before. */
-#include "syscall.h"
+#include "label.h"
 #include "span.h"
 #include "tap.h"
 
@@ -213,6 +213,7 @@ __noinline int fill_ids(struct hw_proc *p, u64 task_address)
 
 	p->proc = key_of(task);
 	p->cgroup = cgroup_of(task);
+	p->labels = current_labels(p->proc);
 	p->span = settings.calls ? span_of((u64)BPF_CORE_READ(task, tgid) << 32 | (u32)BPF_CORE_READ(task, pid)) : 0;
 	p->parent = parent ? key_of(parent) : 0;
 	p->ppid = BPF_CORE_READ(parent, tgid);
@@ -325,6 +326,8 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	p->ts = bpf_ktime_get_boot_ns();
 	p->cls = HW_EXEC;
 	p->op = exec_op();
+	if (settings.labels)
+		took((u64)BPF_CORE_READ(bprm, file), 0);
 	fill(p, (void *)bpf_get_current_task(), BPF_CORE_READ(bprm, file));
 	p->argv = intern_argv(s, mm->arg_start, mm->arg_end, &p->marks);
 	p->env = intern_env(s, mm->env_start, mm->env_end, &p->marks);
@@ -406,8 +409,11 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	w.cgroup = bpf_get_current_cgroup_id();
 	w.span = current_span();
 	w.tid = parent->pid;
+	w.labels = current_labels(w.proc);
 	if (settings.calls)
 		span_inherit(parent->tgid, child->tgid, w.span, w.cgroup);
+	if (settings.labels)
+		label_inherit(address_of(ctx, 0), address_of(ctx, 1));
 	event_fill(&e, &w, HW_FORK, 0);
 	e.num = make_key(child->start_boottime, child->tgid);
 	e.num2 = child->pid;
@@ -427,10 +433,13 @@ HOT int process_ended(struct task_struct *task)
 	w.cgroup = bpf_get_current_cgroup_id();
 	w.span = current_span();
 	w.tid = task->pid;
+	w.labels = current_labels(w.proc);
 	if (settings.calls)
 		span_forget(task->tgid);
 	if (settings.tap)
 		tap_forget(task->tgid);
+	if (settings.labels)
+		label_forget(task->tgid);
 	event_fill(&e, &w, HW_EXIT, 0);
 	code = signal->group_exit_code;
 	e.flags = code ? code : task->exit_code;
@@ -485,6 +494,8 @@ int snapshot(struct bpf_iter__task *ctx)
 
 	if (!task || task->pid != task->tgid)
 		return 0;
+	if (task->tgid == fixed.own_tgid)
+		settings.host_level = BPF_CORE_READ(task, thread_pid, level);
 	s = scratch_get(HW_TASK, 0);
 	if (!s) {
 		lost(HW_L_PROC, HW_TASK, 0);

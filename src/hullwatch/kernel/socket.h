@@ -7,16 +7,17 @@
 #ifndef HULLWATCH_SOCKET_H
 #define HULLWATCH_SOCKET_H
 
-#include "syscall.h"
+#include "label.h"
 
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, IPPROTO_TCP = 6, IPPROTO_UDP = 17 };
 
 /* Who opened a socket: packets and closes happen in any context, long after. */
 struct owner {
 	u64 proc, cgroup, exec_id, span, bytes_out, bytes_in;
-	u32 tid;
+	u32 tid, labels;
 	u16 incoming;
 	u16 hello; /* a ClientHello was taken from it */
+	u32 pad;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -25,11 +26,11 @@ struct {
 	__type(value, struct owner);
 } owners SEC(".maps");
 
-/* span: given by the caller, who knows it; asked for here, it would stand on too deep a stack. */
-__noinline int own_socket(u64 cookie, u32 incoming, u64 span)
+/* span and labels: given by the caller, who knows it; asked for here, it would stand on too deep a stack. */
+__noinline int own_socket(u64 cookie, u32 incoming, u64 span, u32 labels)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct owner o = { .span = span, .incoming = incoming };
+	struct owner o = { .span = span, .labels = labels, .incoming = incoming };
 
 	if (!cookie)
 		return 0;

@@ -39,6 +39,8 @@ static __noinline u64 acting_cgroup(void)
 	return cgroup_of((void *)bpf_get_current_task());
 }
 
+__noinline int path_labels(struct scratch *s, u32 start, u32 len, u32 id); /* label.h */
+
 #define BULK_STRING (1u << 31) /* of a bulk event: may be shed by the governor */
 
 /*
@@ -197,7 +199,7 @@ HOT u32 path_build(struct scratch *s, struct vfsmount *mnt, struct dentry *dentr
  */
 HOT u32 intern_path(struct scratch *s, u64 mnt, u64 dentry, u32 bulk_string)
 {
-	u32 want = 0, start, len, marks = 0;
+	u32 want = 0, start, len, marks = 0, next = settings.next_id, id;
 
 	if (!s || !mnt || !dentry)
 		return 0;
@@ -207,7 +209,10 @@ HOT u32 intern_path(struct scratch *s, u64 mnt, u64 dentry, u32 bulk_string)
 	len = PATH_END - start;
 	if (want > len)
 		marks = HW_M_TRUNCATED;
-	return intern_at(s, start, len, HW_S_PATH | marks << 16 | bulk_string, want);
+	id = intern_at(s, start, len, HW_S_PATH | marks << 16 | bulk_string, want);
+	if (settings.label_paths && id >= next && id != SHED) /* a new one */
+		path_labels(s, start, len, id);
+	return id;
 }
 
 /* ---- the cheap key ------------------------------------------------------------------------ */

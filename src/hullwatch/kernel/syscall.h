@@ -14,6 +14,7 @@
 #define SOCKETCALLS 32
 
 struct call { u16 op; u16 handler; };
+#define WHILE_LABELS 0x8000 /* in handler: of no use while nothing carries a label */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	/* The second part: 32-bit calls; the third: what socketcall(2) multiplexes. */
@@ -124,8 +125,9 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
 	struct call *call = call_of(regs, is_compat());
 
-	if (call && call->op)
-		bpf_tail_call(ctx, &handlers, call->handler);
+	if (!call || !call->op || (call->handler & WHILE_LABELS && !(settings.labels & HW_CARRIED)))
+		return 0;
+	bpf_tail_call(ctx, &handlers, call->handler & ~WHILE_LABELS);
 	return 0;
 }
 

@@ -18,8 +18,6 @@ struct {
 /* include/linux/socket.h: struct user_msghdr */
 struct user_msghdr { u64 name; u32 name_len, pad; u64 vector, count; };
 
-enum { S_IFIFO = 0010000 };
-
 SEC("tp_btf/sys_exit")
 int BPF_PROG(tap_exit, struct pt_regs *regs, long ret)
 {

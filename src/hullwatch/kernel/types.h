@@ -84,7 +84,7 @@ struct inode {
 	unsigned short i_mode;
 	kuid_t i_uid;
 	unsigned long i_ino;
-	u32 i_rdev;
+	u32 i_rdev, i_generation;
 	unsigned int i_nlink;
 	struct super_block *i_sb;
 	s64 i_mtime_sec, i_ctime_sec;
@@ -159,7 +159,8 @@ struct sock_common {
 	atomic64_t skc_cookie;
 	volatile unsigned char skc_state;
 };
-struct sock { struct sock_common __sk_common; u16 sk_protocol; u16 sk_type; };
+struct socket;
+struct sock { struct sock_common __sk_common; u16 sk_protocol; u16 sk_type; struct socket *sk_socket; };
 struct inet_sock { u16 inet_sport; };
 struct tcp_sock { u64 bytes_received, bytes_acked, bytes_sent, bytes_retrans; };
 struct sockaddr_un___k { unsigned short sun_family; char sun_path[108]; };
@@ -187,11 +188,13 @@ struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; };
 #pragma clang attribute pop
 
 enum { AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10, AF_PACKET = 17 };
-enum { S_IFMT = 00170000, S_IFSOCK = 0140000, S_IFLNK = 0120000, S_IFREG = 0100000,
+enum { S_IFIFO = 0010000, S_IFMT = 00170000, S_IFSOCK = 0140000, S_IFLNK = 0120000, S_IFREG = 0100000,
        S_IFBLK = 0060000, S_IFDIR = 0040000, S_IFCHR = 0020000, S_ISUID = 04000, S_ISGID = 02000 };
 enum { O_WRONLY = 1, O_RDWR = 2, O_ACCMODE = 3, O_CREAT = 0100, O_TRUNC = 01000, O_APPEND = 02000 };
+enum { FMODE_READ = 1, FMODE_WRITE = 2 };
 enum { PROT_WRITE = 2, PROT_EXEC = 4 };
 enum { PF_KTHREAD = 0x00200000, AT_FDCWD = -100, ENOENT = 2, EFAULT = 14, EEXIST = 17, ENOSPC = 28, EINPROGRESS = 115 };
-enum { TMPFS_MAGIC = 0x01021994, OVERLAYFS_MAGIC = 0x794c7630 };
+enum { TMPFS_MAGIC = 0x01021994, OVERLAYFS_MAGIC = 0x794c7630, PROC_MAGIC = 0x9fa0,
+       SYSFS_MAGIC = 0x62656572, CGROUP2_MAGIC = 0x63677270, PIPEFS_MAGIC = 0x50495045 };
 
 #endif

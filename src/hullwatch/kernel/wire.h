@@ -58,6 +58,8 @@ enum hw_class {
 	HW_KEYCTL = 65,
 	HW_KEXEC = 66,
 	HW_IO_URING = 67,
+	/* where information came from (label.h) */
+	HW_LABEL = 70,
 	/* container life cycle */
 	HW_CGROUP_MKDIR = 80,
 	HW_CGROUP_RMDIR = 81,
@@ -214,6 +216,8 @@ struct hw_packet {
 	__u32 tid;
 	__u16 cls;  /* HW_DNS or HW_TLS */
 	__u16 outgoing;
+	__u32 labels;
+	__u32 pad;
 };
 
 /* A socket address as dictionary data: 4 + 16 bytes for IP, 4 + path for Unix. */
@@ -307,6 +311,73 @@ struct hw_tap_key {
 	__u32 pad;
 };
 
+/* ---- labels (label.h) --------------------------------------------------------------------- */
+
+/* Bits from HW_LABEL_OF_POLICY on have no meaning of their own. */
+enum hw_label {
+	HW_LABEL_SECRET = 1 << 0,    /* has read what opens doors: a key, a token, a password */
+	HW_LABEL_PRIVATE = 1 << 1,   /* has read what is nobody else's business */
+	HW_LABEL_UNTRUSTED = 1 << 2, /* has talked to somebody outside, who may have told it anything */
+};
+
+/* HW_LABEL: which way it went (flags). */
+enum hw_label_way {
+	HW_LABEL_TOOK = 0,  /* the process got labels from the object */
+	HW_LABEL_GAVE = 1,  /* the object got labels from the process: a file, a stream, a connection */
+};
+
+/* What a process carries, by tgid. */
+struct hw_labelled {
+	__u64 proc;  /* process key; 0: whoever has the number, as user space could not tell */
+	__u64 since; /* CLOCK_BOOTTIME ns, of the first label */
+	__u32 labels;
+	__u32 pad;
+};
+
+/* A file, pipe or socket, whatever its name. On overlayfs that of the writable layer. */
+struct hw_inode_key {
+	__u64 ino;
+	__u32 dev;
+	__u32 generation;
+};
+
+struct hw_inode_labels {
+	__u64 since;
+	__u32 outside; /* for readers outside of containers: what is inherent, and what those gave */
+	__u32 inside;  /* for readers in containers, likewise */
+};
+
+/* What the program label_change is asked to do. */
+struct hw_label_change {
+	__u64 proc; /* as in hw_labelled */
+	__u32 tgid;
+	__u32 add;
+	__u32 drop;
+	__u32 pad;
+};
+
+#define HW_CARRIED 1
+#define HW_GIVEN 2
+
+#define HW_PATH_BYTES 256
+#define HW_PATH_CLASSES 48
+#define HW_PATH_AUTOMATA 16
+
+/* Automata that give a path its labels (sensor/patterns.py), and which of them run from its end. */
+struct hw_path_table {
+	__u8 class_of[HW_PATH_BYTES];
+	__u32 starts[HW_PATH_AUTOMATA];
+	__u32 count;
+	__u32 reversed; /* bit by automaton */
+};
+
+/* Of all ranks met the lowest one's labels count; labels of rank 0 count anyhow. State 0 ends it. */
+struct hw_path_state {
+	__u16 next[HW_PATH_CLASSES];
+	__u32 labels;
+	__u32 rank;
+};
+
 struct hw_loss_key {
 	__u64 cgroup;
 	__u32 cls;
@@ -324,6 +395,7 @@ enum hw_stage {
 	HW_L_REPEATED = 8, /* not lost but counted: like an event that was sent less than a second before */
 	HW_L_SPAN = 9,	   /* a process that does not know which call it acts for: too many do */
 	HW_L_TAP = 10,	   /* bytes of a stream that is listened to: a piece is missing in it */
+	HW_L_LABEL = 11,   /* a label that something should have and has not: too many do */
 };
 
 /* Fixed before load (.rodata.fixed): the verifier drops the code that is not needed. */
@@ -345,6 +417,11 @@ struct hw_settings {
 	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
 	__u32 calls;	       /* 1: processes may act for calls; 0: nobody has told of one yet */
 	__u32 tap;	       /* 1: streams are listened to; 2: all of TLS, whatever it says (tests) */
+	__u32 labels;	       /* HW_CARRIED: something carries a label; HW_GIVEN: a path that gives one is known */
+	__u32 label_paths;     /* 1: paths give labels; 0: no table yet */
+	__u32 untrusted;       /* 1: who talks to an address outside is labelled */
+	__u32 label_host;      /* 1: processes outside of containers carry labels, too */
+	__u32 host_level;      /* of pid namespaces: processes at it are outside of containers */
 };
 
 #endif

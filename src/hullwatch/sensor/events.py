@@ -143,6 +143,17 @@ CLASSES: dict[int, EventClass] = {
         EventClass(Class.KEYCTL, "keyctl", V, "", "", "command", "", "", 6003),
         EventClass(Class.KEXEC, "kexec", V, "", "", "", "", "flags", 6003),
         EventClass(Class.IO_URING, "io_uring", V, "", "", "entries", "", "flags", 6003),
+        EventClass(
+            Class.LABEL,
+            "label",
+            V,
+            "path or socket end",
+            "",
+            "labels that are new",
+            "inode",
+            "family << 16 | 0: the process took them; 1: gave them",
+            6003,
+        ),
         EventClass(Class.CGROUP_MKDIR, "cgroup_mkdir", V, "path", "", "cgroup id", "", "", 6003),
         EventClass(Class.CGROUP_RMDIR, "cgroup_rmdir", V, "path", "", "cgroup id", "", "", 6003),
         EventClass(

@@ -23,6 +23,7 @@ from hullwatch.sensor.wire import FIXED, SETTINGS
 __all__ = ["Programs", "RingSizes", "SensorError"]
 
 _NATIVE_CALLS = 512  # kernel/syscall.h
+_WHILE_LABELS = 0x8000  # the same
 
 
 class SensorError(RuntimeError):
@@ -145,14 +146,17 @@ class Programs:
             if not row.name:
                 continue
             slot = slots.setdefault(row.handler, len(slots))
-            value = struct.pack("<HH", op, slot)
+            quiet = _WHILE_LABELS if row.handler == "exit_data" else 0
+            value = struct.pack("<HH", op, slot | quiet)
             number = getattr(row, machine)
             if number is not None:
                 calls.update(struct.pack("<I", number), value)
             if machine == "x86_64" and row.ia32 is not None:
                 calls.update(struct.pack("<I", _NATIVE_CALLS + row.ia32), value)
         for number, name in SOCKETCALLS.items() if machine == "x86_64" else ():
-            value = struct.pack("<HH", op_of(name), slots[SYSCALLS[op_of(name)].handler])
+            handler = SYSCALLS[op_of(name)].handler
+            quiet = _WHILE_LABELS if handler == "exit_data" else 0
+            value = struct.pack("<HH", op_of(name), slots[handler] | quiet)
             calls.update(struct.pack("<I", 2 * _NATIVE_CALLS + number), value)
         handlers = self.object.map("handlers")
         for name, slot in slots.items():

@@ -12,6 +12,7 @@ import numpy as np
 from hullwatch.sensor import dns, procfs, tls
 from hullwatch.sensor.batch import Batch, Loss, String, in_order
 from hullwatch.sensor.clock import read_offset
+from hullwatch.sensor.labels import Labels
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
 from hullwatch.sensor.spans import Spans
@@ -35,7 +36,7 @@ from hullwatch.sensor.wire import (
 __all__ = ["Sensor"]
 
 _STRING = struct.Struct("<QIIIHH")
-_PACKET = struct.Struct("<QQQQIIIHH")
+_PACKET = struct.Struct("<QQQQIIIHHII")
 assert _STRING.size == DICT_HEADER.itemsize and _PACKET.size == PACKET_HEADER.itemsize
 _LOSS = struct.Struct("<QII")
 assert _LOSS.size == LOSS_KEY.itemsize
@@ -68,6 +69,7 @@ class Sensor:
         self._programs.set(record_mode=int(record))
         self.verdicts = Verdicts(self._programs)
         self.spans = Spans(self._programs)
+        self.labels = Labels(self._programs)
         self.told = ToldQueue()
         self.tap = Tap(self._programs, self.spans)
         self.on_pieces: Callable[[Iterator[Piece]], None] = lambda pieces: None
@@ -268,7 +270,9 @@ class Sensor:
         rows = np.zeros(len(packets), EVENT)
         count = 0
         for record in packets:
-            ts, cgroup, proc, span, obj, length, tid, cls, outgoing = _PACKET.unpack_from(record)
+            ts, cgroup, proc, span, obj, length, tid, cls, outgoing, labels, _ = (
+                _PACKET.unpack_from(record)
+            )
             data = bytes(record[_PACKET.size : _PACKET.size + length])
             row = rows[count]
             if cls == Class.DNS:
@@ -290,7 +294,7 @@ class Sensor:
                 row["obj"] = self.make_string(StrKind.SNI, name.encode())
                 row["obj2"] = obj
             row["ts"], row["cgroup"], row["proc"], row["span"] = ts, cgroup, proc, span
-            row["cls"], row["tid"] = cls, tid
+            row["cls"], row["tid"], row["labels"] = cls, tid, labels
             count += 1
         return rows[:count]
 

@@ -105,6 +105,24 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("truncate", "exit_path1", 76, 45, 92),
     Syscall("memfd_secret", "exit_sensitive", 447, 447, 447),
     Syscall("chroot", "exit_mount", 161, 51, 61),
+    Syscall("read", "exit_data", 0, 63, 3),
+    Syscall("readv", "exit_data", 19, 65, 145),
+    Syscall("pread64", "exit_data", 17, 67, 180),
+    Syscall("preadv", "exit_data", 295, 69, 333),
+    Syscall("preadv2", "exit_data", 327, 286, 378),
+    Syscall("recvfrom", "exit_data", 45, 207, 371),
+    Syscall("recvmsg", "exit_data", 47, 212, 372),
+    Syscall("recvmmsg", "exit_data", 299, 243, 337),
+    Syscall("write", "exit_data", 1, 64, 4),
+    Syscall("writev", "exit_data", 20, 66, 146),
+    Syscall("pwrite64", "exit_data", 18, 68, 181),
+    Syscall("pwritev", "exit_data", 296, 70, 334),
+    Syscall("pwritev2", "exit_data", 328, 287, 379),
+    Syscall("vmsplice", "exit_data", 278, 75, 316),
+    Syscall("sendfile", "exit_data", 40, 71, 187),
+    Syscall("splice", "exit_data", 275, 76, 313),
+    Syscall("tee", "exit_data", 276, 77, 315),
+    Syscall("copy_file_range", "exit_data", 326, 285, 377),
 )
 
 # What 32-bit x86 programs may also reach through socketcall(2): include/uapi/linux/net.h.
@@ -115,9 +133,13 @@ SOCKETCALLS: dict[int, str] = {
     4: "listen",
     5: "accept",
     9: "sendto",  # send
+    10: "recvfrom",  # recv
     11: "sendto",
+    12: "recvfrom",
     16: "sendmsg",
+    17: "recvmsg",
     18: "accept4",
+    19: "recvmmsg",
     20: "sendmmsg",
 }
 

@@ -20,9 +20,16 @@ __all__ = [
     "CALLS",
     "CALLS_AT_ONCE",
     "CALL_CHANGE",
+    "CARRIED",
     "EVENT",
     "FIXED",
+    "INODE_KEY",
+    "INODE_LABELS",
+    "LABELLED",
+    "LABEL_CHANGE",
     "PACKET_HEADER",
+    "PATH_STATE",
+    "PATH_TABLE",
     "PROC",
     "SETTINGS",
     "TAP_HEADER",
@@ -32,6 +39,8 @@ __all__ = [
     "LOSS_KEY",
     "OF_THREAD",
     "Class",
+    "Label",
+    "LabelWay",
     "Mark",
     "ProcMark",
     "Stage",
@@ -108,6 +117,8 @@ Verdict = _make(enum.IntEnum, "Verdict", "hw_verdict", "HW_V_")
 Stage = _make(enum.IntEnum, "Stage", "hw_stage", "HW_L_")
 TapWhat = _make(enum.IntEnum, "TapWhat", "hw_tap_what", "HW_T_")
 TapKind = _make(enum.IntEnum, "TapKind", "hw_tap_kind", "HW_K_")
+Label = _make(enum.IntFlag, "Label", "hw_label", "HW_LABEL_")
+LabelWay = _make(enum.IntEnum, "LabelWay", "hw_label_way", "HW_LABEL_")
 
 EVENT = struct_dtype("hw_event")
 PROC = struct_dtype("hw_proc")
@@ -123,6 +134,13 @@ CALLS = struct_dtype("hw_calls")
 TAP_HEADER = struct_dtype("hw_tap")
 TAP_KEY = struct_dtype("hw_tap_key")
 CALL_CHANGE = struct_dtype("hw_call_change")
+LABELLED = struct_dtype("hw_labelled")
+INODE_KEY = struct_dtype("hw_inode_key")
+INODE_LABELS = struct_dtype("hw_inode_labels")
+LABEL_CHANGE = struct_dtype("hw_label_change")
+PATH_TABLE = struct_dtype("hw_path_table")
+PATH_STATE = struct_dtype("hw_path_state")
 ACTION_WRITE, ACTION_UPPER = 0x100, 0x200
 AMBIGUOUS = OF_THREAD = 1 << 63
 CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")
+CARRIED = _number("HW_CARRIED")

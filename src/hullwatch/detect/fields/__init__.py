@@ -14,6 +14,7 @@ from hullwatch.detect.fields import (
     call,
     event,
     file,
+    label,
     network,
     plugin,
     process,
@@ -27,7 +28,7 @@ __all__ = ["Bound", "Field", "TABLE", "Type", "Where", "resolve"]
 
 TABLE: dict[str, Field] = {
     row.name: row
-    for family in (event, args, file, network, process, workload, baseline, call, plugin)
+    for family in (event, args, file, network, process, workload, baseline, call, label, plugin)
     for row in family.FIELDS
 }
 MAX_INDEX = 64
@@ -71,7 +72,7 @@ def _with_argument(found: Field, ref: FieldRef) -> Bound:
     if not found.arg:
         if ref.arg is not None:
             raise RuleError(f"field '{ref.name}' takes no argument", ref.place)
-        return Bound(found, None, False)
+        return Bound(found, None, found.many)
     if ref.arg is None:
         if found.arg == "index?":
             return Bound(found, None, True)

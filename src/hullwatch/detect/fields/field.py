@@ -60,6 +60,7 @@ class Field:
     addresses: the object's getter has a value for socket addresses only.
     text: of an object that is no address, the getter gives the text (None where it is empty).
     quiet: of a row, the value that it has (if any) for all that `Baselines.quiet` says is known.
+    many: of an event, the getter returns a tuple: one member that matches is enough.
     why: of a row, a sentence for the finding: what the value was counted from.
     """
 
@@ -83,6 +84,7 @@ class Field:
     addresses: bool = False
     text: bool = False
     quiet: Any = None
+    many: bool = False
     why: Getter | None = None
 
 

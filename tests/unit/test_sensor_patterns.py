@@ -1,0 +1,72 @@
+"""Path patterns as automata agree with the table that they are made of."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hullwatch.agent.secrets.labels import PERSONAL, path_patterns
+from hullwatch.agent.secrets.paths import PATHS, classify_path
+from hullwatch.sensor.labels import LABELS, bits_of, names_of
+from hullwatch.sensor.patterns import Pattern, TooManyPatterns, compiled
+
+TABLES = compiled(path_patterns(("secret", "private")))
+PARTS = sorted(
+    {
+        part.replace("*", filler).replace("?", ".")
+        for _, patterns in PATHS
+        for pattern in patterns.split()
+        for part in pattern.split("/")
+        for filler in ("", "a", "Z.b")
+    }
+    - {""}
+)
+
+
+def expected(path: str) -> int:
+    kind = classify_path(path)
+    return 0 if kind is None else bits_of(["private" if kind in PERSONAL else "secret"])
+
+
+def test_they_say_what_the_table_says():
+    chosen = random.Random(7)
+    seen = set()
+    for _ in range(6000):
+        path = "/" + "/".join(chosen.choices(PARTS, k=chosen.randint(1, 6)))
+        path = chosen.choice((path, path, path.upper(), path[:-1], path + "x"))
+        seen.add(expected(path))
+        assert TABLES.labels(path.encode()) == expected(path), path
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/x", "relative", "/\xff", "/a" * 3000 + "/.aws/credentials"]
+)
+def test_odd_paths(path: str):
+    assert TABLES.labels(path.encode("latin-1")) == expected(path)
+
+
+def test_an_operators_pattern_holds_beside_the_table():
+    tables = compiled(path_patterns(("secret",), ("/srv/customers/**", "*.pem")))
+    assert tables.labels(b"/srv/customers/a/b") == 2
+    assert tables.labels(b"/srv/customers.txt") == 0
+    assert tables.labels(b"/root/.aws/credentials") == 1
+    assert tables.labels(b"/srv/x.PEM") == 3
+    assert tables.labels(b"/root/.bash_history") == 0  # private was not asked for
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(TooManyPatterns, match="ASCII"):
+        compiled([Pattern("/srv/ä", 1)])
+    with pytest.raises(TooManyPatterns, match="characters"):
+        compiled([Pattern("".join(map(chr, range(33, 127))), 1)])
+
+
+def test_names_and_bits():
+    assert LABELS == ("secret", "private", "untrusted")
+    assert names_of(bits_of(["private", "label-9"])) == ("private", "label-9")
+    with pytest.raises(ValueError, match="no label 'sekret': secret, private"):
+        bits_of(["sekret"])
+    with pytest.raises(ValueError, match="label-32"):
+        bits_of(["label-32"])
