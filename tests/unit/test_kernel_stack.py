@@ -29,7 +29,7 @@ def read(path: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
     begins: dict[tuple[str, int], str] = {}
     calls: list[tuple[str, str, int]] = []  # caller, section and instruction of whom it calls
     called: dict[str, set[str]] = {}
-    offset = 0
+    offset = address = 0
     for line in done.stdout.splitlines():
         if found := re.match(r"Disassembly of section (.+):", line):
             section = found[1]
@@ -43,11 +43,15 @@ def read(path: Path) -> tuple[dict[str, int], dict[str, set[str]]]:
                 calls.append((function, ".text", 1 + offset))
             else:
                 called[function].add(found[1])
+        elif re.search(r"R_BPF_64_64\s+\.text", line):  # a callback's address, counted as a call
+            calls.append((function, ".text", address // 8))
         elif found := re.match(r"\s*(\d+):\s+((?:[0-9a-f]{2} ){7}[0-9a-f]{2})", line):
             raw = found[2].split()
             if tuple(raw[:2]) == _PSEUDO_CALL:
                 offset = int.from_bytes(bytes.fromhex("".join(raw[4:])), "little", signed=True)
                 calls.append((function, section, int(found[1]) + 1 + offset))
+            elif raw[0] == "18":
+                address = int.from_bytes(bytes.fromhex("".join(raw[4:])), "little")
             for used in re.findall(r"r10 - (0x[0-9a-f]+|\d+)", line):
                 sizes[function] = max(sizes[function], int(used, 0))
     for caller, where, at in calls:

@@ -38,8 +38,8 @@ HOT u16 file_marks(struct inode *inode, struct dentry *dentry, u32 f_mode, u64 *
 	return marks;
 }
 
-/* A file was opened: the common end of the exit handler, the LSM hook and io_uring. */
-__noinline int opened(u64 file_address, u32 op_marks, s32 ret, u32 flags, u64 text)
+/* obj_marks_op: object, marks and op, from the top; ret_flags: the result above the flags. */
+__noinline int opened_as(u64 file_address, u64 obj_marks_op, u64 ret_flags, u64 text)
 {
 	struct file *file = (void *)file_address;
 	struct dentry *dentry = BPF_CORE_READ(file, f_path.dentry);
@@ -47,28 +47,38 @@ __noinline int opened(u64 file_address, u32 op_marks, s32 ret, u32 flags, u64 te
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	u16 layer = layer_of(inode);
 	struct hw_event e;
+	u32 obj = obj_marks_op >> 32;
 	int how = AS_BULK;
 	struct who w;
-	u32 obj;
 
 	current_who(&w);
-	w.same = flags;
-	obj = path_of_file(file, BULK_STRING, HW_OPEN, w.cgroup);
+	w.same = ret_flags;
 	if (obj && obj != SHED)
 		how = wanted(&w, obj, HW_OPEN | (f_mode & FMODE_WRITE ? HW_ACTION_WRITE : 0) |
 					      (layer & HW_M_UPPER ? HW_ACTION_UPPER : 0));
 	if (!how)
 		return 0;
-	event_fill(&e, &w, HW_OPEN, op_marks & 0xffff);
+	event_fill(&e, &w, HW_OPEN, obj_marks_op);
 	e.obj = obj;
 	if (text && obj != SHED)
 		e.obj2 = user_text(text, HW_S_RAW | BULK_STRING, HW_OPEN, w.cgroup);
-	e.ret = ret;
-	e.flags = flags;
+	e.ret = ret_flags >> 32;
+	e.flags = ret_flags;
 	e.num = BPF_CORE_READ(inode, i_ino);
-	e.marks = op_marks >> 16 | layer | file_marks(inode, dentry, f_mode, &e.num2);
+	e.marks = (u16)(obj_marks_op >> 16) | layer | file_marks(inode, dentry, f_mode, &e.num2);
 	report(&e, HAS_OBJECT | how);
 	return 0;
+}
+
+/*
+ * A file was opened: the common end of the exit handler, the LSM hook and io_uring. Its path is made
+ * here, where the stack is not deep yet.
+ */
+HOT int opened(u64 file, u32 op_marks, s32 ret, u32 flags, u64 text)
+{
+	u64 obj = path_of_file((void *)file, BULK_STRING, HW_OPEN, bpf_get_current_cgroup_id());
+
+	return opened_as(file, obj << 32 | op_marks, (u64)(u32)ret << 32 | flags, text);
 }
 
 __noinline int open_failed(u32 op_marks, int dfd, u64 text, u32 flags, s32 ret)
