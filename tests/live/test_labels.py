@@ -18,7 +18,6 @@ from hullwatch.sensor.patterns import Pattern, compiled
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.wire import Class, LabelWay
 
-pytestmark = pytest.mark.scenario
 
 # Does each line that it is given, in Python, and answers.
 ACTOR = """
@@ -160,6 +159,7 @@ def read(path: Path | str) -> str:
     return f"open({str(path)!r}).read()"
 
 
+@pytest.mark.scenario
 def test_who_reads_a_secret_carries_the_label_from_then_on(
     watched: Watched, start: Start, token: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +192,7 @@ def test_to_try_or_to_look_is_not_to_read(watched: Watched, start: Start, tmp_pa
     assert watched.told(actor.pid, LabelWay.TOOK) == []
 
 
+@pytest.mark.scenario
 def test_children_and_new_programs_carry_it_too(
     watched: Watched, start: Start, token: Path, tmp_path: Path
 ) -> None:
@@ -224,6 +225,7 @@ def test_a_child_from_before_carries_nothing(
     actor.do("kept['early'].kill()")
 
 
+@pytest.mark.scenario
 def test_it_goes_into_files_and_out_of_them_whatever_they_are_called(
     watched: Watched, start: Start, token: Path, tmp_path: Path
 ) -> None:
@@ -265,7 +267,10 @@ def test_files_that_are_open_already_are_followed(
     assert watched.of(reader.pid) == SECRET
 
 
-@pytest.mark.parametrize("how", ["write", "writev", "splice", "sendfile", "tee"])
+@pytest.mark.parametrize(
+    "how",
+    ["write", "writev", pytest.param("splice", marks=pytest.mark.scenario), "sendfile", "tee"],
+)
 def test_it_goes_through_pipes(
     watched: Watched, start: Start, token: Path, tmp_path: Path, how: str
 ) -> None:
@@ -304,6 +309,7 @@ def test_a_pipe_without_a_secret_gives_nothing(watched: Watched, start: Start, t
     os.close(w)
 
 
+@pytest.mark.scenario
 def test_a_shell_pipeline(watched: Watched, start: Start, token: Path, tmp_path: Path) -> None:
     """`cat token | base64 | send`, as it is done."""
     actor, reader = start(), start()
@@ -335,7 +341,7 @@ def test_it_goes_through_socket_pairs(
     b.close()
 
 
-@pytest.mark.parametrize("accepted", ["before", "after"])
+@pytest.mark.parametrize("accepted", ["before", pytest.param("after", marks=pytest.mark.scenario)])
 def test_it_goes_through_a_unix_socket(
     watched: Watched, start: Start, token: Path, tmp_path: Path, accepted: str
 ) -> None:
@@ -357,6 +363,7 @@ def test_it_goes_through_a_unix_socket(
     assert watched.told(server.pid, LabelWay.TOOK) == [(address, SECRET)]
 
 
+@pytest.mark.scenario
 def test_a_connection_is_judged_by_who_opens_it(
     watched: Watched, start: Start, token: Path
 ) -> None:
@@ -394,6 +401,7 @@ def test_an_fd_that_is_handed_over_is_followed(watched: Watched, start: Start, t
     os.close(fd)
 
 
+@pytest.mark.scenario
 def test_a_label_ends_with_what_carries_it(
     watched: Watched, start: Start, token: Path, tmp_path: Path
 ) -> None:
