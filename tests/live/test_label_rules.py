@@ -19,7 +19,7 @@ from support.recording import Recording
 from support.runc import Network, Runc
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 TRIFECTA = "Lethal trifecta in a container"
 CARRIED = "Secret carried to a public address by what a tool started"

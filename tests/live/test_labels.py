@@ -18,7 +18,6 @@ from hullwatch.sensor.patterns import Pattern, compiled
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.wire import Class, LabelWay
 
-
 # Does each line that it is given, in Python, and answers.
 ACTOR = """
 import array, fcntl, os, mmap, socket, subprocess, sys

@@ -29,7 +29,6 @@ ONLY_ON = {
     "6.1": (
         *("test_faults.py", "test_demo.py", "test_capture.py", "test_sequence.py"),
         "test_plugins.py",
-        "test_label_rules.py",
     ),
     "6.12": ("test_attacks_pack.py", "test_attacks_pod.py", "test_sigma.py"),
 }
