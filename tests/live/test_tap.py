@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from hullwatch.agent.tap import Listener
@@ -310,3 +311,66 @@ def test_calls_of_models(agent: Agent, tmp_path: Path, client: ModelClient, tls:
     assert len({provider for provider, _ in said}) == 1
     text = repr(found)
     assert not any(truth.key in text or truth.token in text for truth in truths)
+
+
+def test_nothing_that_was_said_is_kept(tmp_path: Path) -> None:
+    """Prompts, keys, arguments and results: in no file of the store, in no answer of the command
+    line, in nothing that the agent says."""
+    if reason := missing_bpf() or missing():
+        pytest.skip(reason)
+    store = tmp_path / "store"
+    with (
+        Agent(store, record=True, tap=True, calls=tmp_path / "calls.sock") as agent,
+        model_api(tmp_path) as api,
+    ):
+        drive_models(api, "openai", calls=2, host=HOSTS["openai"])
+        time.sleep(1.0)
+        truths = drive_models(api, "openai", calls=16, concurrency=2, host=HOSTS["openai"])
+        planted = ["planted-argument-7f1", "planted-result-7f1", "sk-ant-api03-planted7f1"]
+        _say(*planted)
+        agent.settle()
+        time.sleep(1.5)
+        said = agent.words()
+        shown = [
+            subprocess.run(
+                [sys.executable, "-m", "hullwatch", *words, "--store", str(store), "--json"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for words in (["calls"], ["routes"], ["events"], ["status"], ["findings"])
+        ]
+        with Reader(store) as reader:
+            told = reader.query("SELECT name, kind FROM calls").table.to_pylist()
+    assert {"name": "planted", "kind": "tool"} in told
+    assert sum(one["kind"] == "model" for one in told) >= 16
+    planted += [truth.token for truth in truths] + [truth.key for truth in truths]
+    for text in (said, *shown, *(_whole(path) for path in store.rglob("*") if path.is_file())):
+        found = [one for one in planted if one in text]
+        assert not found, found
+
+
+def _say(argument: str, result: str, key: str) -> None:
+    """A call whose argument and result are known, and are in no command line."""
+    program = (
+        "import os; os.read(0, 65536);"
+        ' os.write(1, (\'{"jsonrpc":"2.0","id":1,"result":{"text":"\''
+        " + os.environ['R'] + '\"}}\\n').encode())"
+    )
+    said = {"name": "planted", "arguments": {"text": argument, "key": key}}
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": said}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(message).encode() + b"\n",
+        env={**os.environ, "R": result},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert result.encode() in done.stdout
+
+
+def _whole(path: Path) -> str:
+    """All that is in a file of the store."""
+    if path.suffix == ".parquet":
+        return repr(pq.read_table(path).to_pylist())
+    return path.read_bytes().decode("utf-8", "replace")

@@ -24,7 +24,7 @@ assert _HEADER.size == TAP_HEADER.itemsize and _KEY.size == TAP_KEY.itemsize
 _PID_MASK = (1 << 22) - 1
 _WANTED, _UNWANTED = struct.pack("<I", 1), struct.pack("<I", 2)
 _LEFT_OUT = (1 << 64) - 1
-_MOST_BYTES = 1 << 20  # of one turn: what is behind waits for the next
+_MOST_BYTES = 256 << 10  # of one turn, so that events do not wait long: the rest is for the next
 
 # name: (x86-64, arm64, shape, received); shapes: kernel/tap.bpf.c. Numbers: see syscalls.py.
 _BUFFER, _VECTOR, _MESSAGE = 1, 2, 3
