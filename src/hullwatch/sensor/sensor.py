@@ -148,7 +148,8 @@ class Sensor:
 
     def fill(self) -> dict[str, float]:
         """How full each ring is, 0 to 1."""
-        return {name: ring.waiting() / ring.size for name, ring in self._rings.items()}
+        fills = {name: ring.waiting() / ring.size for name, ring in self._rings.items()}
+        return fills | ({"tap": self.tap.fill()} if self.tap.on else {})
 
     # -- strings ---------------------------------------------------------------------------
 
