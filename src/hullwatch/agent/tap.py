@@ -21,10 +21,13 @@ from hullwatch.context.call import AMBIGUOUS, Call, new_id
 from hullwatch.sensor.tap import Piece, token_hash
 from hullwatch.sensor.wire import TapKind, TapWhat
 
-__all__ = ["Kernel", "Listener"]
+__all__ = ["SELF_HOSTED", "Kernel", "Listener"]
 
 MAX_STREAMS = 4096
 MAX_PASSED_OVER = 8  # requests that were no calls, after which a connection is not listened to
+SELF_HOSTED = "self_hosted"
+"""The provider of a model at a private address whose host is nobody's we know."""
+_COMPATIBLE = "_compatible"
 _PATIENCE = 2 * 10**9  # ns that a call which only the kernel saw is believed
 _PREFACE = b"PRI * HTTP/2"
 
@@ -206,7 +209,11 @@ class Listener:
         if not stream.connection.asks:  # a model's server: its clients' calls are theirs
             return
         self.heard["model"] += 1
-        self._tell(self._placed(stream, model.to_call(new_id(), stream.tgid)))
+        call = model.to_call(new_id(), stream.tgid)
+        private = stream.remote is not None and stream.remote.is_private
+        if private and model.provider.endswith(_COMPATIBLE):
+            call = msgspec.structs.replace(call, server=SELF_HOSTED)
+        self._tell(self._placed(stream, call))
 
     @staticmethod
     def _placed(stream: _Stream, call: Call) -> Call:

@@ -32,6 +32,7 @@ EXPECTED = (
     "Network tool started in an AI container",
     "Public address contacted by a shell or text tool below an AI agent",
     "Secret read, then an upload tool in the same process tree",
+    "Secret carried to a public address by what a tool started",
 )
 _WORKLOAD = Path(__file__).with_name("workload")
 _REPORT = "Revenue grew by four percent. Costs grew by five.\n"
