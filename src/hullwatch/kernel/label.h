@@ -58,20 +58,22 @@ struct {
 	__type(value, struct hw_path_state);
 } path_states SEC(".maps");
 
-struct path_match {
-	u8 *data;
-	struct hw_path_table *table;
-	u32 start, len, state, backwards;
-};
+/* The walk's numbers are in the scratch, before any path: kept on the stack, the verifier would go
+ * through all that they may be, in every program that has a path. */
+#define PATH_MATCH 64
+struct path_match { u32 start, len, state, backwards, labels, ranked, rank, pad; };
+struct path_read { struct scratch *s; struct hw_path_table *table; };
 
-static long path_match_step(u32 i, struct path_match *m)
+static long path_match_step(u32 i, struct path_read *r)
 {
+	struct path_match *m = (void *)&r->s->data[PATH_MATCH];
 	u32 at = m->backwards ? m->start + m->len - 1 - i : m->start + i, state = m->state, class;
 	struct hw_path_state *from = bpf_map_lookup_elem(&path_states, &state);
 
 	if (!from)
 		return 1;
-	class = m->table->class_of[m->data[at & (2 * ARGV_ROOM - 1)]];
+	FRESH(at);
+	class = r->table->class_of[r->s->data[at & (2 * ARGV_ROOM - 1)]];
 	FRESH(class);
 	if (class >= HW_PATH_CLASSES)
 		return 1;
@@ -79,36 +81,49 @@ static long path_match_step(u32 i, struct path_match *m)
 	return m->state == 0;
 }
 
+static long path_automaton(u32 i, struct path_read *r)
+{
+	struct path_match *m = (void *)&r->s->data[PATH_MATCH];
+	struct hw_path_state *end;
+	u32 state;
+
+	if (i >= HW_PATH_AUTOMATA || i >= r->table->count)
+		return 1;
+	m->state = r->table->starts[i];
+	m->backwards = r->table->reversed >> i & 1;
+	bpf_loop(m->len, path_match_step, r, 0);
+	state = m->state;
+	end = bpf_map_lookup_elem(&path_states, &state);
+	if (!end)
+		return 0;
+	if (!end->rank)
+		m->labels |= end->labels;
+	if (end->rank && end->rank < m->rank) {
+		m->rank = end->rank;
+		m->ranked = end->labels;
+	}
+	return 0;
+}
+
 /* Run once for a new path. */
 __noinline int path_labels(struct scratch *s, u32 start, u32 len, u32 id)
 {
-	struct path_match m = { .start = start, .len = len };
-	u32 zero = 0, labels = 0, ranked = 0, rank = ~0u;
-	struct hw_path_state *end;
+	struct path_read r = { .s = s };
+	struct path_match *m;
+	u32 zero = 0, labels;
 
 	if (!s)
 		return 0;
-	m.data = s->data;
-	m.table = bpf_map_lookup_elem(&path_table, &zero);
-	if (!m.table)
+	r.table = bpf_map_lookup_elem(&path_table, &zero);
+	if (!r.table)
 		return 0;
-	for (u32 i = 0; i < HW_PATH_AUTOMATA; i++) {
-		if (i >= m.table->count)
-			break;
-		m.state = m.table->starts[i];
-		m.backwards = m.table->reversed >> i & 1;
-		bpf_loop(len, path_match_step, &m, 0);
-		end = bpf_map_lookup_elem(&path_states, &m.state);
-		if (!end)
-			continue;
-		if (!end->rank)
-			labels |= end->labels;
-		if (end->rank && end->rank < rank) {
-			rank = end->rank;
-			ranked = end->labels;
-		}
-	}
-	labels |= ranked;
+	m = (void *)&s->data[PATH_MATCH];
+	m->start = start;
+	m->len = len;
+	m->labels = m->ranked = 0;
+	m->rank = ~0u;
+	bpf_loop(HW_PATH_AUTOMATA, path_automaton, &r, 0);
+	labels = m->labels | m->ranked;
 	if (labels) {
 		bpf_map_update_elem(&labelled_paths, &id, &labels, BPF_ANY);
 		__sync_fetch_and_or(&settings.labels, HW_GIVEN);

@@ -26,6 +26,10 @@ _NATIVE_CALLS = 512  # kernel/syscall.h
 _WHILE_LABELS = 0x8000  # the same
 
 
+NO_TAP = 4096
+"""Bytes of the tap's ring where nobody listens: its programs are not even loaded."""
+
+
 class SensorError(RuntimeError):
     """The sensor cannot run here. The message says what is missing and how to mend it."""
 
@@ -41,7 +45,7 @@ class RingSizes(dict[str, int]):
                 "strings": 4 << 20,
                 "procs": 4 << 20,
                 "packets": 1 << 20,
-                "tap": 4096,  # as good as none: whoever listens says how much
+                "tap": NO_TAP,
             }
             | sizes
         )
@@ -117,6 +121,8 @@ class Programs:
                     fits = tier == Tier.LSM and _lsm_hook_exists(types, program)
                 elif name in _ONLY_IF:
                     fits = _ONLY_IF[name](types)
+                elif name.startswith("tap_") or program.section in ("uprobe", "uretprobe"):
+                    fits = self._rings["tap"] > NO_TAP
                 if not fits:
                     program.set_autoload(False)
                     self.skipped.append(name)
@@ -186,7 +192,10 @@ class Programs:
             os.close(cgroup_fd)
 
     def attach_tap(self) -> None:
-        """Attach what listens to reads and writes; BpfError where that cannot be."""
+        """Attach what listens to reads and writes; BpfError where that cannot be, SensorError where
+        it was not loaded (RingSizes: tap)."""
+        if "tap_exit" in self.skipped:
+            raise SensorError("the tap was not loaded: its ring has no size")
         self._links.append(self.object.programs["tap_exit"].attach())
 
     def snapshot(self) -> None:
