@@ -709,7 +709,7 @@ HOT int tap_take(struct tap_io *io, struct sock *sk)
 		goto out;
 	}
 	given = tap_allowed(b.st, io);
-	if (!given && b.st->wanted == 2) {
+	if (!given) { /* nobody wants it, or has said so yet */
 		b.st->sides[io->received & 1].missed += io->total;
 		goto out;
 	}
