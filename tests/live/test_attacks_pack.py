@@ -107,11 +107,7 @@ def attacked(
     sockets = folder / "run"
     sockets.mkdir()
     with (
-        Agent(
-            folder / "store",
-            calls=sockets / "calls.sock",
-            labels=(),
-        ) as agent,
+        Agent(folder / "store", calls=sockets / "calls.sock", labels=()) as agent,
         Runc(busybox_image) as runc,
         Network("air") as network,
     ):

@@ -17,6 +17,7 @@ from hullwatch.sensor import tap
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.spans import Spans
 from hullwatch.sensor.uprobes import Reading, Uprobes
+from hullwatch.sensor.wire import TapWhat
 from support.bundles import Mount
 from support.peers import environments
 from support.scratch import CACHE, poll
@@ -53,7 +54,7 @@ class Tap:
         return [
             Piece(one.tgid, one.stream, one.received, one.total, one.data)
             for one in heard
-            if one.tgid == pid
+            if one.tgid == pid and one.what == TapWhat.DATA
         ]
 
     def close(self) -> None:

@@ -4,7 +4,7 @@
  *
  * The kernel knows just enough of JSON to see a `tools/call` that a server reads and the reply that
  * it writes: then the span is there before the server acts, and over when it has answered. All else
- * is read in user space (agent/tap), from the bytes that are sent here: the parser there is the one
+ * is read in user space (agent/tap.py), from the bytes that are sent here: the parser there is the one
  * that counts, and ends what was begun here by mistake.
  */
 #ifndef HULLWATCH_TAP_H
@@ -20,8 +20,8 @@
 #define TAP_WINDOW 1024	      /* bytes of a message that are looked at one by one */
 #define TAP_TAIL 56	      /* and of its end */
 #define TAP_ROOM (32 << 10)   /* bytes of a stream that nobody has said to want yet */
-#define TAP_ALL 2
-#define TAP_HEAD (4 << 10)    /* and of a request on one that nobody wants */
+#define TAP_HEAD (4 << 10)    /* and of each later request on it */
+#define TAP_ALL 2	      /* settings.tap: all of TLS, whatever it says */
 
 /* A message as far as it was seen, in one direction. */
 struct tap_side {
@@ -136,6 +136,19 @@ HOT struct hw_tap *tap_header(struct scratch *s, u32 at, const struct tap_stream
 	return h;
 }
 
+HOT void tap_missed(struct tap_side *d, u64 bytes)
+{
+	d->missed = bytes > ~0u - d->missed ? ~0u : d->missed + bytes;
+}
+
+/* As other rings: nearly full, it takes a share of each container's, so that none hides the others. */
+HOT bool tap_room(u64 cgroup, u64 size)
+{
+	u64 room = ring_size(&tap);
+
+	return ring_used(&tap) < room / 2 || within_share(cgroup, HW_CALL, false, size, room / SHARES);
+}
+
 /* Bytes that are in the scratch, and how many after them are missing. */
 __noinline int tap_send(struct tap_stream *st, struct scratch *s, u32 received, u32 len, u32 missing)
 {
@@ -148,25 +161,25 @@ __noinline int tap_send(struct tap_stream *st, struct scratch *s, u32 received, 
 	d = &st->sides[received & 1];
 	h = tap_header(s, TAP_DATA - sizeof(*h), st, HW_T_DATA, received);
 	h->call = ((struct tap_work *)&s->data[TAP_WORK])->span;
+	size = sizeof(*h) + len;
+	if (!tap_room(h->cgroup, size))
+		goto full;
 	if (d->missed) { /* before these */
 		h->total = d->missed;
-		if (bpf_ringbuf_output(&tap, h, sizeof(*h), 0)) {
-			d->missed += len + missing;
-			lost(HW_L_TAP, HW_NONE, h->cgroup);
-			return 0;
-		}
+		if (bpf_ringbuf_output(&tap, h, sizeof(*h), 0))
+			goto full;
 		d->missed = 0;
 	}
 	h->len = len;
 	h->total = len + missing;
-	size = sizeof(*h) + len;
 	FRESH(size);
 	if (size > sizeof(*h) + TAP_PIECE)
 		return 0;
-	if (bpf_ringbuf_output(&tap, h, size, 0)) {
-		d->missed = len + missing;
-		lost(HW_L_TAP, HW_NONE, h->cgroup);
-	}
+	if (!bpf_ringbuf_output(&tap, h, size, 0))
+		return 0;
+full:
+	tap_missed(d, len + missing);
+	lost(HW_L_TAP, HW_NONE, h->cgroup);
 	return 0;
 }
 
@@ -528,7 +541,7 @@ static long tap_piece(u32 i, struct tap_both *b)
 	if (w->done >= TAP_FIRST && w->left > TAP_PIECE) {
 		skip = w->left - TAP_PIECE;
 		n = w->here < skip ? w->here : skip;
-		d->missed += n;
+		tap_missed(d, n);
 		if (d->state == TAP_INSIDE)
 			d->state = TAP_SKIM;
 		goto next;
@@ -537,7 +550,7 @@ static long tap_piece(u32 i, struct tap_both *b)
 	if (n > TAP_PIECE)
 		return 1;
 	if (bpf_probe_read_user(&s->data[TAP_DATA], n, (void *)w->base)) {
-		d->missed += n;
+		tap_missed(d, n);
 		goto next;
 	}
 	w->at = 0;
@@ -553,7 +566,7 @@ static long tap_piece(u32 i, struct tap_both *b)
 		if (sent)
 			tap_send(st, s, w->received, sent, n - sent);
 		else
-			d->missed += n;
+			tap_missed(d, n);
 		w->room -= sent;
 	}
 next:
@@ -674,7 +687,7 @@ __noinline int tap_rest(struct tap_stream *st, struct scratch *s, u32 given)
 		return 0;
 	w = (void *)&s->data[TAP_WORK];
 	d = &st->sides[w->received & 1];
-	d->missed += w->left; /* more pieces than are looked at */
+	tap_missed(d, w->left); /* more pieces than are looked at */
 	if (st->wanted != 1) {
 		given -= w->room;
 		st->room -= given < st->room ? given : st->room;
@@ -685,6 +698,26 @@ __noinline int tap_rest(struct tap_stream *st, struct scratch *s, u32 given)
 		tap_message(st, s, w->received, 1); /* bodies end without a line end */
 	else if (d->found & FOUND_CALL && !d->call)
 		tap_message(st, s, w->received, 0);
+	return 0;
+}
+
+/* It is over: its address, or inode, may be another's from now on. */
+__noinline int tap_ended(struct tap_stream *st, struct scratch *s)
+{
+	struct hw_tap_key key = {};
+	struct hw_tap *h;
+
+	if (!st || !s)
+		return 0;
+	h = tap_header(s, 0, st, HW_T_ENDED, 1);
+	if (bpf_ringbuf_output(&tap, h, sizeof(*h), 0))
+		lost(HW_L_TAP, HW_NONE, h->cgroup);
+	if (st->kind == HW_K_PIPE) /* what was read to its end is still answered */
+		return 0;
+	key.stream = st->stream;
+	key.tgid = st->tgid;
+	bpf_map_delete_elem(&tap_wanted, &key);
+	bpf_map_delete_elem(&tap_streams, &key);
 	return 0;
 }
 
@@ -702,15 +735,16 @@ HOT int tap_take(struct tap_io *io, struct sock *sk)
 	if (!b.st)
 		goto out;
 	if (!io->total) {
-		struct hw_tap *h = tap_header(b.s, 0, b.st, HW_T_ENDED, 1);
-
-		if (bpf_ringbuf_output(&tap, h, sizeof(*h), 0))
-			lost(HW_L_TAP, HW_NONE, h->cgroup);
+		tap_ended(b.st, b.s);
 		goto out;
 	}
 	given = tap_allowed(b.st, io);
 	if (!given) { /* nobody wants it, or has said so yet */
-		b.st->sides[io->received & 1].missed += io->total;
+		struct tap_side *d = &b.st->sides[io->received & 1];
+
+		tap_missed(d, io->total);
+		if (d->state == TAP_INSIDE)
+			d->state = TAP_SKIM;
 		goto out;
 	}
 	w = (void *)&b.s->data[TAP_WORK];
@@ -728,6 +762,14 @@ HOT int tap_take(struct tap_io *io, struct sock *sk)
 out:
 	scratch_put(b.s);
 	return 0;
+}
+
+/* A TLS library lets go of a connection. */
+__noinline int tap_tls_ended(u64 conn)
+{
+	struct tap_io io = { .stream = conn, .kind = HW_K_TLS };
+
+	return settings.tap && !is_own() ? tap_take(&io, NULL) : 0;
 }
 
 /* Plain bytes that a TLS library has moved. conn: the address of its connection. */

@@ -128,6 +128,13 @@ int tls_return(struct pt_regs *ctx)
 	return 0;
 }
 
+/* The address of a connection that is freed is soon another's. */
+SEC("uprobe")
+int tls_free(struct pt_regs *ctx)
+{
+	return tap_tls_ended(ARG(ctx, 0));
+}
+
 /*
  * Go. A goroutine changes threads, and its stack moves: a call is known by how deep below the top of
  * the goroutine's stack it is. Returns are probed where the function's RETs are: a return probe puts
@@ -201,4 +208,10 @@ int go_return(struct pt_regs *ctx)
 		tap_tls(call->conn, call->on_stack ? call->buf + stack.high : call->buf, count, call->received);
 	bpf_map_delete_elem(&go_calls, &key);
 	return 0;
+}
+
+SEC("uprobe")
+int go_close(struct pt_regs *ctx)
+{
+	return tap_tls_ended(GO_ARG(ctx, 0));
 }

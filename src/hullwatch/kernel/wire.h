@@ -275,7 +275,7 @@ struct hw_call_change {
 enum hw_tap_what {
 	HW_T_DATA = 1,	/* bytes of a stream: len of total follow, the rest of total is missing */
 	HW_T_BEGAN = 2, /* a process read a tools/call: the kernel made it the call in `call` */
-	HW_T_ENDED = 3, /* a process read the stream's end */
+	HW_T_ENDED = 3, /* a process read the stream's end, or its TLS library let go of it */
 };
 
 enum hw_tap_kind {

@@ -34,6 +34,9 @@ _CALLS = {
     "gnutls_record_send2": ("GnuTLS", "tls_write"),
     "gnutls_record_recv": ("GnuTLS", "tls_read"),
 }
+# ... and where a library lets go of a connection, whose address is soon another's.
+_FREES = ("SSL_free", "gnutls_deinit")
+_GO_CLOSE = "crypto/tls.(*Conn).Close"
 _GO_CALLS = {"crypto/tls.(*Conn).Write": "go_write", "crypto/tls.(*Conn).Read": "go_read"}
 
 # All that speak TLS 1.3 have this name, of NSS's key logs, whether they write such logs or not.
@@ -139,28 +142,38 @@ def examine(fd: int) -> Found:
     elf = Elf(fd)
     if elf.machine != _machine():
         raise ElfError("for another kind of machine")
-    names = (*_CALLS, *_OPAQUE_CALLS)
+    names = (*_CALLS, *_FREES, *_OPAQUE_CALLS)
     kinds, hooks, opaque = set(), set(), []
+    frees: set[int] = set()
     # A program may export some and keep others to itself.
     for table in (".dynsym", ".symtab"):
         for name, addresses in elf.functions(table, names).items():
             if name in _OPAQUE_CALLS:
                 opaque.append(_OPAQUE_CALLS[name] + _ELSE)
                 continue
-            kind, program = _CALLS[name]
             for address in addresses:
                 offset = elf.code_offset(address)
-                if offset is not None:
+                if offset is not None and name in _FREES:
+                    frees.add(offset)
+                elif offset is not None:
+                    kind, program = _CALLS[name]
                     kinds.add(kind)
                     hooks |= {Hook(program, offset), Hook("tls_return", offset, True)}
+    if hooks:
+        hooks |= {Hook("tls_free", offset) for offset in frees}
     if table_of_go := gopclntab.table_of(elf):
         try:
-            for name, function in gopclntab.functions(elf, table_of_go, tuple(_GO_CALLS)).items():
-                kinds.add("Go")
-                hooks.add(Hook(_GO_CALLS[name], function.begin))
-                hooks |= {Hook("go_return", offset) for offset in function.returns}
+            go = gopclntab.functions(elf, table_of_go, (*_GO_CALLS, _GO_CLOSE))
         except ElfError as error:
             opaque.append(f"Go: {error}{_ELSE}")
+            go = {}
+        close = go.pop(_GO_CLOSE, None)
+        for name, function in go.items():
+            kinds.add("Go")
+            hooks.add(Hook(_GO_CALLS[name], function.begin))
+            hooks |= {Hook("go_return", offset) for offset in function.returns}
+        if close and go:
+            hooks.add(Hook("go_close", close.begin))
     if len(hooks) > MAX_HOOKS:
         raise ElfError("more functions of TLS libraries than a program has")
     if not opaque:
