@@ -55,8 +55,21 @@ def test_events_wait_for_their_container_and_not_for_ever() -> None:
     context.enrich(batch({**opened, "cgroup": 11, "num": 4}, at=2 * SECOND))
     # The resolver has said "unknown" long before; should it hang, nothing waits for it.
     assert rows_of(context.enrich(batch(at=8 * SECOND))) == []
-    late = context.enrich(batch(at=63 * SECOND))
+    late = context.enrich(batch(at=18 * SECOND))
     assert rows_of(late) == [(4, "pending")], "it goes on, and says that it is pending"
+    assert context.gave_up_waiting == 1
+
+
+def test_a_resolver_that_is_behind_is_waited_for_but_not_for_ever() -> None:
+    source = RecordedResolver([value(11, "pending")])
+    context = Context(source)
+    context.enrich(batch({"cls": int(Class.OPEN), "proc": 1 << 22, "cgroup": 11, "num": 4}, at=0))
+    for second in (10, 20, 30, 40, 50):  # it answers, of others
+        source.add([value(20 + second, "resolved")])
+        assert rows_of(context.enrich(batch(at=second * SECOND))) == []
+    assert context.gave_up_waiting == 0
+    source.add([value(99, "resolved")])
+    assert rows_of(context.enrich(batch(at=60 * SECOND))) == [(4, "pending")]
     assert context.gave_up_waiting == 1
 
 

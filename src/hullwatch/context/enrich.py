@@ -27,11 +27,11 @@ from hullwatch.sensor.wire import Class
 
 __all__ = ["Context"]
 
-# The resolver itself ends every wait: most often it knows within milliseconds, and of a cgroup that
-# is five seconds old (Timing.deadline) it says "unknown". So this is for one that is stuck, not for
-# one that is behind: a rule about containers does not fire on what is let through as pending. What
-# waits is bounded by _MAX_HELD.
-_HOLD_NS = 60_000_000_000
+# The resolver says "unknown" after five seconds (Timing.deadline), and most often knows within
+# milliseconds. Longer than it takes even on a starved machine: a rule about containers does not
+# fire on what is let through as pending. One that is behind, but answers, is waited for longer.
+_HOLD_NS = 15_000_000_000
+_HOLD_MOST_NS = 60_000_000_000
 _MAX_HELD = 20_000
 _MAX_STRINGS_HELD = 200_000
 _NETWORK = classes_mask(
@@ -63,6 +63,7 @@ class Context:
         self._held: list[tuple[int, Enriched]] = []
         self._held_rows = 0
         self.gave_up_waiting = 0
+        self._answered = 0  # when the resolver last said something, CLOCK_BOOTTIME ns
 
     def holding(self) -> int:
         """Rows that wait for their container's metadata."""
@@ -80,6 +81,8 @@ class Context:
         if len(events):
             self._learn(batch, image)
         changed, self.workload_news = self.workloads.refresh()
+        if any(one.state != "pending" for one in self.workload_news):
+            self._answered = batch.drained
         cgroups, inverse = np.unique(events["cgroup"], return_inverse=True)
         slots = np.array([self.workloads.slot(int(c)) for c in cgroups], np.int32)
         workload = slots[inverse] if len(events) else np.empty(0, np.int32)
@@ -142,7 +145,7 @@ class Context:
             return made
         held = _rows(made, waits)
         self.processes.pin(held.image)
-        self._held.append((made.batch.drained + _HOLD_NS, held))
+        self._held.append((made.batch.drained, held))
         self._held_rows += len(held.image)
         return _rows(made, ~waits, keep_rest=True)
 
@@ -160,20 +163,21 @@ class Context:
             return []
         ready: list[Enriched] = []
         still: list[tuple[int, Enriched]] = []
-        for until, held in self._held:
+        for since, held in self._held:
             waits = self._waits(held.workload)
+            until = min(max(since, self._answered) + _HOLD_NS, since + _HOLD_MOST_NS)
             if batch.drained >= until:
                 self.gave_up_waiting += int(waits.sum())
                 waits[:] = False
             if waits.all():
-                still.append((until, held))
+                still.append((since, held))
                 continue
             going = _rows(held, ~waits)
             self.processes.unpin(going.image)
             self._held_rows -= len(going.image)
             ready.append(going)
             if waits.any():
-                still.append((until, _rows(held, waits)))
+                still.append((since, _rows(held, waits)))
         self._held = still
         if ready:
             ready[0] = replace(ready[0], released_images=released, released_workloads=changed)
