@@ -173,7 +173,7 @@ def tls(context: ssl.SSLContext) -> Callable[[Watch | None], float]:
             assert client.stdin and client.stdout
             assert client.stdout.readline() == b"ready\n"
             if watch is not None and watch.uprobes is not None:
-                assert watch.uprobes.look_now(client.pid).state == "tapped"
+                assert watch.uprobes.look(client.pid).state == "tapped"
             out, _ = client.communicate(b"\n")
         return float(out)
 

@@ -23,19 +23,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
 from hullwatch import __version__
 from hullwatch.agent.mcp.state import hasher
-from hullwatch.agent.tap import Listener
-from hullwatch.agent.tls import TlsCoverage
 from hullwatch.alarm import LossAlarm
-from hullwatch.context.call import Call
 from hullwatch.context.enrich import Context
 from hullwatch.context.enriched import Enriched
-from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
-from hullwatch.context.told import told_call, told_signal
+from hullwatch.context.told import told_call
 from hullwatch.control import Control
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
@@ -45,10 +40,10 @@ from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.detect.suppress import Suppression
 from hullwatch.feedback import Feedback
+from hullwatch.listening import Listening
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
-from hullwatch.prober import Prober
 from hullwatch.reports import Reports
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
@@ -56,9 +51,7 @@ from hullwatch.sensor.governor import Governor
 from hullwatch.sensor.patterns import compiled
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
-from hullwatch.sensor.tap import Piece
 from hullwatch.sensor.tier import Tier
-from hullwatch.sensor.wire import Class
 from hullwatch.store.loaded import LoadedRule
 from hullwatch.store.retention import Limits
 from hullwatch.store.state import CountRow, SequenceRow, Session
@@ -187,10 +180,9 @@ class Daemon:
         self.governor = Governor(options.cpu_budget or 0.02, cores, highest)
         self._governed_at = (time.monotonic(), self._cpu_at_start, 0)
         self.control = Control(options.store / "control.sock", self.status)
-        self.listener: Listener | None = None
-        self.tls: TlsCoverage | None = None
+        self.listening: Listening | None = None
         if options.tap:
-            self.listener = self._guard("tap", self._listen, None)
+            self.listening = self._guard("tap", self._listen, None)
         self.reports: Reports | None = None
         if options.calls is not None:
             path = options.calls
@@ -235,9 +227,8 @@ class Daemon:
         main = threading.get_native_id()
         self.rights.call(lambda: _be_preferred(main))
         batches = self.rights.call(lambda: snapshot.begin(self.sensor))
-        if self.listener is not None:
-            self._guard("tap", lambda: self.rights.call(self.sensor.tap.start), None)
-            self.tls = self._guard("tls", lambda: self.rights.call(self._probe), None)
+        if (listening := self.listening) is not None:
+            self._guard("tap", lambda: self.rights.call(listening.start), None)
         self.rights.end()
         for problem in self.rights.problems:
             self._say("privileges", problem)
@@ -270,8 +261,8 @@ class Daemon:
             self._every_second(force=True)
             self._guard("otlp", self.otlp.close, None)
         finally:
-            if self.tls is not None:
-                self.tls.close()
+            if self.listening is not None:
+                self.listening.close()
             self.sensor.close()
             self.control.close()
             self.resolver.close()
@@ -303,10 +294,11 @@ class Daemon:
             self.writer.put_workloads(self.context.workload_news)
         for part in enriched:
             self._handle(part)
-        if self.listener is not None:
-            self._guard("tap", lambda: self._forget_ended(batch), None)
-        if self.tls is not None:
-            self._guard("tls", lambda: self._follow_tls(batch), None)
+        if (listening := self.listening) is not None:
+            self._guard("tap", lambda: listening.follow(batch), None)
+            if listening.problem:
+                self._say("tap", listening.problem)
+                listening.problem = ""
         self._events += len(batch.events)
         if batch.losses:
             self._count_losses(batch.losses)
@@ -315,17 +307,6 @@ class Daemon:
             self._every_second()
         some = islice(self._counting, _COUNTS_A_TURN)
         self._guard("counts", lambda: self.writer.add_counts(some), None)
-
-    def _follow_tls(self, batch: Batch) -> None:
-        if self.tls is not None:
-            for signal, pid, cgroup in self.tls.follow(batch):
-                self.sensor.told.put(told_signal(signal, pid, cgroup))
-
-    def _forget_ended(self, batch: Batch) -> None:
-        events = batch.events
-        ended = events["proc"][events["cls"] == int(Class.EXIT)] & np.uint64(PID_MASK)
-        if len(ended) and self.listener is not None:
-            self.listener.ended(ended.tolist(), time.time_ns())
 
     def _handle(self, part: Enriched) -> None:
         nothing: list[Finding] = []
@@ -460,31 +441,17 @@ class Daemon:
             sensor.tap.leave_out,
         )
 
-    def _listen(self) -> Listener:
-        """Begins when the sensor starts; until then nothing is attached."""
-        keyed = self.rights.call(lambda: hasher(self.options.store / "mcp"))
-        listener = Listener(self.sensor.tap, self._heard, lambda text: keyed(text.encode()))
-        self.sensor.on_pieces = self._take_pieces
-        return listener
-
-    def _probe(self) -> TlsCoverage:
-        prober = Prober(self.sensor.tls_programs())
-        return TlsCoverage(prober, self.context.processes, self.context.dictionary)
-
-    def _take_pieces(self, pieces: Iterator[Piece]) -> None:
-        listener, offset = self.listener, self.sensor.wall_offset
-        if listener is not None:
-            self._guard("tap", lambda: listener.take(pieces, offset), None)
-
-    def _heard(self, call: Call) -> None:
-        self.context.calls.put(call)
-        self.sensor.told.put(told_call(call))
-
     def _take_otlp(self) -> None:
         """Calls that frameworks told of: they are over by then."""
         for call in self.otlp.take(self.context):
             self.context.calls.put(call)
             self.sensor.told.put(told_call(call))
+
+    def _listen(self) -> Listening:
+        keyed = self.rights.call(lambda: hasher(self.options.store / "mcp"))
+        made = Listening(self.sensor, self.context, keyed)
+        self.sensor.on_pieces = lambda pieces: self._guard("tap", lambda: made.take(pieces), None)
+        return made
 
     def _keep_calls(self) -> None:
         calls, sets = self.context.calls.changes()
@@ -571,8 +538,7 @@ class Daemon:
             },
             "baselines": self.engine.baselines.stats(),
             "calls": self.reports.stats() if self.reports is not None else {},
-            "tap": self.listener.stats() if self.listener is not None else {},
-            "tls": self.tls.stats() if self.tls is not None else {},
+            **(self.listening.stats() if self.listening is not None else {}),
             "otlp": self.otlp.stats(),
             "labels": self.sensor.labels.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),

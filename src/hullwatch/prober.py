@@ -18,9 +18,12 @@ import socket
 import struct
 import subprocess
 import sys
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from hullwatch import privileges
 from hullwatch.sensor.uprobes import Answer, Probe, Reading, Uprobes
@@ -30,6 +33,8 @@ __all__ = ["Prober"]
 KEPT = ("DAC_READ_SEARCH", "SYS_PTRACE", "SYS_ADMIN")
 """Files of any user; which code a process runs; opening exactly that, and hooking it."""
 MAX_WAITING = 8192  # pids
+MAX_FAILURES = 64  # reasons that are told
+_AT_ONCE = 256
 _PID = struct.Struct("<q")  # negative: it has ended
 _PMU = Path("/sys/bus/event_source/devices/uprobe")
 # include/uapi/linux/perf_event.h: PERF_ATTR_SIZE_VER1, _IO('$', 0), _IOW('$', 8, u32)
@@ -46,10 +51,22 @@ _START = (
 )
 
 
+class _Said(msgspec.Struct):
+    """A reading of a process, or (pid 0) counts."""
+
+    pid: int = 0
+    state: Literal["tapped", "opaque", "none"] = "none"
+    kinds: tuple[str, ...] = ()
+    opaque: tuple[str, ...] = ()
+    counts: dict[str, int] = {}
+    failures: dict[str, int] = {}
+
+
 class Prober:
     """programs: name -> descriptor, of kernel/tls.bpf.c. Not for several threads.
 
     alive: False once the process has ended, which is for good. refused: pids not looked at.
+    misunderstood: answers that were none.
     """
 
     def __init__(self, programs: Mapping[str, int]) -> None:
@@ -67,6 +84,7 @@ class Prober:
         self._socket = ours
         self.alive = True
         self.refused = 0
+        self.misunderstood = 0
         self.counts: dict[str, int] = {}
         self.failures: dict[str, int] = {}
 
@@ -97,12 +115,16 @@ class Prober:
             if not said:
                 self.alive = False
                 return
-            told = json.loads(said)
-            if "counts" in told:
-                self.counts, self.failures = told["counts"], told["failures"]
+            # It reads files of workloads: what it says is not believed further than this.
+            try:
+                told = msgspec.json.decode(said, type=_Said)
+            except msgspec.DecodeError:
+                self.misunderstood += 1
+                continue
+            if told.pid:
+                yield Answer(told.pid, Reading(told.state, told.kinds, told.opaque))
             else:
-                kinds, opaque = tuple(told["kinds"]), tuple(told["opaque"])
-                yield Answer(told["pid"], Reading(told["state"], kinds, opaque))
+                self.counts, self.failures = told.counts, told.failures
 
     def close(self) -> None:
         self._socket.close()
@@ -167,41 +189,34 @@ class _Probe:
 
 def _serve(agent: socket.socket, uprobes: Uprobes) -> None:
     """Until the agent ends."""
-    waiting: deque[int] = deque()
-    queued: set[int] = set()
-    told: dict[str, int] = {}
+    waiting: OrderedDict[int, None] = OrderedDict()
+    told: object = None
     while True:
-        if not select.select([agent], [], [], 0 if waiting else 1.0)[0]:
-            if not waiting:
-                counts, failures = uprobes.counts(), uprobes.failures()
-                if counts | failures != told and _answer(
-                    agent, {"counts": counts, "failures": failures}
-                ):
-                    told = counts | failures
-                continue
-        else:
+        # What has come is taken first, so that the agent's socket is not full.
+        for _ in range(_AT_ONCE):
+            if not select.select([agent], [], [], 0 if waiting else 1.0)[0]:
+                break
             said = agent.recv(_PID.size)
             if len(said) != _PID.size:
                 return
             (pid,) = _PID.unpack(said)
             if pid < 0:
                 uprobes.ended(-pid)
-            elif pid not in queued and len(waiting) < MAX_WAITING:
-                waiting.append(pid)
-                queued.add(pid)
-            if len(waiting) < 64 and select.select([agent], [], [], 0)[0]:
-                continue  # take what has come, so that the agent's socket is not full
+                waiting.pop(-pid, None)
+            elif len(waiting) < MAX_WAITING:
+                waiting[pid] = None
         if waiting:
-            pid = waiting.popleft()
-            queued.discard(pid)
-            _answer(agent, {"pid": pid, **uprobes.look_now(pid)._asdict()})
+            pid, _ = waiting.popitem(last=False)
+            _answer(agent, pid=pid, **uprobes.look(pid)._asdict())
+        counts, failures = uprobes.counts(), uprobes.failures()
+        if not waiting and (counts, failures) != told:
+            told = counts, failures
+            _answer(agent, counts=counts, failures=dict(list(failures.items())[:MAX_FAILURES]))
 
 
-def _answer(agent: socket.socket, said: dict[str, object]) -> bool:
-    data = json.dumps(said).encode()
-    with contextlib.suppress(OSError):  # it will see by itself that the agent has ended
-        return agent.send(data[: 1 << 16]) > 0
-    return False
+def _answer(agent: socket.socket, **said: object) -> None:
+    with contextlib.suppress(OSError):  # that the agent has ended is seen by the next read
+        agent.send(msgspec.json.encode(said))
 
 
 def main() -> None:

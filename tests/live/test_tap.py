@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +21,7 @@ from hullwatch.agent.tap import Listener
 from hullwatch.context.call import Call
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
+from hullwatch.sensor.wire import Class
 from hullwatch.store.calls import rows
 from hullwatch.store.query import Reader
 from support.agent import Agent
@@ -27,6 +31,7 @@ from support.peers.environments import missing
 from support.peers.model_api import HOSTS, ModelClient, drive_models, model_api
 from support.peers.model_score import matched
 from support.peers.servers import server
+from support.scratch import poll
 from support.watch import missing_bpf
 
 pytestmark = pytest.mark.timeout(300)
@@ -77,6 +82,8 @@ class Heard:
             batch = self.sensor.drain()
             for string in batch.strings:
                 self._names[string.id] = string.data.decode("utf-8", "replace")
+            ended = batch.events["proc"][batch.events["cls"] == int(Class.EXIT)] & ((1 << 22) - 1)
+            self.listener.ended(ended.tolist(), time.time_ns())
             for event in batch.events:
                 name = self._names.get(int(event["obj"]), "")
                 if "/made-" in name:
@@ -198,6 +205,15 @@ def test_messages_in_pieces_and_several_at_once(heard: Heard, tmp_path: Path) ->
     # Its server ended without a reply.
     last = {one.id: one.status for one in heard.ended()}
     assert last == {begun[0].id: "ok", begun[1].id: "lost", begun[2].id: "ok"}
+
+
+@pytest.mark.scenario
+def test_what_was_asked_before_the_end_of_input_is_answered(heard: Heard, tmp_path: Path) -> None:
+    """echo REQUEST | server"""
+    request = call(tmp_path, "piped", 1) + call(tmp_path, "next", 2)
+    command = [sys.executable, "-c", SERVER, "tail"]
+    subprocess.run(command, input=request, stdout=subprocess.PIPE, check=True)
+    assert [one.status for one in heard.ended()] == ["ok", "ok"]
 
 
 @pytest.mark.scenario
@@ -374,3 +390,58 @@ def _whole(path: Path) -> str:
     if path.suffix == ".parquet":
         return repr(pq.read_table(path).to_pylist())
     return path.read_bytes().decode("utf-8", "replace")
+
+
+def test_who_speaks_tls_that_cannot_be_read_is_named(agent: Agent, tmp_path: Path) -> None:
+    """In an event, in `doctor`, and not those whose TLS is read."""
+    hello = ssl.MemoryBIO()
+    made = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="a.test")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        made.do_handshake()
+    (tmp_path / "hello").write_bytes(hello.read())
+    (tmp_path / "own.c").write_text(OWN_TLS)
+    program = tmp_path / "own-tls"
+    subprocess.run(["cc", "-o", program, tmp_path / "own.c"], check=True)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
+        subprocess.run([program, tmp_path / "hello", port], check=True, timeout=30)
+    agent.settle()
+
+    def named() -> list[dict[str, Any]]:
+        status = agent.status() or {}
+        return [one for one in status["tls"]["opaque"] if one["exe"] == str(program)]
+
+    poll(named, seconds=20, waiting_for="the name of who cannot be read")
+    assert "not known here" in named()[0]["why"]
+    agent.settle()
+    said = agent.query("SELECT object, object2 FROM events WHERE class = 'signal'")
+    assert [one for one in said if one["object"] == str(program)]
+    shown = subprocess.run(
+        [sys.executable, "-m", "hullwatch", "doctor", "--quick", "--store", str(agent.store)],
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert f"opaque: {program}" in shown.replace("\n", "")
+
+
+# A program with a TLS library that nobody knows: it says hello, and has the label of TLS 1.3.
+OWN_TLS = r"""
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+const char *volatile label = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
+int main(int argc, char **argv)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(atoi(argv[2])) };
+	char hello[4096];
+	FILE *file = fopen(argv[1], "rb");
+	int size = fread(hello, 1, sizeof(hello), file), fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+	if (connect(fd, (void *)&to, sizeof(to)) || write(fd, hello, size) != size)
+		return 1;
+	sleep(2); /* long enough to be looked at */
+	return label == 0;
+}
+"""

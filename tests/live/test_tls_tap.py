@@ -20,7 +20,7 @@ from hullwatch.sensor.uprobes import Reading, Uprobes
 from hullwatch.sensor.wire import TapWhat
 from support.bundles import Mount
 from support.peers import environments
-from support.scratch import CACHE, poll
+from support.scratch import CACHE
 from support.tls.server import Echo, Post, certificate, missing_openssl, serve
 from support.watch import missing_bpf
 
@@ -84,7 +84,7 @@ def look_at_file(tap: Tap, path: Path | str) -> Reading:
         [sys.executable, "-c", _HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert held.stdout and held.stdout.readline()
-    reading = tap.uprobes.look_now(held.pid)
+    reading = tap.uprobes.look(held.pid)
     held.communicate()
     return reading
 
@@ -146,7 +146,7 @@ def test_python(tap, context, how, tmp_path):
             stdout=subprocess.PIPE,
         )
         assert process.stdout and process.stdout.readline()
-        assert tap.uprobes.look_now(process.pid).state == "tapped"
+        assert tap.uprobes.look(process.pid).state == "tapped"
         (tmp_path / "go").touch()
         process.communicate(timeout=60)
     assert process.returncode == 0
@@ -169,7 +169,7 @@ def test_containers_of_one_image(tap, context, runc, python_image, tmp_path):
         ]
         for container in started:
             container.wait_for_output("ready")
-            assert tap.uprobes.look_now(container.pid).kinds == ("OpenSSL",)
+            assert tap.uprobes.look(container.pid).kinds == ("OpenSSL",)
         for name, container in zip(("one", "two"), started, strict=True):
             pid = container.pid
             (tmp_path / f"go-{name}").touch()
@@ -202,7 +202,7 @@ ends[1].write(b"answer"); assert ends[0].read() == b"answer"
         stdout=subprocess.PIPE,
     )
     assert process.stdout and process.stdout.readline()
-    tap.uprobes.look_now(process.pid)
+    tap.uprobes.look(process.pid)
     process.communicate(b"\n", timeout=60)
     seen = [(piece.received, piece.data) for piece in tap.take(process.pid)]
     assert seen == [
@@ -371,27 +371,12 @@ def test_probes_make_room_when_nothing_uses_the_file(tap, calls, tmp_path):
             )
         )
         assert held[-1].stdout and held[-1].stdout.readline()
-    assert [tap.uprobes.look_now(one.pid).state for one in held] == ["tapped", "tapped", "opaque"]
+    assert [tap.uprobes.look(one.pid).state for one in held] == ["tapped", "tapped", "opaque"]
     assert tap.uprobes.failures() == {"not hooked, as many other files are": 1}
     held[1].communicate()
-    assert tap.uprobes.look_now(held[2].pid).state == "tapped"
+    assert tap.uprobes.look(held[2].pid).state == "tapped"
     assert tap.uprobes.counts()["files"] == 2
     assert run(tap, [tmp_path / "one"]) and run(tap, [tmp_path / "three"])
     assert run(tap, [tmp_path / "two"]) == []
     for one in (held[0], held[2]):
         one.communicate()
-
-
-def test_a_thread_of_its_own(tap, calls):
-    """`look` returns at once; the reading is there when the file is hooked."""
-    tap.uprobes.start()
-    held = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, calls], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert held.stdout and held.stdout.readline()
-    assert tap.uprobes.look(held.pid)
-    poll(lambda: tap.uprobes.state(held.pid).state == "tapped", seconds=20, waiting_for="the look")
-    held.communicate()
-    tap.uprobes.ended(held.pid)
-    assert tap.uprobes.state(held.pid) == Reading()
-    assert [(piece.received, piece.data) for piece in run(tap, [calls])] == CALLED

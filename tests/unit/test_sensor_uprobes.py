@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -49,11 +48,8 @@ class Files:
 
     def __init__(self, **maps: object) -> None:
         self.maps: dict[int, list[tuple[FileKey, Found]]] = {}
-        self.hold = threading.Event()
-        self.hold.set()
 
     def of(self, pid: int) -> Iterator[tuple[FileKey, Found, str]]:
-        assert self.hold.wait(20)
         for each, found in self.maps.get(pid, []):
             yield each, found, "/proc/self/fd/0"
 
@@ -76,10 +72,10 @@ def made(refuse: int | None = None, **bounds: int) -> tuple[Uprobes, dict[str, A
 def test_a_file_is_hooked_once(played):
     probes, programs = made()
     played.maps = {1: [(key(1), OPENSSL)], 2: [(key(1), OPENSSL), (key(2), RUSTLS)]}
-    assert probes.look_now(1) == Reading("tapped", ("OpenSSL",), ())
-    assert probes.look_now(2) == Reading("tapped", ("OpenSSL",), ("rustls: no names",))
+    assert probes.look(1) == Reading("tapped", ("OpenSSL",), ())
+    assert probes.look(2) == Reading("tapped", ("OpenSSL",), ("rustls: no names",))
     assert programs["tls_read"].at == programs["tls_return"].at == [16]
-    assert probes.state(1).state == "tapped" and probes.state(3) == Reading()
+    assert probes.look(3) == Reading()
     probes.close()
     assert programs["tls_read"].at == programs["tls_return"].at == []
 
@@ -87,8 +83,8 @@ def test_a_file_is_hooked_once(played):
 def test_only_opaque(played):
     probes, _ = made()
     played.maps = {1: [(key(2), RUSTLS)]}
-    assert probes.look_now(1) == Reading("opaque", (), ("rustls: no names",))
-    assert probes.look_now(2) == Reading()
+    assert probes.look(1) == Reading("opaque", (), ("rustls: no names",))
+    assert probes.look(2) == Reading()
 
 
 def test_all_hooks_or_none(played):
@@ -96,7 +92,7 @@ def test_all_hooks_or_none(played):
     broken = Found(("OpenSSL",), (Hook("tls_read", 16), Hook("tls_return", 32, True)))
     played.maps = {1: [(key(1), broken)]}
     for _ in range(2):
-        reading = probes.look_now(1)
+        reading = probes.look(1)
         assert reading == Reading("opaque", (), ("OpenSSL: not hooked: Invalid argument",))
     assert programs["tls_read"].at == []
     assert probes.failures() == {"not hooked: Invalid argument": 1, "cut short": 2}
@@ -108,41 +104,15 @@ def test_room(played, bounds):
     for pid in (1, 2, 3):
         played.maps[pid] = [(key(pid), OPENSSL)]
     played.alive |= {"/proc/1", "/proc/2", "/proc/3"}
-    assert [probes.look_now(pid).state for pid in (1, 2, 3)] == ["tapped", "tapped", "opaque"]
+    assert [probes.look(pid).state for pid in (1, 2, 3)] == ["tapped", "tapped", "opaque"]
     assert probes.failures()["not hooked, as many other files are"] == 1
     probes.ended(2)
-    assert probes.look_now(3).state == "tapped"
+    assert probes.look(3).state == "tapped"
     assert probes.counts()["files"] == 2
     # The first has another program now, which does not use the file.
     played.maps[1] = []
-    probes.look_now(1)
-    assert probes.look_now(2).state == "tapped"
-
-
-def test_the_queue_is_bounded(played):
-    probes, _ = made(waiting=2)
-    played.maps = {pid: [(key(1), OPENSSL)] for pid in range(1, 6)}
-    assert [probes.look(pid) for pid in (1, 2, 2, 3)] == [True, True, True, False]
-    assert probes.counts()["refused"] == 1 and probes.counts()["waiting"] == 2
-    probes.start()
-    while probes.counts()["waiting"]:
-        pass
-    probes.close()
-    assert probes.state(2).state == "tapped" and probes.state(3) == Reading()
-
-
-def test_close_does_not_wait_for_what_waits(played):
-    probes, programs = made()
-    played.maps = {pid: [(key(pid), OPENSSL)] for pid in range(1, 100)}
-    played.hold.clear()
-    probes.start()
-    for pid in range(1, 100):
-        assert probes.look(pid)
-    closing = threading.Thread(target=probes.close)
-    closing.start()
-    played.hold.set()
-    closing.join(20)
-    assert not closing.is_alive() and programs["tls_read"].at == []
+    probes.look(1)
+    assert probes.look(2).state == "tapped"
 
 
 @pytest.mark.parametrize(
@@ -168,5 +138,5 @@ def test_kernels_whose_return_probes_end_programs(played, monkeypatch, release, 
     programs["go_read"] = programs["tls_read"]
     go = Found(("Go",), (Hook("go_read", 8),))
     played.maps = {1: [(key(1), OPENSSL)], 2: [(key(2), go)]}
-    assert probes.look_now(1).state == ("tapped" if safe else "opaque")
-    assert probes.look_now(2).state == "tapped"
+    assert probes.look(1).state == ("tapped" if safe else "opaque")
+    assert probes.look(2).state == "tapped"

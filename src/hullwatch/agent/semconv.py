@@ -33,6 +33,8 @@ RPC_STATUS = "rpc.response.status_code"
 
 SERVER_ADDRESS = "server.address"
 SERVER_PORT = "server.port"
+PEER_ADDRESS = "network.peer.address"  # where the bytes went, whatever the request says
+PEER_PORT = "network.peer.port"
 NETWORK_TRANSPORT = "network.transport"  # pipe (stdio), tcp
 NETWORK_LOCAL_PORT = "network.local.port"  # of the connection to the server
 HTTP_STATUS = "http.response.status_code"

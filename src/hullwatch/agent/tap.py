@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from hullwatch.agent import semconv
 from hullwatch.agent.connection import Connection, Direction, Event, Opaque
 from hullwatch.agent.models.call import ModelCall
 from hullwatch.agent.wire.mcp import ToolCall, ToolCallBegan
@@ -48,6 +49,7 @@ class _Stream:
     def __init__(self, connection: Connection, piece: Piece) -> None:
         self.connection = connection
         self.stream, self.tgid, self.cgroup = piece.stream, piece.tgid, piece.cgroup
+        self.port = piece.port
         self.remote = ipaddress.ip_address(piece.address) if piece.address else None
         self.open: dict[int, Call] = {}
         self.began: list[tuple[int, int, int]] = []  # id's hash, call, when
@@ -79,6 +81,8 @@ class Listener:
             if piece.what == TapWhat.BEGAN:
                 self._of(piece).began.append((piece.ident, piece.call, piece.ts))
             elif piece.what == TapWhat.ENDED:
+                if piece.kind == TapKind.PIPE:
+                    continue  # what was asked is still answered, through the other pipe
                 ended = self._streams.pop(_key(piece), None)
                 if ended is not None:
                     self._close(ended, piece.ts + wall_offset)
@@ -176,7 +180,7 @@ class Listener:
                 return
             span = new_id()
         else:
-            span = self._seen_by_kernel(stream, token_hash(call.id))
+            span = self._seen_by_kernel(stream, call)
             if not span:
                 span = new_id()
                 if not self._kernel.begin(stream.tgid, span):
@@ -187,13 +191,17 @@ class Listener:
         self.heard["tool"] += 1
         self._tell(made)
 
-    def _seen_by_kernel(self, stream: _Stream, ident: int) -> int:
-        """The kernel's id of the call with this JSON-RPC id; where it saw none, the first."""
+    @staticmethod
+    def _seen_by_kernel(stream: _Stream, call: ToolCall) -> int:
+        """The kernel's id of the call with this JSON-RPC id, or else the first whose id it did not
+        see; of an id that may be written in many ways, the first. 0: none."""
+        ident = token_hash(call.id)
+        written = isinstance(call.id, float)
         for wanted in (ident, 0):
-            for number, (seen, call, _) in enumerate(stream.began):
-                if seen == wanted:
+            for number, (seen, known, _) in enumerate(stream.began):
+                if seen == wanted or written:
                     del stream.began[number]
-                    return call
+                    return known
         return 0
 
     def _over(self, stream: _Stream, call: ToolCall) -> None:
@@ -217,9 +225,15 @@ class Listener:
 
     @staticmethod
     def _placed(stream: _Stream, call: Call) -> Call:
+        """With the container, the call it was made in, and where its bytes really go: the host in
+        a request is the workload's word."""
         within = 0 if stream.within & AMBIGUOUS else stream.within
         parent = 0 if within == call.id else within
-        return msgspec.structs.replace(call, cgroup=stream.cgroup, parent=parent)
+        said = dict(call.attributes)
+        if stream.remote is not None:
+            said[semconv.PEER_ADDRESS] = str(stream.remote)
+            said[semconv.PEER_PORT] = stream.port
+        return msgspec.structs.replace(call, cgroup=stream.cgroup, parent=parent, attributes=said)
 
 
 def _key(piece: Piece) -> tuple[int, int]:

@@ -64,6 +64,10 @@ class TlsCoverage:
         self._greeted: OrderedDict[int, int] = OrderedDict()  # process key -> cgroup
         self.opaque: OrderedDict[tuple[str, int], Opaque] = OrderedDict()
 
+    @property
+    def alive(self) -> bool:
+        return self._prober.alive
+
     def follow(self, batch: Batch) -> Iterator[tuple[Signal, int, int]]:
         """Have looked at what is new in a batch; (signal, pid, cgroup) of what cannot be read."""
         events, procs = batch.events, batch.procs
@@ -95,7 +99,7 @@ class TlsCoverage:
         """For `status` and `doctor`."""
         states = np.array([one.state for one in self._readings.values()])
         return {
-            "alive": self._prober.alive,
+            "alive": self.alive,
             "read": int((states == "tapped").sum()),
             "opaque": [one._asdict() for one in self.opaque.values()],
             "refused": self._prober.refused,

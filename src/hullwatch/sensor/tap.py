@@ -73,6 +73,8 @@ class Tap:
         self._tapped = programs.object.map("tapped")
         self._acting = programs.object.map("acting")
         self.on = False
+        self.behind = False
+        """Whether the last `take` left something that had been there before it."""
         self.fd = self._ring.fd
 
     def start(self) -> None:
@@ -89,6 +91,7 @@ class Tap:
         return self._ring.waiting() / self._ring.size
 
     def take(self) -> Iterator[Piece]:
+        self.behind = self._ring.waiting() > _MOST_BYTES
         for record in self._ring.take_variable(_MOST_BYTES):
             fields = _HEADER.unpack_from(record)
             ts, stream, proc, cgroup, call, ident, tid, total, length = fields[:9]

@@ -3,17 +3,14 @@
 A probe is on a file: the first process that maps a library has it hooked for all others, on the
 host and in every container that has the same file.
 
-The thread that attaches needs CAP_SYS_ADMIN (a probe by perf_event_open(2), /proc/PID/map_files),
-CAP_SYS_PTRACE (what processes of other users map) and CAP_DAC_READ_SEARCH; no other thread does.
+It takes CAP_SYS_ADMIN (a probe by perf_event_open(2), /proc/PID/map_files), CAP_SYS_PTRACE (what
+processes of other users map) and CAP_DAC_READ_SEARCH.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import re
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,8 +21,6 @@ from hullwatch.sensor.tlsfiles import FileKey, Found, TlsFiles
 __all__ = ["Answer", "Probe", "Program", "Reading", "Uprobes", "returns_are_safe"]
 
 MAX_FILES, MAX_PROBES = 512, 4096  # a probe costs two file descriptors
-MAX_PROCESSES = 32768
-WAITING = 4096
 
 
 def returns_are_safe(release: str, machine: str) -> bool:
@@ -75,10 +70,8 @@ class _File:
 
 
 class Uprobes:
-    """Told of processes by `look`, from any thread; a thread of its own reads files and attaches.
-
-    Without `start`, `look_now` does the work of that thread. `close` takes all probes away.
-    """
+    """`look` at a process to have the files it uses hooked. For one thread, and takes as long as
+    reading the files does (prober.py has a process for it). `close` takes all probes away."""
 
     def __init__(
         self,
@@ -86,7 +79,6 @@ class Uprobes:
         *,
         files: int = MAX_FILES,
         probes: int = MAX_PROBES,
-        waiting: int = WAITING,
     ) -> None:
         self._programs = programs
         self._max_files, self._max_probes = files, probes
@@ -94,81 +86,10 @@ class Uprobes:
         self._returns = returns_are_safe(system.release, system.machine)
         self._tls = TlsFiles()
         self._files: OrderedDict[FileKey, _File] = OrderedDict()  # longest unseen first
-        self._queue: queue.Queue[int] = queue.Queue(waiting)
-        self._lock = threading.Lock()  # of what follows
-        self._queued: set[int] = set()
-        self._readings: OrderedDict[int, Reading] = OrderedDict()
-        self._ended: set[int] = set()
-        self._refused = 0
         self._failures: dict[str, int] = {}
-        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._work, name="uprobes", daemon=True)
-        self._thread.start()
-
-    def look(self, pid: int) -> bool:
-        """A new program image, or one that is about to speak TLS. False: refused, too many wait."""
-        with self._lock:
-            if pid in self._queued:
-                return True
-            try:
-                self._queue.put_nowait(pid)
-            except queue.Full:
-                self._refused += 1
-                return False
-            self._queued.add(pid)
-            return True
-
-    def ended(self, pid: int) -> None:
-        with self._lock:
-            if self._readings.pop(pid, None) is not None:
-                self._ended.add(pid)
-
-    def state(self, pid: int) -> Reading:
-        """As of the last look at it."""
-        with self._lock:
-            return self._readings.get(pid, Reading())
-
-    def counts(self) -> dict[str, int]:
-        with self._lock:
-            probes = sum(len(file.links) for file in self._files.values())
-            counts = {"files": len(self._files), "probes": probes, "waiting": len(self._queued)}
-            counts |= {"refused": self._refused, "examined": self._tls.examined}
-            return counts
-
-    def failures(self) -> dict[str, int]:
-        """Why files are not hooked, or were not even read -> how many."""
-        with self._lock:
-            return self._failures | self._tls.unreadable
-
-    def close(self) -> None:
-        if self._thread:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._queue.get_nowait()
-            self._queue.put(0)
-            # A file server in user space may hold it up for ever.
-            self._thread.join(10)
-            self._thread = None
-        for file in self._files.values():
-            _detach(file)
-        self._files.clear()
-
-    def _work(self) -> None:
-        while pid := self._queue.get():
-            # Before the look: what the process maps from now on may need another.
-            with self._lock:
-                self._queued.discard(pid)
-            self.look_now(pid)
-
-    def look_now(self, pid: int) -> Reading:
-        """Only for one thread at a time."""
-        with self._lock:
-            ended, self._ended = self._ended, set()
-        for file in self._files.values():
-            file.processes -= ended
-            file.processes.discard(pid)
+    def look(self, pid: int) -> Reading:
+        self.ended(pid)  # what it used before, it may not use any more
         kinds: set[str] = set()
         opaque: list[str] = []
         for key, found, path in self._tls.of(pid):
@@ -183,13 +104,24 @@ class Uprobes:
                 kinds.update(found.kinds)
         state: Literal["tapped", "opaque", "none"]
         state = "tapped" if kinds else "opaque" if opaque else "none"
-        reading = Reading(state, tuple(sorted(kinds)), tuple(dict.fromkeys(opaque)))
-        with self._lock:
-            self._readings[pid] = reading
-            self._readings.move_to_end(pid)
-            if len(self._readings) > MAX_PROCESSES:
-                self._readings.popitem(last=False)
-        return reading
+        return Reading(state, tuple(sorted(kinds)), tuple(dict.fromkeys(opaque)))
+
+    def ended(self, pid: int) -> None:
+        for file in self._files.values():
+            file.processes.discard(pid)
+
+    def counts(self) -> dict[str, int]:
+        probes = sum(len(file.links) for file in self._files.values())
+        return {"files": len(self._files), "probes": probes, "examined": self._tls.examined}
+
+    def failures(self) -> dict[str, int]:
+        """Why files are not hooked, or were not even read -> how many."""
+        return self._failures | self._tls.unreadable
+
+    def close(self) -> None:
+        for file in self._files.values():
+            _detach(file)
+        self._files.clear()
 
     def _attached(self, key: FileKey, found: Found, path: str, pid: int) -> str:
         """Hook the file unless it is; why that failed, or nothing."""
@@ -209,15 +141,13 @@ class Uprobes:
             except OSError as error:
                 _detach(file)
                 file.failed = self._fail(f"not hooked: {os.strerror(error.errno or 0)}")
-        with self._lock:
-            self._files[key] = file
-            self._files.move_to_end(key)
+        self._files[key] = file
+        self._files.move_to_end(key)
         file.processes.add(pid)
         return file.failed
 
     def _fail(self, why: str) -> str:
-        with self._lock:
-            self._failures[why] = self._failures.get(why, 0) + 1
+        self._failures[why] = self._failures.get(why, 0) + 1
         return why
 
     def _room(self, probes: int) -> bool:
@@ -230,8 +160,7 @@ class Uprobes:
             file.processes = {pid for pid in file.processes if os.path.exists(f"/proc/{pid}")}
             if not file.processes:
                 _detach(file)
-                with self._lock:
-                    del self._files[key]
+                del self._files[key]
         used = sum(len(file.links) for file in self._files.values())
         return len(self._files) < self._max_files and used + probes <= self._max_probes
 
