@@ -6,7 +6,8 @@ Needs root. Side by side in each round: no sensor, the sensor, the sensor with t
 single bytes through a pipe (what each system call costs more), a pipe as fast as it goes of what is
 no JSON, and of lines of JSON-RPC to a server that is listened to (small calls; and a result of
 1 MB), and a TLS connection with its own library hooked. Printed: MB/s or calls/s, and ratios to
-what it is without the sensor.
+what it is without the sensor; and for 100 MB/s of results through a pipe, what part of a CPU the
+two programs and the watcher take.
 """
 
 from __future__ import annotations
@@ -83,6 +84,21 @@ begin = time.perf_counter()
 got = sum(ask(number) for number in range(1, count))
 spent = time.perf_counter() - begin
 print(got / 1e6 / spent if int(size) else (count - 1) / spent)
+"""
+PACED = """
+import json, resource, subprocess, sys, time
+server = subprocess.Popen([sys.executable, "-c", sys.argv[1], "1000000"], stdin=-1, stdout=-1)
+params = {"name": "echo", "arguments": {"text": "x" * 100}}
+begin = time.perf_counter()
+for number in range(500):
+    time.sleep(max(0, begin + number / 100 - time.perf_counter()))
+    whole = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+    server.stdin.write(json.dumps(whole).encode() + b"\\n"); server.stdin.flush()
+    server.stdout.readline()
+spent = time.perf_counter() - begin
+server.stdin.close(); server.wait()
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+print(100 * sum(one.ru_utime + one.ru_stime for one in used) / spent)
 """
 TLS = """
 import socket, ssl, sys, time
@@ -206,12 +222,19 @@ def main() -> None:
                             time.sleep(0.3)
                             told[name] = watch.heard, watch.lost
                 print(f"round {turn + 1}: {name}", file=sys.stderr)
+    paced = {}
+    for how in HOW:
+        with watching(how) as watch:
+            before, begin = time.process_time(), time.perf_counter()
+            of_load = program(PACED, SERVER)(watch)
+            own = 100 * (time.process_time() - before) / (time.perf_counter() - begin)
+            paced[how] = of_load, own if watch is not None else 0.0
     rows = []
     for name, (unit, _) in loads.items():
         plain, sensor, tap = (statistics.median(found[name][how]) for how in HOW)
         rows.append((name, unit, plain, sensor, tap, sensor / plain, tap / plain, tap / sensor))
     if chosen.json:
-        print(json.dumps({"rows": rows, "told": told}))
+        print(json.dumps({"rows": rows, "told": told, "paced": paced}))
         return
     print(f"{'':26}{'':9}{'nothing':>10}{'sensor':>10}{'tap':>10}{'s/n':>7}{'t/n':>7}{'t/s':>7}")
     for name, unit, *numbers in rows:
@@ -220,6 +243,9 @@ def main() -> None:
     for name, (heard, lost) in told.items():
         if heard or lost:
             print(f"{name}: {heard} beginnings and ends told, {lost} pieces lost")
+    print("100 MB/s of results, percent of a CPU, the programs and the watcher:")
+    for how, (of_load, own) in paced.items():
+        print(f"  {how:10}{of_load:8.1f}{own:8.1f}")
 
 
 if __name__ == "__main__":
