@@ -25,16 +25,17 @@ def test_every_exec_is_stored_once_with_its_container(
     if reason := missing_bpf():
         pytest.skip(reason)
     with Agent(tmp_path / "store") as agent:
-        ran = runc.burst(COUNT, ["/bin/sh", "-c", SCRIPT], name="brief", parallel=4)
+        # Emulated, the agent is seconds behind: it must still find what it reads about the last.
+        ran = runc.burst(COUNT, ["/bin/sh", "-c", SCRIPT], name="brief", parallel=4, keep=in_vm())
         assert [status for _, status in ran] == [0] * COUNT
         agent.settle()
         status = agent.status()
     assert status is not None
     unknown = agent.query(
-        "SELECT time, class, object, cmdline, cgroup, container_id FROM events"
-        " WHERE container_state NOT IN ('host', 'resolved') AND class <> 'task'"
+        "SELECT container_state, cgroup, count(*)::INT AS n, min(cmdline) AS first FROM events"
+        " WHERE container_state NOT IN ('host', 'resolved') AND class <> 'task' GROUP BY ALL"
     )
-    assert unknown == []
+    assert unknown == [], (status["workloads"], status["held_gave_up"], status["losses"])
     assert (status["losses"], status["faults"], status["held_gave_up"]) == ({}, {}, 0)
 
     ids = {bundle.id for bundle, _ in ran}

@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = Path(__file__).with_name("guest.py")
+CACHED = "/mnt"
 LSM = "lockdown,capability,landlock,bpf"
 NO_STATUS = 125  # the guest died before it could tell
 
@@ -98,6 +99,8 @@ def run(
             json.dumps({"argv": list(argv), "cwd": str(cwd or Path.cwd()), "env": dict(env or {})})
         )
         command = [program, "--run", str(image), "--force-9p", "--rwdir", str(job)]
+        # The root again, for guest.py to mount with a cache: virtme-ng's own mount has none.
+        command += [f"--rodir={CACHED}=/"]
         for path in share:
             command += ["--rwdir", str(path)]
         # Not decided by /dev/kvm: inside a virtual machine it may open and then never run a guest.

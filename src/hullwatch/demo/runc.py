@@ -183,6 +183,7 @@ class Runc:
         """Used where a call names no image."""
         self.command = ("runc",)
         self._containers: list[Container] = []
+        self._kept: list[Bundle] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -196,6 +197,9 @@ class Runc:
         for container in reversed(self._containers):
             container.delete()
         self._containers.clear()
+        for bundle in self._kept:
+            bundle.remove()
+        self._kept.clear()
 
     def call(self, *argv: str, check: bool = True) -> str:
         """Run runc itself; its stdout. Raises RuncError with its stderr."""
@@ -248,12 +252,14 @@ class Runc:
         name: str,
         image: Image | None = None,
         parallel: int = 4,
+        keep: bool = False,
         **options: Any,
     ) -> list[tuple[Bundle, int]]:
         """Run `count` short-lived containers, `parallel` at a time: NAME-0, NAME-1, …
 
         "{i}" in argv stands for the number. Bundles are made before the first is started, so that
-        nothing but runc is between one container and the next. Returns each with its exit status.
+        nothing but runc is between one container and the next. They are removed as soon as the last
+        has ended; with `keep`, at close(). Returns each with its exit status.
         """
         made = [
             bundles.make(
@@ -283,8 +289,11 @@ class Runc:
             with ThreadPoolExecutor(parallel) as pool:
                 return list(zip(made, pool.map(one, made), strict=True))
         finally:
-            for bundle in made:
-                bundle.remove()
+            if keep:
+                self._kept += made
+            else:
+                for bundle in made:
+                    bundle.remove()
 
     def launch(self, bundle: Bundle, *, tty: bool = False) -> Container:
         """Start what make() has made; as start()."""
