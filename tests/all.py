@@ -7,6 +7,7 @@ anything failed or if a section ran no test at all.
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import sys
@@ -103,6 +104,8 @@ def main(names: list[str]) -> int:
         known = ", ".join(section.name for section in SECTIONS)
         print(f"all.py: no section {', '.join(sorted(unknown))} (there are: {known})")
         return 2
+    # Once, and not each time that a test starts a program: emulated, that takes seconds.
+    compileall.compile_dir(ROOT / "src", quiet=1)
     os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     results: list[tuple[Section, Count, float]] = []
     for section in SECTIONS:

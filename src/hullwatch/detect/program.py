@@ -205,13 +205,16 @@ class Program:
         for column in self.columns.values():
             yield column, column.source
 
-    def by_class(self, cls: int) -> tuple[int, int]:
-        """(may hold, may fail) over the events of a class of which nothing else is known."""
+    def by_class(self, cls: int, wanted: int = -1) -> tuple[int, int]:
+        """(may hold, may fail) over the events of a class of which nothing else is known; only of
+        columns with a wanted bit."""
         holds = fails = 0
         ops = {0, *(OPS.index(name) for name in types_of(cls) if name in OPS)}
         for column, source in self.sources():
-            where = source.where(cls)
             bits = column.all_bits
+            if not bits & wanted:
+                continue
+            where = source.where(cls)
             if where is None:
                 fails |= bits
             elif where is Where.EVENT and not source.reads:

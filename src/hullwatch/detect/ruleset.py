@@ -312,7 +312,7 @@ def _hash(meaning: Iterable[str]) -> str:
 
 def _may_be(program: Program, tree: Tree, cls: int) -> bool:
     """Whether an event of the class can meet the tree, going by evt.type and missing fields."""
-    holds, fails = program.by_class(cls)
+    holds, fails = program.by_class(cls, tree.bits())
     return tree.ask(holds, fails)
 
 
