@@ -137,7 +137,6 @@ def notices(agent: Agent) -> dict[str, str]:
 # --- the agent is killed ------------------------------------------------------------------
 
 
-@pytest.mark.scenario
 def test_killed_in_mid_storm_it_loses_no_finding_and_knows_all_after_restart(
     tmp_path: Path, runc: Runc, python_image: Image, patient: Patient
 ):
@@ -302,7 +301,6 @@ def test_a_corrupt_segment_is_named_and_the_rest_is_shown(tmp_path: Path, patien
 # --- the rings ----------------------------------------------------------------------------
 
 
-@pytest.mark.scenario
 def test_a_ring_too_small_loses_bulk_only_and_counts_it_to_the_end(
     tmp_path: Path, runc: Runc, python_image: Image
 ):

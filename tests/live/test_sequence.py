@@ -133,7 +133,6 @@ def rules(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.scenario
 def test_the_steps_of_one_tree_are_one_finding_that_tells_them(
     worker: Worker, rules: Path, tmp_path: Path
 ) -> None:

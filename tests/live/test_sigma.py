@@ -28,8 +28,8 @@ from support.scratch import REPOSITORY
 from support.watch import missing_bpf
 
 SIGMA = REPOSITORY.parent / "shared" / "conformance" / "sigma"
+# Not scenarios: what a rule means is no matter of the kernel. test_attacks_pack.py attacks there.
 pytestmark = [
-    pytest.mark.scenario,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not SIGMA.exists(), reason="no ../shared/conformance beside the project"),
 ]

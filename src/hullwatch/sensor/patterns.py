@@ -8,7 +8,7 @@ that are known by their end read from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = ["Pattern", "Tables", "TooManyPatterns", "compiled"]
 
 _ACROSS, _WITHIN, _ONE, _END = "**", "*", "?", ""
 _MOST_STATES = 2_048  # of one automaton, before its patterns are split
+_MOST_PATTERNS = 64  # of one automaton: more have too many states, which takes long to find out
 _ROOM = 16_384  # states in all: kernel/label.h
 _CLASSES = PATH_STATE["next"].shape[0]
 _AUTOMATA = PATH_TABLE["starts"].shape[0]
@@ -100,7 +101,8 @@ def _add(
     """Put automata for these patterns into the table, as many as it takes."""
     if not group:
         return
-    made = _automaton(group, backwards, letters, len(rows))
+    few = len(group) <= _MOST_PATTERNS
+    made = _automaton(group, backwards, letters, len(rows)) if few else None
     if made is None:
         half = len(group) // 2
         if not half:
@@ -140,7 +142,7 @@ def _automaton(
     """
     laid: list[str] = []
     start = 0
-    ends: list[tuple[int, Pattern]] = []
+    ends: dict[int, Pattern] = {}  # by its bit
     spans: dict[int, int] = {}  # rank -> its positions
     lasting: dict[int, int] = {}  # rank -> ends that no character leaves
     for pattern, tokens in group:
@@ -150,33 +152,38 @@ def _automaton(
         laid += [*ordered, _END]
         start |= 1 << first
         if anywhere and backwards:  # `/` and `**` at its end may be missing
-            ends.append((len(laid) - 3, pattern))
+            ends[1 << len(laid) - 3] = pattern
         elif anywhere:
             start |= 1 << first + 2
-        ends.append((len(laid) - 1, pattern))
+        ends[1 << len(laid) - 1] = pattern
         spans[pattern.rank] = spans.get(pattern.rank, 0) | (1 << len(laid)) - (1 << first)
         if ordered[-1] == _ACROSS:
             lasting[pattern.rank] = lasting.get(pattern.rank, 0) | 1 << len(laid) - 1
     at = {token: _mask(laid, token) for token in (_ACROSS, _WITHIN, _ONE)}
     on = [_mask(laid, letter) for letter in letters]
     skipped = at[_ACROSS] | at[_WITHIN]
+    any_end = sum(ends)
+    ranks, lasts = sorted(rank for rank in lasting if rank), sum(lasting.values())
     above = {r: sum(span for other, span in spans.items() if other >= r) for r in spans if r}
 
     def closed(state: int) -> int:
         while (more := state | (state & skipped) << 1) != state:
             state = more
-        for rank in sorted(lasting):
-            if rank and (held := state & lasting[rank]):
+        for rank in ranks if state & lasts else ():
+            if held := state & lasting[rank]:
                 # Nothing that ranks as this or above can change the answer any more.
                 kept = held & -held
                 return state & ~above[rank] | kept | kept >> 1
         return state
 
     def number_of(state: int) -> int:
-        then = closed(state) if state else 0
-        found = numbers.setdefault(then, base + len(waiting))
-        if found == base + len(waiting):
-            waiting.append(then)
+        found = numbers.get(state)
+        if found is None:
+            then = closed(state)
+            found = numbers.setdefault(then, base + len(waiting))
+            if found == base + len(waiting):
+                waiting.append(then)
+            numbers[state] = found
         return found
 
     waiting: list[int] = []
@@ -194,7 +201,7 @@ def _automaton(
                 following[number] = number_of(within | step)
         if len(waiting) > _MOST_STATES:
             return None
-        held = [pattern for end, pattern in ends if state >> end & 1]
+        held = [ends[bit] for bit in _bits(state & any_end)]
         rank = min((pattern.rank for pattern in held), default=0)
         labels = 0
         for pattern in held:
@@ -202,6 +209,12 @@ def _automaton(
                 labels |= pattern.labels
         rows.append((following, labels, rank))
     return rows
+
+
+def _bits(number: int) -> Iterator[int]:
+    while number:
+        yield number & -number
+        number &= number - 1
 
 
 def _mask(laid: list[str], token: str) -> int:
