@@ -1,0 +1,1 @@
+"""May it happen: policy, decisions and their log, approvals."""
