@@ -46,7 +46,7 @@ class Mode(StrEnum):
 
 
 class Fail(StrEnum):
-    """What happens when the decider cannot answer: open, the action goes on; closed, it does not."""
+    """When the decider cannot answer: open, the action goes on; closed, it does not."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -70,8 +70,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     context: dict[str, Value] = {}
 
     def hash(self) -> str:
-        """Of exactly this action: what an approval is bound to. 32 hex digits; who asks, what and to
-        whom count, the context does not but for `arguments`, the hash of a call's."""
+        """Of exactly this action, 32 hex digits: what an approval is bound to. Of the context only
+        `arguments` counts, the hash of a call's."""
         said = (
             self.principal.kind,
             self.principal.id,
