@@ -4,6 +4,7 @@
  * DNS messages and TLS ClientHellos are copied out for user space to parse (sensor/dns.py, tls.py).
  */
 #include "socket.h"
+#include "cut.h"
 
 #define PACKET_ROOM 4096
 
@@ -205,6 +206,8 @@ HOT int packet(struct __sk_buff *skb, u16 outgoing)
 	u64 cookie, cgroup;
 	u8 head[6];
 
+	if (packet_is_cut(skb))
+		return 0;
 	if (!find_layers(skb, &l))
 		return 1;
 	if (l.proto == IPPROTO_TCP) {

@@ -4,6 +4,7 @@
 #include "file.bpf.c"
 #include "network.bpf.c"
 #include "flow.bpf.c"
+#include "cut.bpf.c"
 #include "label.bpf.c"
 #include "sensitive.bpf.c"
 #include "iouring.bpf.c"

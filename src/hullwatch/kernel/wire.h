@@ -421,6 +421,7 @@ struct hw_settings {
 	__u32 label_paths;     /* 1: paths give labels; 0: no table yet */
 	__u32 untrusted;       /* 1: who talks to an address outside is labelled */
 	__u32 label_host;      /* 1: processes outside of containers carry labels, too */
+	__u32 cut;	       /* 1: some cgroup is cut off from the network */
 	__u32 host_level;      /* of pid namespaces: processes at it are outside of containers */
 };
 

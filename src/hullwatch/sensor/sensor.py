@@ -12,6 +12,7 @@ import numpy as np
 from hullwatch.sensor import dns, procfs, tls
 from hullwatch.sensor.batch import Batch, Loss, String, in_order
 from hullwatch.sensor.clock import read_offset
+from hullwatch.sensor.cut import Cut
 from hullwatch.sensor.labels import Labels
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
@@ -70,6 +71,7 @@ class Sensor:
         self.verdicts = Verdicts(self._programs)
         self.spans = Spans(self._programs)
         self.labels = Labels(self._programs)
+        self.cut = Cut(self._programs)
         self.told = ToldQueue()
         self.tap = Tap(self._programs, self.spans)
         self.on_pieces: Callable[[Iterator[Piece]], None] = lambda pieces: None
