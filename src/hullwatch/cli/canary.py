@@ -23,7 +23,7 @@ from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import print_json, print_table, say
 
-__all__ = ["FOLDER", "Planted", "register"]
+__all__ = ["FOLDER", "Planted", "planted_values", "register"]
 
 FOLDER = Path("/etc/hullwatch/rules/canaries")
 _MARK = "# canary "
@@ -190,6 +190,26 @@ def remove(
         say("an agent that runs tells of this, too: it has the rule until it starts again")
     else:
         say(f"{one.file}: {state}, and left alone")
+
+
+def planted_values(into: Path) -> tuple[str, ...]:
+    """The secrets in canaries that are as they were planted: who keeps content takes them out."""
+    from hullwatch.agent.secrets import detect
+
+    found: dict[str, None] = {}
+    for one in _all(into):
+        try:
+            if _state(one) != "there":
+                continue
+            with _folder(Path(one.file).parent) as folder:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                with open(os.open(Path(one.file).name, flags, dir_fd=folder), "rb") as file:
+                    text = file.read(_MAX_RULE).decode("ascii", "replace")
+        except (CommandError, OSError) as error:
+            say(f"canary {one.id}: its values are taken out by their kind only: {error}")
+            continue
+        found |= {text[start:end]: None for _, start, end in detect(text)}
+    return tuple(found)
 
 
 # --- files --------------------------------------------------------------------------------
