@@ -169,8 +169,9 @@ def test_values_are_known_of_canaries_that_are_as_they_were_planted(run, tmp_pat
     for name, form in (("one", "aws"), ("two", "key"), ("three", "key")):
         run("plant", home / name, "--as", form)
     (home / "three").write_text("another")
-    values = canary.planted_values(tmp_path / "rules")
+    (tmp_path / "rules" / "mine.yaml").write_text("- rule: mine\n")
+    values = canary.planted_values([tmp_path])
     assert len(values) == 3
     text = (home / "one").read_text() + (home / "two").read_text()
     assert all(value in text for value in values)
-    assert canary.planted_values(tmp_path / "nowhere") == ()
+    assert canary.planted_values([tmp_path / "nowhere", home / "one"]) == ()

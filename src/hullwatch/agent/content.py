@@ -164,6 +164,11 @@ class Content:
             self._held += len(text)
             self._waiting.append((self._clock(), cgroup, item))
 
+    def missed(self, cgroup: int) -> None:
+        """There was something to keep, and nobody heard it."""
+        if self.wants(cgroup):
+            self.drop("not heard")
+
     def drop(self, why: str, count: int = 1) -> None:
         with self._lock:
             self.dropped[why] += count

@@ -184,14 +184,24 @@ class Listener:
             elif isinstance(event, Spoken):
                 for name, said in event.said:
                     self._keep(stream.last, name, said)
+                for _ in range(event.missed):
+                    self._keep(stream.last, "", None)
             elif isinstance(event, ToolCallBegan):
-                self._keep(self._began(stream, event.call), semconv.TOOL_ARGUMENTS, event.said)
+                made = self._began(stream, event.call)
+                if event.said is not None or "cut" in event.call.problems:  # else there are none
+                    self._keep(made, semconv.TOOL_ARGUMENTS, event.said)
             else:
-                self._keep(self._over(stream, event.call), semconv.TOOL_RESULT, event.said)
+                ended = self._over(stream, event.call)
+                if event.call.status in ("ok", "error"):
+                    self._keep(ended, semconv.TOOL_RESULT, event.said)
 
     def _keep(self, call: Call | None, name: str, said: Said | None) -> None:
-        """What was said in a call that was told."""
-        if self._content is not None and call is not None and said is not None:
+        """What was said in a call that was told; None: it was not heard."""
+        if self._content is None or call is None:
+            return
+        if said is None:
+            self._content.missed(call.cgroup)
+        else:
             self._content.hear(call.cgroup, call.id, name, said, call.end or call.begin)
 
     def _began(self, stream: _Stream, call: ToolCall) -> Call | None:

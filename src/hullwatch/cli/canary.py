@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -192,12 +192,13 @@ def remove(
         say(f"{one.file}: {state}, and left alone")
 
 
-def planted_values(into: Path) -> tuple[str, ...]:
-    """The secrets in canaries that are as they were planted: who keeps content takes them out."""
+def planted_values(folders: Iterable[Path]) -> tuple[str, ...]:
+    """The secrets in canaries that are as they were planted, by all rules in these folders: who
+    keeps content takes them out."""
     from hullwatch.agent.secrets import detect
 
     found: dict[str, None] = {}
-    for one in _all(into):
+    for one in (one for folder in folders for one in _all(folder, "**/*.yaml")):
         try:
             if _state(one) != "there":
                 continue
@@ -339,13 +340,16 @@ def _write_rule(into: Path, one: Planted) -> Path:
     return path
 
 
-def _all(into: Path) -> list[Planted]:
-    """All canaries, oldest first. What is no rule of one is said and left out."""
+def _all(into: Path, among: str = "*.yaml") -> list[Planted]:
+    """All canaries, oldest first. What is no rule of one is said and left out; `among` others,
+    which have not their mark, it is not said."""
     found = []
-    for path in sorted(into.glob("*.yaml")):
+    for path in sorted(into.glob(among)):
         try:
             with path.open("rb") as file:
                 first = file.readline(_MAX_RULE).decode()
+            if among != "*.yaml" and not first.startswith(_MARK):
+                continue
             one = msgspec.json.decode(first.removeprefix(_MARK), type=Planted)
             if path.stem != one.id or not Path(one.file).is_absolute():
                 raise ValueError("not as it was written")

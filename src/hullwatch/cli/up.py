@@ -196,7 +196,7 @@ def up(
     if content_seconds < 1:
         raise CommandError(f"--content-keep {content_keep}: at least 1s", ExitCode.USAGE)
     # Before anybody watches: to open a canary is a use of it.
-    canaries = planted_values(FOLDER) if content else ()
+    canaries = planted_values(rules or [FOLDER]) if content else ()
     lock.make(store)
     rights = privileges.begin(store, *store.iterdir())
     # From here on, as importing them makes threads.

@@ -82,6 +82,7 @@ class ContentFiles:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(path, flags, 0o600), "wb") as file:
                 file.write(data)
+            self.bytes += len(data)
 
     def prune(self, keep: bool = True) -> None:
         """Remove what is over its time, and the oldest of what is too much. keep: this agent's own

@@ -36,9 +36,11 @@ _TOKENS = frozenset(("input", "output", "cached", "written"))
 
 
 class Spoken(NamedTuple):
-    """What was said in the call that was told right before: OTel's names, and values."""
+    """What was said in the call that was told right before: OTel's names, and values. missed:
+    prompt and answer of which there was something, and none was heard."""
 
     said: tuple[tuple[str, Said], ...]
+    missed: int = 0
 
 
 def begin(
@@ -127,12 +129,13 @@ class _Heard:
         self._asked: dict[str, Said] = {}
         self._reply: _Reply | None = None
         self._answer = Answer(room)
+        self._holes = [False, False]  # in the request, in the reply
 
     def ask(self, piece: bytes) -> None:
         self._take(self._request.feed(piece))
 
-    def asked(self) -> None:
-        """The request is over, or a piece of it is missing."""
+    def ask_gap(self) -> None:
+        self._holes[0] = True
         self._take(self._request.gap())
 
     def begin_reply(self, kind: str, streams: bool) -> None:
@@ -144,17 +147,20 @@ class _Heard:
             self._answer.add(self._reply.feed(piece))
 
     def gap(self) -> None:
+        self._holes[1] = True
         if self._reply is not None:
             self._answer.add(self._reply.gap())
         self._answer.gap()
 
     def finish(self, whole: bool) -> Spoken:
-        self.asked()
+        self._take(self._request.gap())
         if self._reply is not None:
             self._answer.add(self._reply.end())
         if not whole:
             self.gap()
-        return Spoken((*self._asked.items(), *self._answer.said()))
+        asked, answered = self._asked.items(), self._answer.said()
+        missed = (self._holes[0] and not asked) + (self._holes[1] and not answered)
+        return Spoken((*asked, *answered), missed)
 
     def _take(self, found: list[Picked]) -> None:
         self._asked |= {field: value for field, value in found if isinstance(value, Said)}
@@ -200,7 +206,7 @@ class Exchange:
             self._ask(piece, time)
         self._partial = bool(data.missing)
         if self._partial and self._heard is not None:
-            self._heard.asked()
+            self._heard.ask_gap()
         return ()
 
     def request_end(self, time: int) -> Sequence[ModelCall]:
