@@ -459,6 +459,8 @@ class Daemon:
 
     def _keep(self) -> Keeping:
         options = self.options
+        if options.content:  # so that it can be told later when content was kept
+            self._say("content", f"kept, without secrets, of {', '.join(options.content)}")
         return self.rights.call(
             lambda: Keeping(
                 options.store,

@@ -27,7 +27,7 @@ HOST = "host"  # the pattern of what runs in no container, and what stands for i
 _MAX_PATTERN = 256
 _MAX_QUEUE = 8 << 20  # bytes that wait to be written
 _PATIENCE = 10.0  # s that a container may take to be known
-_BYTES_A_SECOND, _BURST = 2 << 20, 16 << 20  # that are looked through for secrets
+_SHARE, _BURST = 0.05, 1.0  # s of the processor a second, and at once, to look for secrets
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +122,7 @@ class Content:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[float, int, Item]] = deque()  # since when, cgroup
         self._held = 0
-        self._left, self._at = float(_BURST), clock()
+        self._left, self._at = _BURST, clock()
         self.kept = 0
         self.dropped: Counter[str] = Counter()
 
@@ -149,10 +149,13 @@ class Content:
     ) -> None:
         if (not data and whole) or self.wants(cgroup) is False:
             return
-        if not self._allowed(len(data)):
+        if not self._allowed():
             self.drop("too much at once")
             return
+        begun = time.thread_time()
         text, cut = clean(data, self._key, self.limit, whole=whole, known=self._known)
+        with self._lock:
+            self._left -= time.thread_time() - begun
         if not text:
             self.drop("incomplete")
             return
@@ -194,15 +197,13 @@ class Content:
         self.kept += len(ready)
         return ready
 
-    def _allowed(self, size: int) -> bool:
+    def _allowed(self) -> bool:
+        """What is hard to look through must not hold up the agent."""
         with self._lock:
             now = self._clock()
-            self._left = min(_BURST, self._left + (now - self._at) * _BYTES_A_SECOND)
+            self._left = min(_BURST, self._left + (now - self._at) * _SHARE)
             self._at = now
-            if self._left < size:
-                return False
-            self._left -= size
-            return True
+            return self._left > 0
 
 
 def _of(item: Item, workload: Workload) -> Item:

@@ -257,9 +257,6 @@ def up(
         say(
             f"{len(daemon.engine.rules)} rules; keeps {kept}, {size(max_bytes)} at most, in {store}"
         )
-        if content:
-            named = ", ".join(content)
-            say(f"content of calls is kept, without secrets, for {content_keep}: {named}")
         say("Ctrl-C ends; ask in another terminal: hullwatch status, findings, tree, hunt")
 
     daemon.run(ready)
