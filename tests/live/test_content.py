@@ -28,7 +28,7 @@ from support.runc import Runc
 from support.scratch import poll
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 EXAMPLES = {kind.name: kind.example for kind in KINDS}
 PLANTED = {
