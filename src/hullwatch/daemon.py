@@ -40,6 +40,7 @@ from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.detect.suppress import Suppression
 from hullwatch.feedback import Feedback
+from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
@@ -93,6 +94,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     trusted: tuple[str, ...] = ()  # networks whose word is not `untrusted`
     calls: Path | None = None  # socket for those who tell of calls; None: nobody may
     tap: bool = False  # read calls of tools and models out of what processes read and write
+    content: tuple[str, ...] = ()  # workloads whose redacted content is kept; none: nobody's
+    content_limit: int = 8 << 10  # bytes of an item
+    content_keep: float = 86400.0  # s
+    content_max_bytes: int = 64 << 20
+    canaries: tuple[str, ...] = ()  # values that are redacted wherever they are
     otlp: tuple[str, ...] = ()  # addresses at which frameworks tell of calls; none: nowhere
     export: str = ""  # OTLP endpoint that is told of calls and findings
     export_headers: str = ""  # file:PATH or env:NAME
@@ -180,6 +186,7 @@ class Daemon:
         self.governor = Governor(options.cpu_budget or 0.02, cores, highest)
         self._governed_at = (time.monotonic(), self._cpu_at_start, 0)
         self.control = Control(options.store / "control.sock", self.status)
+        self.keeping: Keeping | None = self._guard("content", self._keep, None)
         self.listening: Listening | None = None
         if options.tap:
             self.listening = self._guard("tap", self._listen, None)
@@ -407,6 +414,8 @@ class Daemon:
         self._guard("sequences", self._keep_sequences, None)
         self._guard("otlp", self._take_otlp, None)
         self._guard("calls", self._keep_calls, None)
+        if (keeping := self.keeping) is not None:
+            self._guard("content", lambda: keeping.tick(force), None)
         if now >= self._counts_due or force:
             self._counts_due = now + _COUNTS_INTERVAL
             self._counting = chain(self._counting, self.feedback.counts())
@@ -439,6 +448,7 @@ class Daemon:
             sensor.told,
             context.listeners.behind,
             sensor.tap.leave_out,
+            self.keeping.content if self.keeping is not None else None,
         )
 
     def _take_otlp(self) -> None:
@@ -447,9 +457,26 @@ class Daemon:
             self.context.calls.put(call)
             self.sensor.told.put(told_call(call))
 
+    def _keep(self) -> Keeping:
+        options = self.options
+        if options.content:  # so that it can be told later when content was kept
+            self._say("content", f"kept, without secrets, of {', '.join(options.content)}")
+        return self.rights.call(
+            lambda: Keeping(
+                options.store,
+                options.content,
+                options.content_limit,
+                options.content_keep,
+                options.content_max_bytes,
+                self.resolver.lookup,
+                options.canaries,
+            )
+        )
+
     def _listen(self) -> Listening:
         keyed = self.rights.call(lambda: hasher(self.options.store / "mcp"))
-        made = Listening(self.sensor, self.context, keyed)
+        content = self.keeping.content if self.keeping is not None else None
+        made = Listening(self.sensor, self.context, keyed, content)
         self.sensor.on_pieces = lambda pieces: self._guard("tap", lambda: made.take(pieces), None)
         return made
 
@@ -539,6 +566,7 @@ class Daemon:
             "baselines": self.engine.baselines.stats(),
             "calls": self.reports.stats() if self.reports is not None else {},
             **(self.listening.stats() if self.listening is not None else {}),
+            "content": self.keeping.stats() if self.keeping is not None else {},
             "otlp": self.otlp.stats(),
             "labels": self.sensor.labels.stats(),
             "store": msgspec.to_builtins(self.writer.stats()),

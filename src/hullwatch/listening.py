@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hullwatch.agent.content import Content
 from hullwatch.agent.tap import Listener
 from hullwatch.agent.tls import TlsCoverage
 from hullwatch.context.call import Call
@@ -28,12 +29,20 @@ __all__ = ["Listening"]
 
 
 class Listening:
-    """keyed: bytes -> hash, of API keys and sessions. problem: what an operator should be told of,
-    once; '' if nothing."""
+    """keyed: bytes -> hash, of API keys and sessions. content: of chosen workloads. problem: what
+    an operator should be told of, once; '' if nothing."""
 
-    def __init__(self, sensor: Sensor, context: Context, keyed: Callable[[bytes], str]) -> None:
+    def __init__(
+        self,
+        sensor: Sensor,
+        context: Context,
+        keyed: Callable[[bytes], str],
+        content: Content | None = None,
+    ) -> None:
         self._sensor, self._context = sensor, context
-        self._listener = Listener(sensor.tap, self._heard, lambda text: keyed(text.encode()))
+        self._listener = Listener(
+            sensor.tap, self._heard, lambda text: keyed(text.encode()), content
+        )
         self._tls: TlsCoverage | None = None
         self._ended: list[int] = []
         self.problem = ""

@@ -10,7 +10,12 @@ everything attributed. Lines of JSON both ways:
     {"served": true}                        ... but not this process itself
     {"begin": CALL, "scope": "server"}      scope: server | process | thread (with "tid")
     {"end": CALL}
-    {"signal": SIGNAL}                      no answer to this and to end, but with "answer": true
+    {"signal": SIGNAL}
+    {"said": SAID}                          redacted content of a call that runs; no answer to this,
+                                            to end and signal, but with "answer": true
+
+Where the peer's workload was chosen for it, the answer to `begin` has `content`: the bytes of an
+item that are kept.
 
 One thread, no asyncio. Bounds: connections, in all and of one user; a user's lines a second; bytes
 of a line and of a call's attributes; calls at once; threads of a peer. A fault costs its peer only.
@@ -32,6 +37,9 @@ from typing import Any
 
 import msgspec
 
+from hullwatch.agent import semconv
+from hullwatch.agent.content import Content
+from hullwatch.agent.report import Said
 from hullwatch.context.call import MAX_ATTRIBUTES, MAX_TEXT, Call, Signal
 from hullwatch.context.calls import Calls
 from hullwatch.context.cgroupfs import cgroup_id, find_v2_root
@@ -51,6 +59,7 @@ _THREADS_MAX = 64  # of one peer, that speak for themselves at once
 _LINES_A_SECOND, _BURST = 2_000.0, 8_000.0  # of one user
 _ATTRIBUTES_MAX = 4_096  # bytes of a call's
 _MOST = (1 << 63) - 1
+_SAID = frozenset((semconv.TOOL_ARGUMENTS, semconv.TOOL_RESULT))
 
 
 class Begin(msgspec.Struct):
@@ -74,6 +83,7 @@ class _Peer:
         self.name = ""
         self.cgroup = _cgroup_of(pid)
         self.request = b""
+        self.longest = _LINE_MAX
         self.server = 0
         self.marked: set[int] = set()
         self.threads: dict[int, int] = {}  # tid of the host -> actor
@@ -107,10 +117,13 @@ class Reports:
         told: ToldQueue,
         behind: Callable[[int, int], Iterable[int]] = lambda pid, port: (),
         leave_out: Callable[[int], None] = lambda pid: None,
+        content: Content | None = None,
     ) -> None:
         """behind: the processes that serve a port, as a process (tgid) sees ports. leave_out: a
-        gateway's own process (tgid), for the tap: its server's calls are told already."""
+        gateway's own process (tgid), for the tap: its server's calls are told already. content:
+        takes what is said in calls of chosen workloads."""
         self.path = path
+        self._content = content
         self._leave_out = leave_out
         self._spans, self._calls, self._told, self._behind = spans, calls, told, behind
         self._peers: dict[int, _Peer] = {}
@@ -220,7 +233,7 @@ class Reports:
                 self._drop(peer)
                 return
             self._take(peer, line)
-        if not data or len(peer.request) > _LINE_MAX:
+        if not data or len(peer.request) > peer.longest:
             self._drop(peer)
 
     def _take(self, peer: _Peer, line: bytes) -> None:
@@ -228,8 +241,10 @@ class Reports:
         asked = True
         try:
             request = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-            asked = "answer" in request or not ("end" in request or "signal" in request)
+            asked = "answer" in request or not request.keys() & {"end", "signal", "said"}
             self._handle(peer, request, line)
+            if "begin" in request:
+                answer |= self._content_of(peer)
         except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
             self.refused["malformed"] += 1
             answer = {"error": f"not understood: {error}"[:MAX_TEXT]}
@@ -247,6 +262,8 @@ class Reports:
             self._begin(peer, msgspec.json.decode(line, type=Begin))
         elif "end" in request:
             self._end(peer, msgspec.json.decode(request["end"], type=Call))
+        elif "said" in request:
+            self._said(peer, msgspec.json.decode(request["said"], type=Said))
         elif "signal" in request:
             self._signal(peer, msgspec.json.decode(request["signal"], type=Signal))
         elif "serve" in request:
@@ -349,6 +366,23 @@ class Reports:
         )
         self._calls.put(ended)
         self._told.put(told_call(ended))
+
+    def _content_of(self, peer: _Peer) -> dict[str, int]:
+        if self._content is None or self._content.wants(peer.cgroup) is False:
+            return {}
+        limit = self._content.limit
+        peer.longest = _LINE_MAX + 2 * limit  # as JSON in JSON
+        return {"content": limit}
+
+    def _said(self, peer: _Peer, said: Said) -> None:
+        """What a gateway has redacted is redacted again: it is a peer's word like others."""
+        if self._content is None or said.call not in peer.open or said.name not in _SAID:
+            raise _Refused("nothing is kept of this call")
+        if said.lost:
+            self._content.drop("incomplete")
+        else:
+            data = said.text.encode("utf-8", "replace")
+            self._content.put(peer.cgroup, said.call, said.name, data, time.time_ns())
 
     def _signal(self, peer: _Peer, signal: Signal) -> None:
         server = signal.server or peer.name

@@ -6,7 +6,7 @@ Each target takes any bytes, must not raise, and holds what it returns to a boun
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from hullwatch.agent.connection import Connection, Direction
@@ -32,7 +32,8 @@ from hullwatch.agent.wire.http2 import PREFACE, Exchanges2
 from hullwatch.agent.wire.jsonrpc import MAX_BATCH
 from hullwatch.agent.wire.jsonrpc import Lines as RpcLines
 from hullwatch.agent.wire.jsonscan import MAX_TEXT as MAX_PICKED
-from hullwatch.agent.wire.jsonscan import Paths, Scanner, pick
+from hullwatch.agent.wire.jsonscan import Paths, Picked, Scanner, pick
+from hullwatch.agent.wire.said import Room, Said
 from hullwatch.agent.wire.sse import ServerEvents
 from hullwatch.context.call import MAX_ATTRIBUTES
 from hullwatch.detect.engine import Engine
@@ -306,12 +307,27 @@ def _pieces(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def json_fields(data: bytes) -> None:
-    """However it is cut, the same is picked; no text is longer than its bound."""
-    paths = Paths({"a": "a", "b.*.c": "c", "*.a": "d", "e": "?e"}, ends={"": "end", "*": "end"})
-    scanner = Scanner(paths)
-    found = [each for piece, _ in _pieces(data) for each in scanner.feed(piece)]
-    whole = Scanner(paths)
-    assert [*found, *scanner.finish()] == [*whole.feed(data[1:]), *whole.finish()]
+    """However it is cut, the same is picked, and taken; no text is longer than its bound; what was
+    held is given back."""
+    fields = {"a": "a", "b.*.c": "c", "*.a": "d", "e": "?e"}
+    paths = Paths(fields, ends={"": "end", "*": "end"}, taken={"a": "A", "b": "B", "*.a": "D"})
+    room = Room()
+    size = room.left
+
+    def read(pieces: Iterable[bytes], taking: Room | None) -> list[object]:
+        scanner = Scanner(paths, taking)
+        found = [each for piece in pieces for each in scanner.feed(piece)]
+        found += [*scanner.gap(), *scanner.finish()]
+        return [
+            (each.field, bytes(each.value.data)) if isinstance(each.value, Said) else each
+            for each in found
+        ]
+
+    whole = read([data[1:]], room)
+    assert read((piece for piece, _ in _pieces(data)), room) == whole
+    assert read([data[1:]], None) == [each for each in whole if isinstance(each, Picked)]
+    assert all(isinstance(each, Picked) or each[1] in data for each in whole)  # type: ignore[index]
+    assert room.left == size
     for _, value in pick(data[1:], paths):
         assert not isinstance(value, str) or len(value) <= MAX_PICKED
 
@@ -406,7 +422,7 @@ _ELF = whole()
 
 def connection(data: bytes) -> None:
     """A good exchange's head, then the bytes; what comes out has names of a bounded length."""
-    tap = Connection(lambda text: "h")
+    tap = Connection(lambda text: "h", room=Room() if len(data) & 1 else None)
     events = tap.feed("sent", _BEGUN[len(data) % len(_BEGUN)], 1)
     for turn, (piece, missing) in enumerate(_pieces(data)):
         direction: Direction = "sent" if turn % 3 else "received"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from support.bundles import Mount
 from support.cli import cli
 from support.images import Image
 from support.needs import missing
+from support.otlp import Collector
 from support.runc import Runc
 from support.scratch import poll
 from support.watch import missing_bpf
@@ -58,28 +57,6 @@ with socket.socket(socket.AF_UNIX) as to:
     print("answer", to.recv(4096).split(b"\\r\\n")[0].decode(), flush=True)
 time.sleep(1000)
 """
-
-
-class Collector:
-    """An OTLP endpoint that notes what it is sent."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[str, bytes]] = []
-        got = self.got
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,17 @@ import msgspec
 
 from hullwatch.agent.mcp.observer import Observer
 from hullwatch.agent.mcp.pins import Pins
+from hullwatch.agent.report import Said
 from hullwatch.context.call import Call, Signal
 
 __all__ = ["Recording", "read_trace"]
 
 
 class Recording:
-    """A reporter. log: (begin|end|signal, value) in order."""
+    """A reporter. log: (begin|end|signal|said, value) in order. content: as agents ask for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, content: int = 0) -> None:
+        self.content = content
         self.log: list[tuple[str, Any]] = []
 
     async def begin(self, call: Call) -> bool:
@@ -35,6 +37,9 @@ class Recording:
 
     def signal(self, signal: Signal) -> None:
         self.log.append(("signal", signal))
+
+    def said(self, said: Said) -> None:
+        self.log.append(("said", said))
 
     def of(self, kind: str) -> list[Any]:
         return [value for what, value in self.log if what == kind]

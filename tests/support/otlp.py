@@ -1,14 +1,17 @@
-"""Exports of traces as an SDK would send them, made by hand: in JSON's form and as protobuf."""
+"""Exports of traces as an SDK would send them, made by hand: in JSON's form and as protobuf; and an
+endpoint for ours."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 from hullwatch.context.protobuf import Encodable, Fixed64, encode
 
-__all__ = ["BEGIN", "MS", "SPAN", "TRACE", "as_json", "as_protobuf", "export", "span"]
+__all__ = ["BEGIN", "Collector", "MS", "SPAN", "TRACE", "as_json", "as_protobuf", "export", "span"]
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -120,3 +123,25 @@ def as_protobuf(value: Json) -> bytes:
     made = _message({"resourceSpans": (1, _each(_message(_GROUP)))})(value)
     assert isinstance(made, Mapping)
     return encode(made)
+
+
+class Collector:
+    """An OTLP endpoint that notes what it is sent."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, bytes]] = []
+        got = self.got
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                got.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"

@@ -161,3 +161,17 @@ def test_every_path_that_is_taken_makes_a_rule_that_loads(tmp_path_factory, path
     loaded = load_texts([(made.read_text(), str(made))])
     assert not loaded.errors and len(loaded.rules) == 1
     assert canary._all(made.parent) == [one]
+
+
+def test_values_are_known_of_canaries_that_are_as_they_were_planted(run, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name, form in (("one", "aws"), ("two", "key"), ("three", "key")):
+        run("plant", home / name, "--as", form)
+    (home / "three").write_text("another")
+    (tmp_path / "rules" / "mine.yaml").write_text("- rule: mine\n")
+    values = canary.planted_values([tmp_path])
+    assert len(values) == 3
+    text = (home / "one").read_text() + (home / "two").read_text()
+    assert all(value in text for value in values)
+    assert canary.planted_values([tmp_path / "nowhere", home / "one"]) == ()

@@ -18,9 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hullwatch.agent import link
+from hullwatch.agent.content import Content
+from hullwatch.agent.report import Said
+from hullwatch.agent.secrets import Key
 from hullwatch.context import tool_call
 from hullwatch.context.call import Call, Signal, new_id
 from hullwatch.context.calls import Calls
+from hullwatch.context.workload import Workload
 from hullwatch.reports import Reports
 from hullwatch.sensor.told import Told, ToldQueue
 from hullwatch.sensor.wire import OF_THREAD, Class
@@ -62,13 +66,18 @@ class Noted:
 
 
 class Place:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, content: Content | None = None) -> None:
         self.path = folder / "calls.sock"
         self.spans, self.calls, self.told = Noted(), Calls(), ToldQueue()
         spans: Any = self.spans
         self.ports: dict[int, tuple[int, ...]] = {}
         self.reports = Reports(
-            self.path, spans, self.calls, self.told, lambda pid, port: self.ports.get(port, ())
+            self.path,
+            spans,
+            self.calls,
+            self.told,
+            lambda pid, port: self.ports.get(port, ()),
+            content=content,
         )
 
     def events(self) -> list[Told]:
@@ -381,3 +390,72 @@ def test_without_an_agent_a_workload_goes_on(
     monkeypatch.setattr(tool_call, "_tried", -1e9)
     with tool_call.tool_call("alone") as ident:
         assert ident == 0
+
+
+TOKEN = "glpat-" + "a1B2c3D4e5F6g7H8i9J0"
+ARGUMENTS = "gen_ai.tool.call.arguments"
+
+
+def _content(*patterns: str) -> Content:
+    def lookup(cgroup: int) -> Workload:
+        return Workload(cgroup=cgroup, cgroup_path="/", state="host", container_id="")
+
+    return Content(patterns, 32 << 10, Key(bytes(32)), lookup)
+
+
+def test_content_is_taken_of_chosen_workloads_and_redacted_again(tmp_path: Path) -> None:
+    content = _content("host")
+    place = Place(tmp_path, content)
+    try:
+        client = Client(place.path)
+        client.ask(serve="files")
+        assert client.ask(begin=call()) == {"ok": True, "content": 32 << 10}
+        long = json.dumps({"text": '"' * 30_000})
+        for text in (f"use {TOKEN} now", long):
+            said = {"call": 1, "name": ARGUMENTS, "text": text}
+            assert client.ask(said=said, answer=True) == {"ok": True}
+        for wrong in ({"call": 2, "name": ARGUMENTS}, {"call": 1, "name": "other"}):
+            assert "error" in client.ask(said=wrong, answer=True)
+        client.tell(said={"call": 1, "name": ARGUMENTS, "lost": True})
+        client.ask(serve="files")
+        first, second = content.take()
+        assert TOKEN not in first.text and "[gitlab_token:" in first.text
+        assert (second.cut, first.container) == (True, "host")
+        assert content.dropped == {"incomplete": 1}
+    finally:
+        place.reports.close()
+
+
+@pytest.mark.parametrize("patterns", [(), ("other",)])
+def test_of_others_no_content_is_asked_for_or_taken(tmp_path: Path, patterns: Any) -> None:
+    content = _content(*patterns)
+    place = Place(tmp_path, content if patterns else None)
+    try:
+        client = Client(place.path)
+        client.ask(serve="files")
+        assert client.ask(begin=call()) == {"ok": True}
+        client.ask(said={"call": 1, "name": ARGUMENTS, "text": "secret"}, answer=True)
+        assert content.take() == []
+    finally:
+        place.reports.close()
+
+
+def test_a_link_knows_whether_content_is_wanted(tmp_path: Path) -> None:
+    content = _content("host")
+    place = Place(tmp_path, content)
+
+    async def talk() -> None:
+        made = await link.connect(place.path)
+        await made.serve("files")
+        assert made.content == 0
+        told = Call(id=1, kind="tool", source="gateway", name="read", begin=time.time_ns())
+        assert await made.begin(told) and made.content == 32 << 10
+        made.said(Said(1, ARGUMENTS, "text"))
+        await made.serve("files")
+        await made.close()
+
+    try:
+        asyncio.run(talk())
+        assert [item.text for item in content.take()] == ["text"]
+    finally:
+        place.reports.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from hullwatch.agent.models.call import ModelCall
-from hullwatch.agent.models.exchange import Exchange, begin
+from hullwatch.agent.models.exchange import Exchange, Spoken, begin
 from hullwatch.agent.wire.exchange import Exchanges1, Part
 from hullwatch.agent.wire.http import Data, End, Head, Lost, Upgraded
 from hullwatch.agent.wire.http2 import PREFACE, Exchanges2
@@ -24,6 +24,7 @@ from hullwatch.agent.wire.mcp import (
     ToolCalls,
     may_be_mcp,
 )
+from hullwatch.agent.wire.said import Room
 
 __all__ = ["Connection", "Direction", "Event", "Opaque"]
 
@@ -39,7 +40,7 @@ class Opaque(NamedTuple):
     time: int
 
 
-Event = ModelCall | ToolCallBegan | ToolCallEnded | Opaque
+Event = ModelCall | Spoken | ToolCallBegan | ToolCallEnded | Opaque
 
 _ENOUGH = 24  # bytes that tell a protocol by its beginning (as many as HTTP/2's preface has)
 _REQUEST = re.compile(
@@ -65,7 +66,8 @@ _BEGINNINGS: tuple[tuple[str, re.Pattern[bytes], bool], ...] = (
 class Connection:
     """hasher: text -> keyed hash, for API keys and sessions. server, port: where it goes, as far as
     the tap knows. pipe: both directions are a process's standard streams (then it is JSON-RPC by
-    lines, or nothing). calls: shared by connections of one MCP session, if that is known.
+    lines, or nothing). calls: shared by connections of one MCP session, if that is known. room: for
+    what is said in calls; None: that is passed over.
 
     feed: pieces of one direction in their order, those of both as they happened; gap: bytes that
     are missing after `data`. protocol: '' until it is known. opaque: nothing more will be read, so
@@ -82,13 +84,15 @@ class Connection:
         port: int = 0,
         pipe: bool = False,
         calls: ToolCalls | None = None,
+        room: Room | None = None,
     ) -> None:
         self._hasher = hasher
+        self._room = room
         self._server = server
         self._port = port
         self._shared = calls is not None
         self._calls = calls or ToolCalls("pipe" if pipe else "tcp", server)
-        self._lines: LineCalls | None = LineCalls(self._calls) if pipe else None
+        self._lines: LineCalls | None = LineCalls(self._calls, room) if pipe else None
         self._http: Exchanges1 | Exchanges2 | None = None
         self._client_sends = True  # requests are `sent`
         self._open: dict[int, Exchange | HttpCalls] = {}
@@ -162,7 +166,7 @@ class Connection:
             events += self._blind("tls: nobody opened it here", time)
         elif protocol == "jsonrpc":
             self.followed = True
-            self._lines = LineCalls(self._calls)
+            self._lines = LineCalls(self._calls, self._room)
         else:
             self._http = Exchanges1() if protocol == "http/1" else Exchanges2()
         other = bytes(self._first[not sent])
@@ -196,7 +200,7 @@ class Connection:
         held = self._first[sent]
         if not self._passed[sent] and _MESSAGE.match(held):  # a line whose end is missing
             self.protocol = "jsonrpc"
-            self._lines = LineCalls(self._calls)
+            self._lines = LineCalls(self._calls, self._room)
             return [*self._read(sent, bytes(held), time), *self._lines.gap(sent, size, time)]
         held.clear()
         return []
@@ -220,9 +224,11 @@ class Connection:
     def _asked(self, number: int, event: Head | Data | End, time: int) -> list[Event]:
         if isinstance(event, Head):
             exchange: Exchange | HttpCalls | None
-            exchange = begin(event, time, self._hasher, self._server, self._port)
+            exchange = begin(event, time, self._hasher, self._server, self._port, self._room)
             if exchange is None and may_be_mcp(event):
-                exchange = HttpCalls(self._calls, event, self._client_sends, self._hasher)
+                exchange = HttpCalls(
+                    self._calls, event, self._client_sends, self._hasher, self._room
+                )
             if exchange is not None:
                 self._open[number] = exchange
             self.followed |= isinstance(exchange, Exchange)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from hullwatch.agent.report import Said
 from hullwatch.context.call import Call, Signal
 
 __all__ = ["DEFAULT_SOCKET", "Link", "connect", "socket_path"]
@@ -34,6 +35,7 @@ class Link:
         self._reader, self._writer = reader, writer
         self._asking = asyncio.Lock()
         self.up = True
+        self.content = 0
         self.unanswered = 0
         self.unsent = 0
         self.problem = ""
@@ -55,6 +57,9 @@ class Link:
 
     def signal(self, signal: Signal) -> None:
         self._send({"signal": signal})
+
+    def said(self, said: Said) -> None:
+        self._send({"said": said})
 
     async def close(self) -> None:
         self.up = False
@@ -78,6 +83,8 @@ class Link:
             self.problem = str(answer["error"])
             self.unanswered += 1
             return False
+        if "begin" in request:
+            self.content = int(answer.get("content", 0))
         return True
 
     def _send(self, request: Mapping[str, Any]) -> None:

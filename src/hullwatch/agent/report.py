@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from hullwatch.context.call import Call, Signal
 
-__all__ = ["Nobody", "Reporter"]
+__all__ = ["Nobody", "Reporter", "Said"]
+
+
+class Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Content of a call, redacted. name: OTel's attribute. lost: there was some, and none of it
+    could be kept."""
+
+    call: int
+    name: str
+    text: str = ""
+    lost: bool = False
 
 
 class Reporter(Protocol):
@@ -23,9 +35,18 @@ class Reporter(Protocol):
 
     def signal(self, signal: Signal) -> None: ...
 
+    content: int
+    """Bytes of an item that are kept of the call that began last; 0: nothing is."""
+
+    def said(self, said: Said) -> None:
+        """Of a call that runs, and where `content` asks for it."""
+        ...
+
 
 class Nobody:
     """A reporter where no agent runs."""
+
+    content = 0
 
     async def begin(self, call: Call) -> bool:
         return False
@@ -34,4 +55,7 @@ class Nobody:
         pass
 
     def signal(self, signal: Signal) -> None:
+        pass
+
+    def said(self, said: Said) -> None:
         pass

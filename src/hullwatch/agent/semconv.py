@@ -24,6 +24,13 @@ TOOL_TYPE = "gen_ai.tool.type"
 AGENT_NAME = "gen_ai.agent.name"
 CONVERSATION_ID = "gen_ai.conversation.id"
 
+# Content: kept for workloads only that somebody chose (docs/content.md), never in a call itself.
+TOOL_ARGUMENTS = "gen_ai.tool.call.arguments"
+TOOL_RESULT = "gen_ai.tool.call.result"
+SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
+INPUT_MESSAGES = "gen_ai.input.messages"
+OUTPUT_MESSAGES = "gen_ai.output.messages"
+
 MCP_METHOD = "mcp.method.name"
 MCP_SESSION = "mcp.session.id"
 MCP_PROTOCOL = "mcp.protocol.version"

@@ -16,8 +16,11 @@ import msgspec
 
 from hullwatch.agent import semconv
 from hullwatch.agent.connection import Connection, Direction, Event, Opaque
+from hullwatch.agent.content import Content
 from hullwatch.agent.models.call import ModelCall
+from hullwatch.agent.models.exchange import Spoken
 from hullwatch.agent.wire.mcp import ToolCall, ToolCallBegan
+from hullwatch.agent.wire.said import Said
 from hullwatch.context.call import AMBIGUOUS, Call, new_id
 from hullwatch.sensor.tap import Piece, token_hash
 from hullwatch.sensor.wire import TapKind, TapWhat
@@ -55,19 +58,26 @@ class _Stream:
         self.began: list[tuple[int, int, int]] = []  # id's hash, call, when
         self.judged = False
         self.within = 0  # what the process acted for when it asked last
+        self.last: Call | None = None  # of a model, that was told last
 
 
 class Listener:
     """take: pieces in their order; what they tell goes to `tell`, each call as it begins and again
-    as it ends. hasher: text -> keyed hash. Not for several threads.
+    as it ends. hasher: text -> keyed hash. content: takes what is said in calls of chosen
+    workloads; None: nobody's is listened to. Not for several threads.
 
     heard, opaque: counts for `status`: of calls by their kind, and of what could not be read.
     """
 
     def __init__(
-        self, kernel: Kernel, tell: Callable[[Call], None], hasher: Callable[[str], str]
+        self,
+        kernel: Kernel,
+        tell: Callable[[Call], None],
+        hasher: Callable[[str], str],
+        content: Content | None = None,
     ) -> None:
         self._kernel, self._tell, self._hasher = kernel, tell, hasher
+        self._content = content
         self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
         self._offset = 0
         self.heard: Counter[str] = Counter()
@@ -116,7 +126,10 @@ class Listener:
         if found is not None:
             self._close(found, piece.ts + self._offset)
         server = str(ipaddress.ip_address(piece.address)) if piece.address else ""
-        connection = Connection(self._hasher, server=server, port=piece.port, pipe=not key[1])
+        room = self._content.room(piece.cgroup) if self._content is not None else None
+        connection = Connection(
+            self._hasher, server=server, port=piece.port, pipe=not key[1], room=room
+        )
         made = self._streams[key] = _Stream(connection, piece)
         while len(self._streams) > MAX_STREAMS:
             _, oldest = self._streams.popitem(last=False)
@@ -168,28 +181,48 @@ class Listener:
                 self.opaque[event.reason] += 1
             elif isinstance(event, ModelCall):
                 self._asked_model(stream, event)
+            elif isinstance(event, Spoken):
+                for name, said in event.said:
+                    self._keep(stream.last, name, said)
+                for _ in range(event.missed):
+                    self._keep(stream.last, "", None)
             elif isinstance(event, ToolCallBegan):
-                self._began(stream, event.call)
+                made = self._began(stream, event.call)
+                if event.said is not None or "cut" in event.call.problems:  # else there are none
+                    self._keep(made, semconv.TOOL_ARGUMENTS, event.said)
             else:
-                self._over(stream, event.call)
+                ended = self._over(stream, event.call)
+                if event.call.status in ("ok", "error"):
+                    self._keep(ended, semconv.TOOL_RESULT, event.said)
 
-    def _began(self, stream: _Stream, call: ToolCall) -> None:
+    def _keep(self, call: Call | None, name: str, said: Said | None) -> None:
+        """What was said in a call that was told; None: it was not heard."""
+        if self._content is None or call is None:
+            return
+        if said is None:
+            self._content.missed(call.cgroup)
+        else:
+            self._content.hear(call.cgroup, call.id, name, said, call.end or call.begin)
+
+    def _began(self, stream: _Stream, call: ToolCall) -> Call | None:
+        """The call as it was told; None: it is not ours to tell."""
         if call.role == "client":
             # Of a server that is here, too, the server's side is told.
             if stream.remote is None or stream.remote.is_loopback or call.transport == "pipe":
-                return
+                return None
             span = new_id()
         else:
             span = self._seen_by_kernel(stream, call)
             if not span:
                 span = new_id()
                 if not self._kernel.begin(stream.tgid, span):
-                    return
+                    return None
                 self.heard["late"] += 1
         made = self._placed(stream, call.to_call(span, stream.tgid))
         stream.open[call.key] = made
         self.heard["tool"] += 1
         self._tell(made)
+        return made
 
     @staticmethod
     def _seen_by_kernel(stream: _Stream, call: ToolCall) -> int:
@@ -204,16 +237,19 @@ class Listener:
                     return known
         return 0
 
-    def _over(self, stream: _Stream, call: ToolCall) -> None:
+    def _over(self, stream: _Stream, call: ToolCall) -> Call | None:
         known = stream.open.pop(call.key, None)
         if known is None:
-            return
+            return None
         if call.role == "server":
             self._kernel.end(stream.tgid, known.id)
         ended = self._placed(stream, call.to_call(known.id, stream.tgid))
-        self._tell(msgspec.structs.replace(ended, begin=known.begin, parent=known.parent))
+        ended = msgspec.structs.replace(ended, begin=known.begin, parent=known.parent)
+        self._tell(ended)
+        return ended
 
     def _asked_model(self, stream: _Stream, model: ModelCall) -> None:
+        stream.last = None
         if not stream.connection.asks:  # a model's server: its clients' calls are theirs
             return
         self.heard["model"] += 1
@@ -221,7 +257,8 @@ class Listener:
         private = stream.remote is not None and stream.remote.is_private
         if private and model.provider.endswith(_COMPATIBLE):
             call = msgspec.structs.replace(call, server=SELF_HOSTED)
-        self._tell(self._placed(stream, call))
+        stream.last = self._placed(stream, call)
+        self._tell(stream.last)
 
     @staticmethod
     def _placed(stream: _Stream, call: Call) -> Call:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "tree": "hullwatch.cli.tree",
     "calls": "hullwatch.cli.calls",
     "call": "hullwatch.cli.call",
+    "content": "hullwatch.cli.content",
     "routes": "hullwatch.cli.routes",
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",

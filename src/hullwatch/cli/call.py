@@ -11,12 +11,13 @@ import typer
 from hullwatch.cli.calls import plain, took
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
-from hullwatch.cli.show import console, print_json, safe, say, short_time, size
+from hullwatch.cli.show import console, iso, print_json, safe, say, short_time, size
 from hullwatch.cli.tree import as_tree
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hullwatch.agent.content import Item
     from hullwatch.store.calls import CallRow
     from hullwatch.store.query import Reader
     from hullwatch.store.story import Story
@@ -37,10 +38,17 @@ def call(
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Write it as a picture, too.")
     ] = None,
+    content: Annotated[
+        bool,
+        typer.Option(
+            "--content", help="With what was said in it, redacted, if `up --content` kept it."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Draw one call: what it started, and what these processes did. Exit code 1: no such call."""
     from hullwatch.store.calls import events_of, rows
+    from hullwatch.store.content import read
     from hullwatch.store.query import Reader
     from hullwatch.store.story import flat, tell
 
@@ -61,14 +69,28 @@ def call(
         story = tell(reader, where, call=one.id)
         shared = _shared(reader, one)
         warnings = (*reader.warnings, *story.cut)
+    said = read(store, one.id) if content else None
     for warning in warnings:
         say(warning)
+    if said == []:
+        say("no content of it is kept: see `hullwatch content list`")
     if svg is not None:
-        _picture(svg, story, one, shared, all_files)
+        _picture(svg, story, one, shared, all_files, said)
     if json:
-        print_json({"call": plain(one), "shared_with": shared} | flat(story))
+        more = {} if said is None else {"content": [_said(item) for item in said]}
+        print_json({"call": plain(one), "shared_with": shared} | flat(story) | more)
     else:
-        _draw(console(), story, one, shared, all_files)
+        _draw(console(), story, one, shared, all_files, said)
+
+
+def _said(item: Item) -> dict[str, Any]:
+    return {
+        "time": iso(item.time),
+        "name": item.name,
+        "text": item.text,
+        "size": item.size,
+        "cut": item.cut,
+    }
 
 
 def _shared(reader: Reader, one: CallRow) -> list[dict[str, Any]]:
@@ -84,7 +106,12 @@ def _shared(reader: Reader, one: CallRow) -> list[dict[str, Any]]:
 
 
 def _draw(
-    to: Console, story: Story, one: CallRow, shared: list[dict[str, Any]], all_files: bool
+    to: Console,
+    story: Story,
+    one: CallRow,
+    shared: list[dict[str, Any]],
+    all_files: bool,
+    said: list[Item] | None = None,
 ) -> None:
     what = f"{safe(one.server)}: {safe(one.name)}" if one.server else safe(one.name)
     title = f"{one.kind} call {what}  {one.id:016x}  {short_time(one.begun)}  {took(one)}"
@@ -97,10 +124,19 @@ def _draw(
         names = ", ".join(f"{safe(row['name'])} ({row['id']})" for row in shared)
         text = f"{one.ambiguous} events are of this call or of one that ran beside it: {names}"
         to.print(text, style="yellow")
+    for item in said or ():
+        cut = f", not all of {size(item.size)}" if item.cut else ""
+        to.print(f"{item.name}{cut}", style="bold")
+        to.print(safe(item.text))
 
 
 def _picture(
-    path: Path, story: Story, one: CallRow, shared: list[dict[str, Any]], all_files: bool
+    path: Path,
+    story: Story,
+    one: CallRow,
+    shared: list[dict[str, Any]],
+    all_files: bool,
+    said: list[Item] | None = None,
 ) -> None:
     """Rich draws it; its fonts from the web are left out, a picture should not call home."""
     import io
@@ -111,7 +147,7 @@ def _picture(
     paper = Console(
         record=True, file=io.StringIO(), width=140, markup=False, emoji=False, highlight=False
     )
-    _draw(paper, story, one, shared, all_files)
+    _draw(paper, story, one, shared, all_files, said)
     drawn = paper.export_svg(title=f"call {one.id:016x}", theme=DEFAULT_TERMINAL_THEME)
     path.write_text(re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.S), encoding="utf-8")
     say(f"wrote {path}")

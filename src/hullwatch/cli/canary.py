@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import print_json, print_table, say
 
-__all__ = ["FOLDER", "Planted", "register"]
+__all__ = ["FOLDER", "Planted", "planted_values", "register"]
 
 FOLDER = Path("/etc/hullwatch/rules/canaries")
 _MARK = "# canary "
@@ -192,6 +192,27 @@ def remove(
         say(f"{one.file}: {state}, and left alone")
 
 
+def planted_values(folders: Iterable[Path]) -> tuple[str, ...]:
+    """The secrets in canaries that are as they were planted, by all rules in these folders: who
+    keeps content takes them out."""
+    from hullwatch.agent.secrets import detect
+
+    found: dict[str, None] = {}
+    for one in (one for folder in folders for one in _all(folder, "**/*.yaml")):
+        try:
+            if _state(one) != "there":
+                continue
+            with _folder(Path(one.file).parent) as folder:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                with open(os.open(Path(one.file).name, flags, dir_fd=folder), "rb") as file:
+                    text = file.read(_MAX_RULE).decode("ascii", "replace")
+        except (CommandError, OSError) as error:
+            say(f"canary {one.id}: its values are taken out by their kind only: {error}")
+            continue
+        found |= {text[start:end]: None for _, start, end in detect(text)}
+    return tuple(found)
+
+
 # --- files --------------------------------------------------------------------------------
 
 
@@ -319,13 +340,16 @@ def _write_rule(into: Path, one: Planted) -> Path:
     return path
 
 
-def _all(into: Path) -> list[Planted]:
-    """All canaries, oldest first. What is no rule of one is said and left out."""
+def _all(into: Path, among: str = "*.yaml") -> list[Planted]:
+    """All canaries, oldest first. What is no rule of one is said and left out; `among` others,
+    which have not their mark, it is not said."""
     found = []
-    for path in sorted(into.glob("*.yaml")):
+    for path in sorted(into.glob(among)):
         try:
             with path.open("rb") as file:
                 first = file.readline(_MAX_RULE).decode()
+            if among != "*.yaml" and not first.startswith(_MARK):
+                continue
             one = msgspec.json.decode(first.removeprefix(_MARK), type=Planted)
             if path.stem != one.id or not Path(one.file).is_absolute():
                 raise ValueError("not as it was written")

@@ -88,7 +88,10 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
         "agent": agent
         and {
             key: agent.get(key)
-            for key in ("pid", "mode", "tier", "losses", "faults", "privileges", "tap", "tls")
+            for key in (
+                *("pid", "mode", "tier", "losses", "faults", "privileges", "tap", "tls"),
+                "content",
+            )
         },
         "noise": _noise(store),
         "store": str(store),
@@ -133,6 +136,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.markup import escape
 
     from hullwatch.cli.show import console
+    from hullwatch.cli.status import content_of
 
     out = partial(console().print, markup=True)
     colour = "red" if found["tier"] == "none" else "green"
@@ -155,6 +159,8 @@ def _print(found: dict[str, Any]) -> None:
         out(f"[bold]agent[/]     not running for {escape(found['store'])} (start: hullwatch up)")
     for line in _tls(agent or {}):
         out(f"[bold]tls[/]       {line}")
+    for _, line in content_of(agent) if agent else ():
+        out(f"[bold]content[/]   {escape(line)}")
     noise = found["noise"]
     if noise.get("silent_rules") or noise.get("rules_that_cannot_match"):
         out(

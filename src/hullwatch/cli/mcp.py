@@ -8,7 +8,7 @@ import importlib
 import json as json_
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -233,10 +233,11 @@ def _observer(server: str, link: Any, hold: str, state: Path | None, transport: 
     from hullwatch.agent.report import Nobody
 
     folder = state or directory()
-    pins, hashed = None, None
+    pins, hashed, clean = None, None, None
     try:
         pins = Pins(folder / "pins.db")
         hashed = hasher(folder)
+        clean = _cleaner(folder)
     except (PinError, OSError) as error:
         if hold != "none" and pins is None:
             raise CommandError(f"--hold needs pins: {error}", ExitCode.STORE) from None
@@ -248,8 +249,23 @@ def _observer(server: str, link: Any, hold: str, state: Path | None, transport: 
         hold=hold != "none",
         hasher=hashed,
         detect=_detect(),
+        clean=clean,
         transport=transport,
     )
+
+
+def _cleaner(folder: Path) -> Callable[[bytes, int], str] | None:
+    """For what an agent asks to keep; without a key that is nothing."""
+    from hullwatch.agent.content import clean
+    from hullwatch.agent.secrets import Key, KeyUnusable
+    from hullwatch.agent.wire.said import MOST
+
+    try:
+        key = Key.load(folder / "hash.key")
+    except KeyUnusable as error:
+        say(f"content is not kept: {error}")
+        return None
+    return lambda raw, limit: clean(raw[:MOST], key, limit, whole=len(raw) <= MOST)[0]
 
 
 async def _link() -> Any:

@@ -13,7 +13,7 @@ from hullwatch.cli.errors import ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
 from hullwatch.cli.show import iso, print_json, safe, short_time, size
 
-__all__ = ["noise_of", "register", "report"]
+__all__ = ["content_of", "noise_of", "register", "report"]
 
 _SILENT_DAYS = 30
 
@@ -190,6 +190,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from _baselines(get("baselines") or {})
     yield from _calls(get("calls") or {}, get("otlp") or {})
     yield from _tap(get("tap") or {})
+    yield from content_of(agent)
     fills = {name: fill for name, fill in (get("rings") or {}).items() if fill >= 0.1}
     if fills:
         listed = ", ".join(f"{safe(name)} {100 * fill:.0f} %" for name, fill in fills.items())
@@ -287,6 +288,25 @@ def _tap(heard: dict[str, Any]) -> Iterator[tuple[str, str]]:
     }
     if opaque:
         yield "", "not readable: " + ", ".join(f"{safe(why)} ({n})" for why, n in opaque.items())
+
+
+def content_of(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Whose content is kept, and what was left out; as `_agent`."""
+    said = agent.get("content") or {}
+    if not said.get("workloads"):
+        left = f"; of before, {size(said['bytes'])}" if said.get("bytes") else ""
+        yield "content", f"kept of no workload{left}"
+        return
+    yield "content", f"KEPT, without secrets, of {', '.join(map(safe, said['workloads']))}"
+    yield (
+        "",
+        f"{_count(said['kept'], 'item')} so far, {size(said['bytes'])} of"
+        f" {size(said['max_bytes'])}, for {_duration(said['keep'])}; an item has"
+        f" {size(said['limit'])} at most",
+    )
+    if said["dropped"]:
+        listed = ", ".join(f"{count} {safe(why)}" for why, count in said["dropped"].items())
+        yield "", f"left out: {listed}"
 
 
 def _rights(said: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 import typer
 
 from hullwatch.cli.alert import Alerts, show_finding
+from hullwatch.cli.canary import FOLDER, planted_values
 from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.options import DEFAULT_STORE, Json, Rules, Store
 from hullwatch.cli.rules import default_rules
@@ -119,9 +120,40 @@ def up(
         typer.Option(
             "--tap/--no-tap",
             help="Read calls of tools and models out of what processes read and write: pipes,"
-            " sockets, TLS. What they say is not kept.",
+            " sockets, TLS. What they say is not kept, but for --content.",
         ),
     ] = True,
+    content: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--content",
+            metavar="WORKLOAD",
+            help="Keep what is said in calls of such workloads, without secrets: a container's name"
+            " or image, a pod or NAMESPACE/POD, with * and ?; `host`: what runs in no container."
+            " May be repeated. Default: nobody's.",
+        ),
+    ] = None,
+    content_limit: Annotated[
+        int,
+        typer.Option(
+            "--content-limit",
+            metavar="BYTES",
+            help="Of one argument, result, prompt or answer: 256 to 65536.",
+        ),
+    ] = 8 << 10,
+    content_keep: Annotated[
+        str,
+        typer.Option("--content-keep", metavar="TIME", help="Age at which it is removed: 1h, 7d."),
+    ] = "1d",
+    content_max_bytes: Annotated[
+        int,
+        typer.Option(
+            "--content-max-bytes",
+            metavar="BYTES",
+            min=1 << 20,
+            help="Of all content; the oldest goes first.",
+        ),
+    ] = 64 << 20,
     otlp: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,6 +191,12 @@ def up(
     max_seconds = parse_duration(max_age, "--max-age")
     given = tuple(name for name in labels.split(",") if name and name != "none")
     _check_labels(given, private or (), trusted or ())
+    _check_content(content or (), content_limit)
+    content_seconds = parse_duration(content_keep, "--content-keep")
+    if content_seconds < 1:
+        raise CommandError(f"--content-keep {content_keep}: at least 1s", ExitCode.USAGE)
+    # Before anybody watches: to open a canary is a use of it.
+    canaries = planted_values(rules or [FOLDER]) if content else ()
     lock.make(store)
     rights = privileges.begin(store, *store.iterdir())
     # From here on, as importing them makes threads.
@@ -176,6 +214,11 @@ def up(
         cpu_budget=cpu_budget / 100,
         shed_new=shed_new,
         tap=tap,
+        content=tuple(content or ()),
+        content_limit=content_limit,
+        content_keep=content_seconds,
+        content_max_bytes=content_max_bytes,
+        canaries=canaries,
         labels=given,
         label_host=label_host,
         private=tuple(private or ()),
@@ -251,3 +294,16 @@ def _check_labels(labels: Iterable[str], private: Iterable[str], trusted: Iterab
             ipaddress.ip_network(text)
         except ValueError as problem:
             raise CommandError(f"--trusted {text}: {problem}", ExitCode.USAGE) from None
+
+
+def _check_content(patterns: Iterable[str], limit: int) -> None:
+    """As `_check_labels`."""
+    from hullwatch.agent.content import LIMITS, pattern_problem
+
+    for text in patterns:
+        if problem := pattern_problem(text):
+            raise CommandError(f"--content {text!r}: {problem}", ExitCode.USAGE)
+    if not LIMITS[0] <= limit <= LIMITS[1]:
+        raise CommandError(
+            f"--content-limit {limit}: {LIMITS[0]} to {LIMITS[1]} bytes", ExitCode.USAGE
+        )

@@ -30,7 +30,7 @@ from hullwatch.agent.mcp.message import (
 )
 from hullwatch.agent.mcp.pins import PinError, Pins
 from hullwatch.agent.mcp.signals import FAULT, Detect, Signals
-from hullwatch.agent.report import Reporter
+from hullwatch.agent.report import Reporter, Said
 from hullwatch.context.call import MAX_TEXT, Call, Status, Value, new_id
 
 __all__ = ["HELD", "SERVER_GONE", "Dialogue", "Observer", "Open"]
@@ -44,6 +44,10 @@ _UNREADABLE = -32600  # JSON-RPC: invalid request
 MAX_OPEN = 4096  # requests of one dialogue without an answer
 MAX_WAITING = 1024  # calls between two round trips
 WAIT_NS = 3600 * 10**9  # how long a client may take to come back with what was asked for
+
+
+Clean = Callable[[bytes, int], str]
+"""JSON and the bytes that may be kept to text without secrets; '' if none can be kept."""
 
 
 class Open:
@@ -77,7 +81,8 @@ class _Waiting(NamedTuple):
 
 class Observer:
     """server: its name here (identity.py). hold: calls of tools whose definition changed are
-    answered and not passed on. detect: finds secrets. transport: `pipe` or `tcp`."""
+    answered and not passed on. detect: finds secrets; clean: takes them out, where the agent wants
+    to keep content. transport: `pipe` or `tcp`."""
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class Observer:
         hold: bool = False,
         hasher: Callable[[bytes], str] | None = None,
         detect: Detect | None = None,
+        clean: Clean | None = None,
         transport: str = "pipe",
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -96,6 +102,7 @@ class Observer:
         self._pins = pins
         self.hold = hold
         self._hasher = hasher
+        self._clean = clean
         self._transport = transport
         self._clock = clock
         self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
@@ -163,6 +170,7 @@ class Observer:
         attributes = self._attributes(dialogue, peeked, more) | {semconv.UNPARSED: True}
         call = self._call(dialogue, peeked, 0, pid, attributes)
         await self._reporter.begin(call)
+        self._said(call, semconv.TOOL_ARGUMENTS, None)
         return Open(peeked, call)
 
     def sent_all(self, dialogue: Dialogue, begun: Open | None, peeked: Message, size: int) -> None:
@@ -294,6 +302,8 @@ class Observer:
                 opened = Open(message, call)
             # Known to the kernel before the server reads a byte of it.
             await self._reporter.begin(call)
+            if opened.rounds == 1:
+                self._said(call, semconv.TOOL_ARGUMENTS, params.get("arguments", b""))
         self._keep(dialogue, opened)
 
     def _resumed(self, message: Message, params: Mapping[str, bytes]) -> _Waiting | None:
@@ -335,6 +345,7 @@ class Observer:
         subject = opened.message.name if opened and opened.message.name else "answer"
         self._signals.tell("unparsed", subject, _LARGE)
         if opened is not None and opened.call is not None:
+            self._said(opened.call, semconv.TOOL_RESULT, None)
             failed = peeked.kind == "error"
             self._end(
                 opened,
@@ -403,6 +414,7 @@ class Observer:
         opened.call = call = self._signals.secrets(
             call, message.result or message.error, "secret_in_result"
         )
+        self._said(call, semconv.TOOL_RESULT, message.result or message.error)
         if message.kind == "error":
             code = field(message.error, "code").decode("ascii", "replace")[:32]
             self._end(opened, "error", code or "rpc", size, extra | {semconv.RPC_STATUS: code})
@@ -474,6 +486,14 @@ class Observer:
             request_bytes=size,
             attributes=attributes,
         )
+
+    def _said(self, call: Call, name: str, raw: bytes | None) -> None:
+        """None: too large to be looked into."""
+        limit = self._reporter.content
+        if not limit or self._clean is None or raw == b"":
+            return
+        text = "" if raw is None else self._clean(raw, limit)
+        self._reporter.said(Said(call.id, name, text, lost=not text))
 
     def _end(
         self,

@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,14 +14,16 @@ from hullwatch.agent.models.apis import Api, find
 from hullwatch.agent.models.call import ModelCall
 from hullwatch.agent.models.credential import credential
 from hullwatch.agent.models.providers import provider_of
+from hullwatch.agent.models.texts import TEXTS, Answer, Texts
 from hullwatch.agent.wire.body import Decoder
 from hullwatch.agent.wire.eventstream import Frame, Frames
 from hullwatch.agent.wire.http import Data, Head, split_target
 from hullwatch.agent.wire.jsonscan import Paths, Picked, Scanner, Value, pick
+from hullwatch.agent.wire.said import Room, Said
 from hullwatch.agent.wire.sse import ServerEvent, ServerEvents
 from hullwatch.context.call import Status
 
-__all__ = ["Exchange", "begin"]
+__all__ = ["Exchange", "Spoken", "begin"]
 
 MAX_NAMES = 128  # tools of one call that are named
 MAX_FINISH = 8
@@ -32,11 +35,24 @@ _NAMED = frozenset(("function", "custom", "mcp", "namespace"))
 _TOKENS = frozenset(("input", "output", "cached", "written"))
 
 
+class Spoken(NamedTuple):
+    """What was said in the call that was told right before: OTel's names, and values. missed:
+    prompt and answer of which there was something, and none was heard."""
+
+    said: tuple[tuple[str, Said], ...]
+    missed: int = 0
+
+
 def begin(
-    head: Head, time: int, hasher: Callable[[str], str], server: str = "", port: int = 0
+    head: Head,
+    time: int,
+    hasher: Callable[[str], str],
+    server: str = "",
+    port: int = 0,
+    room: Room | None = None,
 ) -> Exchange | None:
     """For a request that goes to a model's API, else None. server, port: where the connection goes,
-    as far as that is known."""
+    as far as that is known. room: for what is said, None: that is passed over."""
     if head.method != "POST":
         return None
     host, path, query = split_target(head)
@@ -62,7 +78,10 @@ def begin(
     )
     coding = Decoder(head.headers.get("content-encoding", ""))
     streams = ":stream" in path
-    return Exchange(api, call, coding, believed=bool(provider) or not api.needs, streams=streams)
+    believed = bool(provider) or not api.needs
+    texts = TEXTS.get(api.name) if room is not None else None
+    heard = _Heard(texts, room) if room is not None and texts is not None else None
+    return Exchange(api, call, coding, believed, streams, heard)
 
 
 class _Facts:
@@ -101,6 +120,52 @@ class _Facts:
         return value if isinstance(value, str) else ""
 
 
+class _Heard:
+    """What is said in an exchange, read beside the facts."""
+
+    def __init__(self, texts: Texts, room: Room) -> None:
+        self._texts, self._room = texts, room
+        self._request = Scanner(texts.request, room)
+        self._asked: dict[str, Said] = {}
+        self._reply: _Reply | None = None
+        self._answer = Answer(room)
+        self._holes = [False, False]  # in the request, in the reply
+
+    def ask(self, piece: bytes) -> None:
+        self._take(self._request.feed(piece))
+
+    def ask_gap(self) -> None:
+        self._holes[0] = True
+        self._take(self._request.gap())
+
+    def begin_reply(self, kind: str, streams: bool) -> None:
+        texts = self._texts
+        self._reply = _reply(kind, texts.response, texts.stream, streams, self._room)
+
+    def answer(self, piece: bytes) -> None:
+        if self._reply is not None:
+            self._answer.add(self._reply.feed(piece))
+
+    def gap(self) -> None:
+        self._holes[1] = True
+        if self._reply is not None:
+            self._answer.add(self._reply.gap())
+        self._answer.gap()
+
+    def finish(self, whole: bool) -> Spoken:
+        self._take(self._request.gap())
+        if self._reply is not None:
+            self._answer.add(self._reply.end())
+        if not whole:
+            self.gap()
+        asked, answered = self._asked.items(), self._answer.said()
+        missed = (self._holes[0] and not asked) + (self._holes[1] and not answered)
+        return Spoken((*asked, *answered), missed)
+
+    def _take(self, found: list[Picked]) -> None:
+        self._asked |= {field: value for field, value in found if isinstance(value, Said)}
+
+
 class Exchange:
     """Fed by a connection, in the shape of HttpCalls; only finish has a call to give.
 
@@ -109,8 +174,15 @@ class Exchange:
     """
 
     def __init__(
-        self, api: Api, call: ModelCall, coding: Decoder, believed: bool, streams: bool
+        self,
+        api: Api,
+        call: ModelCall,
+        coding: Decoder,
+        believed: bool,
+        streams: bool,
+        heard: _Heard | None = None,
     ) -> None:
+        self._heard = heard
         self._api = api
         self._call = call
         self._coding = coding
@@ -131,14 +203,16 @@ class Exchange:
         if self._partial:
             return ()  # past a hole nobody knows where in the document we are
         for piece in self._coding.feed(data.data):
-            self._add(self._request.feed(piece), time)
+            self._ask(piece, time)
         self._partial = bool(data.missing)
+        if self._partial and self._heard is not None:
+            self._heard.ask_gap()
         return ()
 
     def request_end(self, time: int) -> Sequence[ModelCall]:
         if not self._partial:
             for piece in self._coding.end():
-                self._add(self._request.feed(piece), time)
+                self._ask(piece, time)
         self._opaque()
         return ()
 
@@ -147,7 +221,10 @@ class Exchange:
         self._status, self._headers = head.status, head.headers
         self._coding = Decoder(head.headers.get("content-encoding", ""))
         kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-        self._reply = _reply(kind, self._api, self._streams and head.status < 400)
+        streams = self._streams and head.status < 400
+        self._reply = _reply(kind, self._api.response, self._api.stream, streams)
+        if self._heard is not None:
+            self._heard.begin_reply(kind, streams)
         return ()
 
     def response(self, data: Data, time: int) -> Sequence[ModelCall]:
@@ -155,20 +232,22 @@ class Exchange:
         if self._reply is None:
             return ()
         for piece in self._coding.feed(data.data):
-            self._add(self._reply.feed(piece), time)
+            self._answer(self._reply, piece, time)
         if data.missing:
             self._coding.gap()
             self._reply.gap()
+            if self._heard is not None:
+                self._heard.gap()
             self._partial = True
         return ()
 
-    def finish(self, time: int, whole: bool) -> Sequence[ModelCall]:
+    def finish(self, time: int, whole: bool) -> Sequence[ModelCall | Spoken]:
         """The reply is over, or nobody will see how it ends (then not whole). The call, or nothing
         if it turned out not to be a model's API."""
         facts = self._facts
         if self._reply is not None:
             for piece in self._coding.end():
-                self._add(self._reply.feed(piece), time)
+                self._answer(self._reply, piece, time)
             self._add(self._reply.end(), time)
         self._opaque()
         if not self._believed and not self._api.needs & facts.seen:
@@ -202,7 +281,19 @@ class Exchange:
             partial=self._partial or not whole,
             problems=tuple(self._problems),
         )
-        return (call,)
+        if self._heard is None:
+            return (call,)
+        return call, self._heard.finish(whole and not self._coding.opaque)
+
+    def _ask(self, piece: bytes, time: int) -> None:
+        self._add(self._request.feed(piece), time)
+        if self._heard is not None:
+            self._heard.ask(piece)
+
+    def _answer(self, reply: _Reply, piece: bytes, time: int) -> None:
+        self._add(reply.feed(piece), time)
+        if self._heard is not None:
+            self._heard.answer(piece)
 
     def _add(self, picked: list[Picked], time: int) -> None:
         for each in picked:
@@ -236,19 +327,20 @@ class Exchange:
 class _Reply:
     """A reply in one of its forms: a document, or several in a row (NDJSON)."""
 
-    def __init__(self, paths: Paths, streamed: bool) -> None:
+    def __init__(self, paths: Paths, room: Room | None, streamed: bool) -> None:
         self.streamed = streamed
-        self._scanner = Scanner(paths)
+        self._scanner = Scanner(paths, room)
         self._deaf = False
 
     def feed(self, data: bytes) -> list[Picked]:
         return [] if self._deaf else self._scanner.feed(data)
 
-    def gap(self) -> None:
+    def gap(self) -> list[Picked]:
         self._deaf = True
+        return self._scanner.gap()
 
     def end(self) -> list[Picked]:
-        return self._scanner.finish()
+        return [*self._scanner.gap(), *self._scanner.finish()]
 
 
 class _LineReply(_Reply):
@@ -268,30 +360,31 @@ class _LineReply(_Reply):
 class _EventReply(_Reply):
     """Server-sent events; `[DONE]`, OpenAI's last, is no JSON."""
 
-    def __init__(self, paths: Paths) -> None:
-        super().__init__(paths, streamed=True)
-        self._paths = paths
+    def __init__(self, paths: Paths, room: Room | None) -> None:
+        super().__init__(paths, room, streamed=True)
+        self._paths, self._room = paths, room
         self._events = ServerEvents()
 
     def feed(self, data: bytes) -> list[Picked]:
         return self._pick(self._events.feed(data))
 
-    def gap(self) -> None:
+    def gap(self) -> list[Picked]:
         self._events.gap()
+        return []
 
     def end(self) -> list[Picked]:
         return self._pick(self._events.rest())
 
     def _pick(self, events: list[ServerEvent]) -> list[Picked]:
-        return [picked for each in events for picked in pick(each.data, self._paths)]
+        return [picked for each in events for picked in pick(each.data, self._paths, self._room)]
 
 
 class _FrameReply(_Reply):
     """Amazon's event stream. Of InvokeModel, a `chunk` has the model's own event in base64."""
 
-    def __init__(self, paths: Paths) -> None:
-        super().__init__(paths, streamed=True)
-        self._paths = paths
+    def __init__(self, paths: Paths, room: Room | None) -> None:
+        super().__init__(paths, room, streamed=True)
+        self._paths, self._room = paths, room
         self._frames = Frames()
 
     def feed(self, data: bytes) -> list[Picked]:
@@ -300,8 +393,9 @@ class _FrameReply(_Reply):
             found += self._frame(frame)
         return found
 
-    def gap(self) -> None:
+    def gap(self) -> list[Picked]:
         self._frames.gap()
+        return []
 
     def end(self) -> list[Picked]:
         return []
@@ -316,18 +410,20 @@ class _FrameReply(_Reply):
                 payload = base64.b64decode(msgspec.json.decode(payload, type=_Chunk).bytes)
             except (msgspec.DecodeError, binascii.Error, ValueError):
                 return
-        yield from pick(payload, self._paths)
+        yield from pick(payload, self._paths, self._room)
 
 
 class _Chunk(msgspec.Struct):
     bytes: str
 
 
-def _reply(kind: str, api: Api, streams: bool) -> _Reply:
+def _reply(
+    kind: str, response: Paths, stream: Paths, streams: bool, room: Room | None = None
+) -> _Reply:
     if kind == "text/event-stream":
-        return _EventReply(api.stream)
+        return _EventReply(stream, room)
     if kind == "application/vnd.amazon.eventstream":
-        return _FrameReply(api.stream)
+        return _FrameReply(stream, room)
     if kind in ("application/x-ndjson", "application/stream+json", "application/jsonl"):
-        return _LineReply(api.stream, streamed=True)
-    return _Reply(api.stream if streams else api.response, streamed=streams)
+        return _LineReply(stream, room, streamed=True)
+    return _Reply(stream if streams else response, room, streamed=streams)

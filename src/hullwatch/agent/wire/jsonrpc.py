@@ -11,6 +11,7 @@ import re
 from typing import Literal, NamedTuple
 
 from hullwatch.agent.wire.jsonscan import Container, Paths, Picked, Scanner, Value
+from hullwatch.agent.wire.said import Room, Said
 
 __all__ = ["MAX_LINE", "Body", "Id", "Kind", "Line", "Lines", "Message", "read"]
 
@@ -37,10 +38,17 @@ _MESSAGE = {
     "error": "error",
     "error.code": "code",
 }
-_PATHS = Paths(
-    _MESSAGE | {f"*.{path}": field for path, field in _MESSAGE.items()},
-    ends={"": "end", "*": "end"},
-)
+_SAID = dict.fromkeys(("params.arguments", "result", "error"), "said")
+
+
+def _batched(paths: dict[str, str]) -> dict[str, str]:
+    """Of a message that stands alone, and of each of a batch."""
+    return paths | {f"*.{path}": field for path, field in paths.items()}
+
+
+_ENDS = {"": "end", "*": "end"}
+_PATHS = Paths(_batched(_MESSAGE), _ENDS)
+_TAKEN = Paths(_batched(_MESSAGE), _ENDS, _batched(_SAID))
 # After a hole: this is how a message begins that is not the rest of another.
 _BEGINNING = re.compile(rb'\s*\[?\s*\{\s*"(?:jsonrpc|id|method|params|result|error)"\s*:', re.ASCII)
 _AHEAD = 32  # bytes that decide it
@@ -49,7 +57,8 @@ _AHEAD = 32  # bytes that decide it
 class Message(NamedTuple):
     """name: `params.name`, the tool of a tools/call. size: bytes of the line or body it is in.
     part: 0 where it stands alone, else its place in a batch. peer: what a client or server calls
-    itself. cancels: the request that a notification takes back. failed: `result.isError`.
+    itself. cancels: the request that a notification takes back. failed: `result.isError`. said:
+    JSON of `params.arguments`, the result or the error, where there was room for it.
 
     problems: `duplicate KEY`, `case KEY`, `depth` (see jsonscan); `utf8`; `version` (no 2.0);
     `id` (of a kind MCP does not have); `batch` (more than MAX_BATCH); `cut`: the end is missing,
@@ -69,14 +78,16 @@ class Message(NamedTuple):
     protocol: str = ""
     peer: str = ""
     problems: tuple[str, ...] = ()
+    said: Said | None = None
 
 
 class Body:
     """One document, in any pieces: feed(data), then end() -> its messages. What is no JSON-RPC
-    gives none. Several documents in a row are all read: so do servers that decode a stream."""
+    gives none. Several documents in a row are all read: so do servers that decode a stream.
+    room: for what messages say, None: that is passed over."""
 
-    def __init__(self) -> None:
-        self._scanner = Scanner(_PATHS)
+    def __init__(self, room: Room | None = None) -> None:
+        self._scanner = Scanner(_PATHS if room is None else _TAKEN, room)
         self._begin()
 
     def _begin(self) -> None:
@@ -95,12 +106,14 @@ class Body:
     def gap(self, size: int) -> None:
         """Bytes are missing: of what follows nothing can be told."""
         self.size += size
+        self._sort(self._scanner.gap())
         self._problems.add("cut")
 
     def end(self) -> list[Message]:
         """The document is over; the next may be fed."""
         self._check(b"", last=True)
         cut = self._scanner.open or "cut" in self._problems
+        self._sort(self._scanner.gap())
         if self._open:  # it broke off, and may still say which call it is
             self._done.append(self._open)
         problems = self._problems | self._scanner.problems | ({"cut"} if cut else set())
@@ -138,9 +151,9 @@ class Body:
                 self._open = {}
 
 
-def read(data: bytes) -> list[Message]:
+def read(data: bytes, room: Room | None = None) -> list[Message]:
     """The messages of a whole document."""
-    body = Body()
+    body = Body(room)
     body.feed(data)
     return body.end()
 
@@ -162,10 +175,10 @@ class Lines:
     Only lines with bytes in them are told. A line that is no message has none in it.
     """
 
-    def __init__(self, keep: int = 0) -> None:
+    def __init__(self, keep: int = 0, room: Room | None = None) -> None:
         self._keep = keep
         self._raw = bytearray()
-        self._body = Body()
+        self._body = Body(room)
         self._ahead: bytearray | None = None  # after a hole: the first bytes
         self._deaf = False  # until the next line
         self._long = False
@@ -241,13 +254,13 @@ def _is_message(fields: dict[str, Value], cut: bool) -> bool:
 def _message(fields: dict[str, Value], size: int, part: int, problems: set[str]) -> Message:
     problems = set(problems)
     ident = fields.get("id")
-    if isinstance(ident, bool | Container):
+    if isinstance(ident, bool | Container | Said):
         ident = None
     if ident is None and "id" in fields:
         problems.add("id")
     if fields.get("jsonrpc") != "2.0" and "cut" not in problems:
         problems.add("version")
-    code, cancels = fields.get("code"), fields.get("cancels")
+    code, cancels, said = fields.get("code"), fields.get("cancels"), fields.get("said")
     return Message(
         kind=_kind(fields, "cut" in problems),
         id=ident,
@@ -258,10 +271,11 @@ def _message(fields: dict[str, Value], size: int, part: int, problems: set[str])
         code=code if isinstance(code, int) and not isinstance(code, bool) else None,
         failed=fields.get("failed") is True,
         result_type=_text(fields, "result_type"),
-        cancels=None if isinstance(cancels, bool | Container) else cancels,
+        cancels=None if isinstance(cancels, bool | Container | Said) else cancels,
         protocol=_text(fields, "protocol"),
         peer=_text(fields, "peer"),
         problems=tuple(sorted(problems)),
+        said=said if isinstance(said, Said) else None,
     )
 
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from hullwatch.agent.wire.said import Room, Said
+
 __all__ = ["MAX_DEPTH", "MAX_TEXT", "Container", "Paths", "Picked", "Scanner", "Value", "pick"]
 
 MAX_TEXT = 256  # characters of a picked string
@@ -45,7 +47,7 @@ class Container(Enum):
     ARRAY = "array"
 
 
-Value = str | int | float | bool | Container | None
+Value = str | int | float | bool | Container | Said | None
 
 
 class Picked(NamedTuple):
@@ -56,12 +58,13 @@ class Picked(NamedTuple):
 class _Node:
     """A place in the document: what its value is called, and the places below."""
 
-    __slots__ = ("each", "end", "field", "keys", "lower", "presence")
+    __slots__ = ("each", "end", "field", "keys", "lower", "presence", "taken")
 
     def __init__(self) -> None:
         self.field = ""
         self.presence = False
         self.end = ""
+        self.taken = ""
         self.keys: dict[str, _Node] = {}
         self.lower: dict[str, str] = {}
         self.each: _Node | None = None
@@ -71,15 +74,23 @@ class Paths:
     """Which values are wanted. `paths`: 'tools.*.function.name' -> field; `*` is each element of an
     array, '' the document itself. A field that begins with '?' is picked as True where the value is
     not empty, without its content. `ends`: path of an object or array -> field that is picked (as
-    None) where it ends."""
+    None) where it ends. `taken`: path of an object, array or string -> field whose JSON is picked
+    as it is written (Said), where a scanner has room for that."""
 
-    def __init__(self, paths: Mapping[str, str], ends: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        paths: Mapping[str, str],
+        ends: Mapping[str, str] | None = None,
+        taken: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = _Node()
         for path, field in paths.items():
             node = self._place(path)
             node.field, node.presence = field.lstrip("?"), field.startswith("?")
         for path, field in (ends or {}).items():
             self._place(path).end = field
+        for path, field in (taken or {}).items():
+            self._place(path).taken = field
 
     def _place(self, path: str) -> _Node:
         node = self.root
@@ -108,6 +119,7 @@ class _Frame:
 
 class Scanner:
     """Feed it one document, or several in a row. Never raises; memory is bounded by the paths.
+    room: for what is `taken`, None: nothing is.
 
     problems: `duplicate KEY` (a wanted key twice in one object: parsers differ in which counts),
     `case KEY` (equal to a wanted key but for its case: some parsers take it), `depth`.
@@ -117,18 +129,24 @@ class Scanner:
         "_escaped",
         "_filled",
         "_key",
+        "_level",
         "_paths",
+        "_room",
+        "_said",
         "_scalar",
         "_skip",
         "_stack",
         "_string",
+        "_taken",
+        "_taking",
         "_target",
         "_text",
         "problems",
     )
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, room: Room | None = None) -> None:
         self._paths = paths
+        self._room = room
         self.reset()
 
     def reset(self) -> None:
@@ -142,6 +160,9 @@ class Scanner:
         self._target: _Node | None = None  # where the string or scalar belongs
         self._text: bytearray | None = None  # its bytes, if they are wanted
         self._scalar: bytearray | None = None
+        self._said: Said | None = None  # what is being taken,
+        self._taken, self._level = "", 0  # for which field, and how many frames are around it
+        self._taking = self._room is not None
         self.problems: set[str] = set()
 
     @property
@@ -154,6 +175,7 @@ class Scanner:
         found: list[Picked] = []
         at, size = 0, len(data)
         while at < size:
+            before = at
             if self._string:
                 at = self._in_string(data, at, found)
             elif self._skip:
@@ -162,7 +184,19 @@ class Scanner:
                 at = self._in_scalar(data, at, found)
             else:
                 at = self._between(data, at, found)
+            if self._said is not None:
+                self._said.add(data[before:at])
+                if not (self._string or self._skip or len(self._stack) > self._level):
+                    found += self._take()
         return found
+
+    def gap(self) -> list[Picked]:
+        """Something is missing here: what is being taken ends, and no more is, until `reset`."""
+        self._taking = False
+        if self._said is None:
+            return []
+        self._said.whole = False
+        return self._take()
 
     def finish(self) -> list[Picked]:
         """The input ends here: a number at the top level ends with it."""
@@ -170,6 +204,16 @@ class Scanner:
         if self._scalar is not None:
             self._end_scalar(found)
         return found
+
+    def _begin_taking(self, node: _Node | None) -> None:
+        if self._taking and node is not None and node.taken and self._said is None:
+            assert self._room is not None
+            self._said = Said(self._room)
+            self._taken, self._level = node.taken, len(self._stack)
+
+    def _take(self) -> list[Picked]:
+        said, self._said = self._said, None
+        return [Picked(self._taken, said)]
 
     def _in_string(self, data: bytes, at: int, found: list[Picked]) -> int:
         begin = at
@@ -271,6 +315,7 @@ class Scanner:
         return self._paths.root if frame is None else frame.child
 
     def _begin_string(self, target: _Node | None) -> None:
+        self._begin_taking(target)
         self._string = True
         self._filled = False
         self._target = target
@@ -278,6 +323,7 @@ class Scanner:
         self._text = bytearray() if wanted else None
 
     def _open(self, node: _Node | None, array: bool, found: list[Picked]) -> None:
+        self._begin_taking(node)
         if node is not None and node.field:
             kind: Value = Container.ARRAY if array else Container.OBJECT
             found.append(Picked(node.field, True if node.presence else kind))
@@ -348,21 +394,25 @@ def _scalar(raw: bytes) -> Value:
 _LITERALS: dict[bytes, Value] = {b"true": True, b"false": False, b"null": None}
 
 
-def pick(data: bytes, paths: Paths) -> list[Picked]:
+def pick(data: bytes, paths: Paths, room: Room | None = None) -> list[Picked]:
     """A whole document at once, fields in no order. Small and sound ones, such as the thousands of
     events of one stream, are built and walked: the scanner takes ten times as long."""
     if len(data) <= MAX_BUILT:
         try:
             found: list[Picked] = []
-            _walk(paths.root, msgspec.json.decode(data), found)
+            _walk(paths.root, msgspec.json.decode(data), found, room)
             return found
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             pass
-    scanner = Scanner(paths)
-    return [*scanner.feed(data), *scanner.finish()]
+    scanner = Scanner(paths, room)
+    return [*scanner.feed(data), *scanner.gap(), *scanner.finish()]
 
 
-def _walk(node: _Node, value: Any, found: list[Picked]) -> None:
+def _walk(node: _Node, value: Any, found: list[Picked], room: Room | None) -> None:
+    if node.taken and room is not None and isinstance(value, str | dict | list):
+        said = Said(room)
+        said.add(msgspec.json.encode(value))
+        found.append(Picked(node.taken, said))
     if node.field:
         held = Container.OBJECT if isinstance(value, dict) else value
         held = Container.ARRAY if isinstance(value, list) else held
@@ -373,9 +423,9 @@ def _walk(node: _Node, value: Any, found: list[Picked]) -> None:
     if isinstance(value, dict):
         for key, child in node.keys.items():
             if key in value:
-                _walk(child, value[key], found)
+                _walk(child, value[key], found, room)
     elif isinstance(value, list) and node.each is not None:
         for each in value:
-            _walk(node.each, each, found)
+            _walk(node.each, each, found, room)
     if node.end and isinstance(value, dict | list):
         found.append(Picked(node.end, None))

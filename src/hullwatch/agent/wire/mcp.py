@@ -17,6 +17,7 @@ from hullwatch.agent import semconv
 from hullwatch.agent.wire.body import Decoder
 from hullwatch.agent.wire.http import Data, Head
 from hullwatch.agent.wire.jsonrpc import Body, Id, Line, Lines, Message, read
+from hullwatch.agent.wire.said import Room, Said
 from hullwatch.agent.wire.sse import ServerEvent, ServerEvents
 from hullwatch.context.call import Call, Status, Value
 
@@ -90,11 +91,17 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCallBegan(NamedTuple):
+    """said: the arguments, where there is room for them."""
+
     call: ToolCall
+    said: Said | None = None
 
 
 class ToolCallEnded(NamedTuple):
+    """said: the result, or the error."""
+
     call: ToolCall
+    said: Said | None = None
 
 
 ToolEvent = ToolCallBegan | ToolCallEnded
@@ -193,7 +200,7 @@ class ToolCalls:
             problems=problems,
         )
         self._pending[key] = call
-        return [*events, ToolCallBegan(call)]
+        return [*events, ToolCallBegan(call, message.said)]
 
     def _end(
         self, key: _Key, time: int, status: Status, error: str, message: Message | None = None
@@ -215,7 +222,7 @@ class ToolCalls:
             response_bytes=message.size if message is not None and answered else 0,
             problems=problems,
         )
-        return [ToolCallEnded(ended)]
+        return [ToolCallEnded(ended, message.said if message is not None and answered else None)]
 
 
 def _key(sent: bool, ident: Id) -> _Key:
@@ -226,9 +233,9 @@ def _key(sent: bool, ident: Id) -> _Key:
 class LineCalls:
     """Messages by lines, as on stdio: feed(sent, data, time)."""
 
-    def __init__(self, calls: ToolCalls) -> None:
+    def __init__(self, calls: ToolCalls, room: Room | None = None) -> None:
         self._calls = calls
-        self._lines = {True: Lines(), False: Lines()}
+        self._lines = {True: Lines(room=room), False: Lines(room=room)}
 
     def feed(self, sent: bool, data: bytes, time: int) -> list[ToolEvent]:
         return self._take(sent, self._lines[sent].feed(data), time)
@@ -273,15 +280,21 @@ class HttpCalls:
     """
 
     def __init__(
-        self, calls: ToolCalls, head: Head, sent: bool, hasher: Callable[[str], str]
+        self,
+        calls: ToolCalls,
+        head: Head,
+        sent: bool,
+        hasher: Callable[[str], str],
+        room: Room | None = None,
     ) -> None:
         self._calls = calls
+        self._room = room
         self._head = head
         self._sent = sent
         session = head.headers.get("mcp-session-id", "")
         self._session = hasher(session) if session else ""
         self.mcp = any(name.startswith("mcp-") for name in head.headers)
-        self._asked = Body()
+        self._asked = Body(room)
         self._coding = Decoder(head.headers.get("content-encoding", ""))
         self._answer: Body | ServerEvents | None = None
         self._status = 0
@@ -321,7 +334,7 @@ class HttpCalls:
         if "text/event-stream" in kind:
             self._answer = ServerEvents()
         elif "json" in kind:
-            self._answer = Body()
+            self._answer = Body(self._room)
         return events
 
     def response(self, data: Data, time: int) -> list[ToolEvent]:
@@ -363,7 +376,7 @@ class HttpCalls:
         return []
 
     def _streamed(self, events: list[ServerEvent], time: int) -> list[ToolEvent]:
-        return [found for each in events for found in self._take(read(each.data), time)]
+        return [found for each in events for found in self._take(read(each.data, self._room), time)]
 
     def _take(self, messages: list[Message], time: int) -> list[ToolEvent]:
         return [
