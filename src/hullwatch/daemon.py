@@ -45,6 +45,7 @@ from hullwatch.listening import Listening
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
+from hullwatch.quarantining import Quarantining
 from hullwatch.reports import Reports
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
@@ -167,6 +168,7 @@ class Daemon:
         self.resolver = Resolver()
         self.context = Context(self.resolver)
         self._alarm = LossAlarm(self._whose)
+        self._quarantining = Quarantining(self.sensor.cut, self.resolver, self.context.processes)
         self.engine = Engine(rules)
         self.engine.sequences.restore(Saved(*row) for row in self.writer.sequences())
         self._suppressed: list[Suppression] = []
@@ -412,6 +414,7 @@ class Daemon:
         if lost is not None:
             self._say("lost", lost)
         self._guard("sequences", self._keep_sequences, None)
+        self._guard("quarantine", self._set_apart, None)
         self._guard("otlp", self._take_otlp, None)
         self._guard("calls", self._keep_calls, None)
         if (keeping := self.keeping) is not None:
@@ -485,6 +488,11 @@ class Daemon:
         self._guard("otlp", lambda: self.otlp.calls(calls), None)
         if not self.writer.put_calls(calls, sets):
             self.context.calls.unsaved(calls, sets)
+
+    def _set_apart(self) -> None:
+        for one in self._quarantining.follow(self.writer.quarantines()):
+            self._say("quarantine", f"{one.container} ({one.how}), {one.id}: {one.state}")
+            self.writer.keep_quarantine(one)
 
     def _keep_sequences(self) -> None:
         """How far sequences have come survives a restart, whatever ends this run."""

@@ -1,4 +1,4 @@
-"""Who is cut off from the network: told so at once, open connections fall silent, nobody else is."""
+"""Who is cut off from the network is told so at once; open connections fall silent; nobody else."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "status": "hullwatch.cli.status",
     "findings": "hullwatch.cli.findings",
     "suppress": "hullwatch.cli.suppress",
+    "quarantine": "hullwatch.cli.quarantine",
     "tree": "hullwatch.cli.tree",
     "calls": "hullwatch.cli.calls",
     "call": "hullwatch.cli.call",

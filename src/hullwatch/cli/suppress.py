@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hullwatch.detect.suppress import Suppression
     from hullwatch.store.state import State
 
-__all__ = ["make", "register", "tried_text", "write"]
+__all__ = ["make", "register", "tried_text", "write", "writing"]
 
 _DAY = 86_400 * 10**9
 _MAX_TEXT = 500
@@ -153,7 +153,7 @@ def remove(ident: Ident, store: Store = DEFAULT_STORE, json: Json = False) -> No
     if one.removed:
         raise CommandError(f"suppression {one.id}: removed already")
     moment = time.time_ns()
-    with _state(store) as state:
+    with writing(store) as state:
         suppressions.remove(state, one.id, moment)
     if json:
         print_json(_row(one, hits) | {"removed": iso(moment), "state": "removed"})
@@ -204,7 +204,7 @@ def write(store: Path, one: Suppression) -> None:
     from hullwatch.detect.suppress import MAX_SUPPRESSIONS
     from hullwatch.store import suppressions
 
-    with _state(store) as state:
+    with writing(store) as state:
         in_force = [each for each in suppressions.read(state.link, one.created) if not each.removed]
         if len(in_force) >= MAX_SUPPRESSIONS:
             raise CommandError(
@@ -241,7 +241,7 @@ def tried_text(tried: Tried) -> str:
 
 
 @contextmanager
-def _state(store: Path) -> Iterator[State]:
+def writing(store: Path) -> Iterator[State]:
     """The store's SQLite side for one write; the agent may write at the same time."""
     import os
     import sqlite3

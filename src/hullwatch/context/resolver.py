@@ -172,6 +172,17 @@ class Resolver:
             self._lock.release()
         return value
 
+    def of_container(self, container_id: str) -> list[Workload]:
+        """The cgroups that a container has now, with those inside it."""
+        with self._lock:
+            return [
+                value
+                for cgroup, value in self._values.items()
+                if value.container_id == container_id
+                and value.state == "resolved"
+                and cgroup not in self._gone
+            ]
+
     def poll(self) -> list[Workload]:
         """The values that changed since the last call, each once, at its latest."""
         with self._lock:

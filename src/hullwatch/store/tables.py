@@ -119,4 +119,11 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE call_sets (span INTEGER PRIMARY KEY, calls TEXT, seen INTEGER);
     CREATE INDEX call_sets_seen ON call_sets (seen);
     """,
+    """
+    -- Containers set apart: decide/quarantine.py.
+    CREATE TABLE quarantines (
+        id TEXT PRIMARY KEY, container_id TEXT, container TEXT, how TEXT, owner TEXT, reason TEXT,
+        created INTEGER, lifted INTEGER DEFAULT 0, applied INTEGER DEFAULT 0,
+        state TEXT DEFAULT '', seen TEXT DEFAULT '[]') WITHOUT ROWID;
+    """,
 )

@@ -69,6 +69,22 @@ SIDE_TABLES: tuple[SideTable, ...] = (
         ),
     ),
     SideTable(
+        "quarantines",
+        "quarantines",
+        (
+            ("id", _TEXT),
+            ("container_id", _TEXT),
+            ("container", _TEXT),
+            ("how", _TEXT),
+            ("owner", _TEXT),
+            ("reason", _TEXT),
+            ("created", TIME),
+            ("lifted", TIME),
+            ("applied", TIME),
+            ("state", _TEXT),
+        ),
+    ),
+    SideTable(
         "calls",
         "calls",
         (

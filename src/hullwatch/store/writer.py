@@ -22,11 +22,12 @@ import msgspec
 from hullwatch.context.call import Call
 from hullwatch.context.enriched import Enriched
 from hullwatch.context.workload import Workload
+from hullwatch.decide.quarantine import Quarantine
 from hullwatch.detect.baseline.baselines import Baselines
 from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
 from hullwatch.detect.suppress import Suppression
 from hullwatch.sensor.batch import Loss
-from hullwatch.store import baselines, calls, loaded, lock, suppressions
+from hullwatch.store import baselines, calls, loaded, lock, quarantines, suppressions
 from hullwatch.store.backlog import Backlog
 from hullwatch.store.compactor import Compactor
 from hullwatch.store.errors import StoreError
@@ -333,6 +334,16 @@ class Writer:
                 return None
             self._suppression_version = version
             return [one for one in found if not one.removed]
+
+    def quarantines(self) -> list[Quarantine]:
+        """Those for which something is to be done; sqlite3.Error if they cannot be read."""
+        with self._mutex:
+            return quarantines.read(self._state.link, only_open=True)
+
+    def keep_quarantine(self, one: Quarantine) -> None:
+        """What was done about one; sqlite3.Error if it could not be written."""
+        with self._mutex:
+            quarantines.keep(self._state, one)
 
     # --- time -----------------------------------------------------------------------------
 
