@@ -558,7 +558,11 @@ class Daemon:
             "calls": self.reports.stats() if self.reports is not None else {},
             **(self.listening.stats() if self.listening is not None else {}),
             "otlp": self.otlp.stats(),
-            "labels": self.sensor.labels.stats(),
+            "labels": {
+                "given": list(self.options.labels),
+                "host": self.options.label_host,
+                **self.sensor.labels.stats(),
+            },
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

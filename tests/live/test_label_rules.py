@@ -3,14 +3,19 @@ process has read stays with it."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from hullwatch.demo.watcher import Watcher
 from hullwatch.detect.ruleset import load
 from support.agent import PACK, Agent
 from support.attacks import Attack
 from support.attacks.driven import done, drive
+from support.bundles import Mount
 from support.cli import cli
 from support.conformance import record
 from support.images import Image
@@ -130,3 +135,64 @@ def test_nobody_outside_got_a_label(found: tuple[Found, Found, Agent]):
     assert {one["workload"] for one in cli(agent.store, "labels")} <= set(ACTS)
     status = agent.status()
     assert status is not None and (status["losses"], status["faults"]) == ({}, {})
+
+
+def test_labels_stand_in_findings_events_and_the_tree(found: tuple[Found, Found, Agent]):
+    _, _, agent = found
+    both = ["secret", "untrusted"]
+    told = [one for one in cli(agent.store, "findings") if one["rule"] == TRIFECTA]
+    assert told and all(one["labels"] == both for one in told)
+    events = cli(agent.store, "events", "--container", "trifecta", "--class", "connect")
+    assert [one["label_names"] for one in events if one["object"] == OUT] == [both]
+    (story,) = cli(agent.store, "tree", "trifecta")
+    assert both in [one["labels"] for one in story["processes"]]
+    (doctor,) = cli(agent.store, "doctor", "--quick")
+    labels = doctor["labels"]
+    assert (labels["given"], labels["host"]) == (["secret", "private", "untrusted"], False)
+    assert any("shared memory" in spot for spot in labels["not_followed"])
+
+
+# Talks to itself under an address, then reads a file.
+TALKER = """
+import socket, sys
+server = socket.create_server((sys.argv[1], 4443))
+socket.create_connection((sys.argv[1], 4443)).sendall(b"x")
+open("/mnt/handed").read()
+print("done", flush=True)
+"""
+HOST = """
+import sys
+open(sys.argv[1] + "/.env").read()
+open(sys.argv[1] + "/handed", "w").write("x")
+"""
+
+
+@pytest.mark.parametrize("host", [True, False])
+def test_what_up_is_told_of_networks_and_the_host(tmp_path: Path, python_image: Image, host: bool):
+    if reason := missing("runc", "ip") or missing_bpf():
+        pytest.skip(reason)
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / ".env").write_text("TOKEN=x")
+    options = ["--labels", "secret,untrusted", "--trusted", "203.0.113.7/32", "--no-tap"]
+    agent = Watcher(tmp_path / "store", [*options, *["--label-host"] * host])
+    try:
+        with Runc(python_image) as runc, Network("air") as network:
+            subprocess.run([sys.executable, "-c", HOST, files], check=True)
+            for name, address in (("near", "203.0.113.7"), ("far", "203.0.113.9")):
+                network.add_address(f"{address}/32")
+                command = ["/usr/bin/python3", "-c", TALKER, address]
+                mounts = [Mount(files, "/mnt")]
+                one = runc.start(command, name=name, mounts=mounts, network=network.path)
+                one.wait_for_output("done", 60)
+    finally:
+        agent.stop()
+    took = [one for one in cli(agent.store, "labels") if one["way"] == "took"]
+    inside = [one for one in took if one["workload"] in ("near", "far")]
+    assert [(one["workload"], one["labels"], one["object"]) for one in inside] == [
+        ("far", ["untrusted"], "203.0.113.9:4443")
+    ]
+    outside = [one["labels"] for one in took if one["object"] == f"{files}/.env"]
+    assert outside == ([["secret"]] if host else [])
+    given = [one for one in cli(agent.store, "labels") if one["object"] == f"{files}/handed"]
+    assert [one["way"] for one in given] == (["gave"] if host else [])

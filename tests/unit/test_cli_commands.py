@@ -232,6 +232,39 @@ def test_tree_tells_programs_that_could_not_be_run(tmp_path, run, monkeypatch):
     assert "/usr/bin/ls = ENOENT" in shown and "/tmp/payload = EACCES" in shown
 
 
+def test_labels_where_people_look(tmp_path, run, monkeypatch):
+    """In the tree, in the events, in what is hunted."""
+    monkeypatch.setenv("HULLWATCH_STORE", str(tmp_path))
+    b = Builder()
+    shell = b.process(60, name="sh", argv=("sh",))
+    cat = b.process(61, shell, name="cat", argv=("cat",))
+    b.event("exec", shell, "/bin/sh").event("exec", cat, "/bin/cat")
+    b.event("open", cat, "/srv/.env", labels=1)
+    b.event("connect", cat, "8.8.8.8:443", labels=1 | 1 << 2 | 1 << 5)
+    w = writer(tmp_path)
+    w.put_workloads([b.workloads.workload(0), b.workloads.workload(1)])
+    w.write(b.build())
+    w.close()
+    drawn = run("tree", "agent")
+    assert drawn.count("labels   ") == 1 and "labels   secret, untrusted, label-5" in drawn
+    (story,) = lines(run("tree", "agent", "--json"))
+    assert {one["name"]: one["labels"] for one in story["processes"]} == {
+        "sh": [],
+        "cat": ["secret", "untrusted", "label-5"],
+    }
+    shown = [line for line in run("events").splitlines() if line.endswith("]")]
+    assert [line.rpartition("  ")[2] for line in shown] == [
+        "[secret]",
+        "[secret, untrusted, label-5]",
+    ]
+    assert [row["label_names"] for row in lines(run("events", "--json"))][-2:] == [
+        ["secret"],
+        ["secret", "untrusted", "label-5"],
+    ]
+    found = run("hunt", "SELECT object FROM events WHERE list_contains(label_names, 'untrusted')")
+    assert "8.8.8.8:443" in found and ".env" not in found
+
+
 def test_tree_as_json(store, run):
     (story,) = lines(run("tree", "agent", "--json"))
     server, shell, *others = story["processes"]
@@ -453,6 +486,14 @@ def test_usage_errors(store, run):
     run("up", "--max-age", "forever", code=ExitCode.USAGE)
     assert "Invalid value for --max-age" in run.both.err
     run("up", "--max-bytes", "-5", code=ExitCode.USAGE)
+    for option, value, why in (
+        ("--trusted", "198.51.100.1/24", "has host bits set"),
+        ("--trusted", "example.com", "does not appear to be"),
+        ("--labels", "secret,public", "choose from secret, private, untrusted"),
+        ("--private", "/srv/kundén/**", "only ASCII"),
+    ):
+        run("up", option, value, code=ExitCode.USAGE)
+        assert option in run.both.err and why in run.both.err
     run("record", "x", "--seconds", "-1", code=ExitCode.USAGE)
     for words in (["f1"], ["list", "f1"], ["show"], ["show", "f1", "f2"]):
         run("findings", *words, code=ExitCode.USAGE)

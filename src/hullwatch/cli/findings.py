@@ -325,6 +325,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for name, value in (
             ("event", event),
             ("why", row.get("why")),
+            ("labels", ", ".join(map(str, row.get("labels") or ()))),
             ("container", where or row.get("container_id") or pending),
             ("image", " ".join(filter(None, (row.get("image"), row.get("image_digest"))))),
             ("pod", pod),
@@ -341,7 +342,7 @@ _KNOWN = frozenset(
     "id time first last count rule priority severity output tags source rule_hash event object"
     " object2 processes uid container_id container_full_id container_name image image_digest pod"
     " namespace cgroup state span spans call why fields steps evidence distinct shapes shape fold"
-    " suppressed_by".split()
+    " suppressed_by labels".split()
 )
 
 

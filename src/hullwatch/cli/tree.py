@@ -124,6 +124,8 @@ def _process(above: Tree, process: Process, all_files: bool) -> Tree:
     notable = [mark for mark in process.marks if mark in _MARKS]
     for mark in notable:
         node.add(_text(f"! {_MARKS[mark]}", "yellow"))
+    if process.labels:
+        node.add(_text(f"labels   {safe(', '.join(process.labels))}", "magenta"))
     for finding in process.findings:
         node.add(_finding(finding))
     for secret in process.secrets:

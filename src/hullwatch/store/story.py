@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hullwatch.agent.secrets.paths import classify_path
+from hullwatch.sensor.labels import bits_of, names_of
 
 if TYPE_CHECKING:
     from hullwatch.store.query import Reader
@@ -78,6 +79,8 @@ class Process(msgspec.Struct):
     ended: datetime | None = None
     exit_status: int | None = None
     marks: list[str] = []
+    labels: list[str] = []
+    """Where what it knows came from, docs/labels.md."""
     files: list[Files] = []
     connections: list[Connection] = []
     secrets: list[Deed] = []
@@ -135,7 +138,7 @@ def tell(
 
     lives = ask(
         "SELECT boot, proc, parent, pid, name, exe, cmdline, class, time, flags, num,"
-        f" proc_mark_names FROM events WHERE {where} AND class IN {_LIFE_CLASSES}"
+        f" proc_mark_names, labels FROM events WHERE {where} AND class IN {_LIFE_CLASSES}"
         " ORDER BY boot, mono",
         PROCESSES,
         "process events",
@@ -150,7 +153,8 @@ def tell(
         f" count(*) FILTER (flags & {_WRITES} != 0 OR flags & {_CREATES} != 0) written,"
         " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT sent,"
         " sum(CASE WHEN class = 'flow' THEN num2 ELSE 0 END)::BIGINT received,"
-        " mono < exec AS early, min(mono) mono"
+        " mono < exec AS early, min(mono) mono,"
+        " bit_or(labels) AS labels"
         f" FROM events LEFT JOIN begun USING (boot, proc) WHERE {where}"
         f" AND class NOT IN {_LIFE_CLASSES} GROUP BY boot, proc, class, object, dest_name, early"
         " ORDER BY boot, mono",
@@ -208,6 +212,7 @@ def _processes(lives: list[dict[str, Any]], done: list[dict[str, Any]]) -> dict[
 
     for row in lives:
         process = get(row)
+        _label(process, row)
         if row["class"] in ("exec", "task"):
             process.name, process.exe = row["name"] or process.name, row["exe"]
             process.commands = [*process.commands, row["cmdline"] or row["name"] or "?"]
@@ -223,8 +228,13 @@ def _processes(lives: list[dict[str, Any]], done: list[dict[str, Any]]) -> dict[
                     exe=row["exe"], started=row["time"],
                 )  # fmt: skip
     for row in done:
-        get(row)
+        _label(get(row), row)
     return found
+
+
+def _label(process: Process, row: dict[str, Any]) -> None:
+    if row["labels"]:
+        process.labels = list(names_of(bits_of(process.labels) | row["labels"]))
 
 
 def _entering(processes: dict[Key, Process], done: list[dict[str, Any]]) -> dict[Key, bool]:
@@ -422,7 +432,8 @@ def _folded(siblings: list[Process]) -> list[Process]:
             continue
         key: Any = id(process)
         if process.quiet:
-            key = (tuple(process.commands), process.exit_status, tuple(process.marks))
+            told = (process.commands, process.marks, process.labels)
+            key = (process.exit_status, *map(tuple, told))
         if key in kept:
             kept[key].same += process.same
         else:

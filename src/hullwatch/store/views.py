@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from hullwatch.store.schema import MARK_NAMES, PROC_MARK_NAMES, TIME
+from hullwatch.store.schema import LABEL_NAMES, MARK_NAMES, PROC_MARK_NAMES, TIME
 
 __all__ = ["SIDE_TABLES", "VIEWS", "SideTable", "raw_events", "view_sql"]
 
@@ -186,6 +186,7 @@ VIEWS: tuple[tuple[str, str], ...] = (
         f"""SELECT e.* REPLACE (coalesce(e.container_id, w.container_id) AS container_id),
             w.name AS container, w.image, w.image_digest, w.pod, w.namespace, w.role,
             coalesce(w.state, 'pending') AS container_state,
+            {_names_of("e.labels", LABEL_NAMES)} AS label_names,
             {_names_of("e.marks", MARK_NAMES)} AS mark_names,
             {_names_of("e.proc_marks", PROC_MARK_NAMES)} AS proc_mark_names
         FROM stored_events e LEFT JOIN workloads w ON w.boot = e.boot AND w.cgroup = e.cgroup""",
