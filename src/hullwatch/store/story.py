@@ -90,6 +90,8 @@ class Process(msgspec.Struct):
     findings: list[dict[str, Any]] = []
     calls: list[str] = []
     """Tool and model calls that it acted for, in words; `~` where it may have been another's."""
+    calls_by_time: list[str] = []
+    """Calls of OTLP that ran in its time: candidates, not from the kernel. See docs/otlp.md."""
     children: list[Process] = []
     same: int = 1
     """So many processes alike were folded into this one."""
@@ -99,7 +101,7 @@ class Process(msgspec.Struct):
         """Nothing to tell but that it ran."""
         return not (
             self.files or self.connections or self.secrets or self.deeds or self.findings
-            or self.calls or self.children
+            or self.calls or self.calls_by_time or self.children
         )  # fmt: skip
 
 
@@ -370,8 +372,13 @@ def _place_findings(
 
 
 _CALLS = """
-SELECT e.boot, e.proc, c.server, c.name, c.id, bool_and(e.ambiguous) AS shared
-FROM (SELECT * FROM call_events WHERE {where} AND class != 'call') e JOIN calls c ON c.id = e.call
+SELECT e.boot, e.proc, c.server, c.name, c.id, e.by_time, bool_and(e.ambiguous) AS shared
+FROM (
+    SELECT boot, proc, call, ambiguous, false AS by_time FROM call_events
+    WHERE {where} AND class != 'call'
+    UNION ALL SELECT boot, proc, call, ambiguous, true FROM calls_by_time
+    WHERE {where} AND class NOT IN ('call', 'signal', 'exit')
+) e JOIN calls c ON c.id = e.call
 GROUP BY ALL ORDER BY min(c.begun)
 """
 
@@ -382,7 +389,10 @@ def _place_calls(processes: dict[Key, Process], rows: list[dict[str, Any]]) -> N
         if process is not None:
             server = f"{row['server']}: " if row["server"] else ""
             text = f"{'~' if row['shared'] else ''}{server}{row['name']} ({row['id']:016x})"
-            process.calls = [*process.calls, text]
+            if row["by_time"]:
+                process.calls_by_time = [*process.calls_by_time, text]
+            else:
+                process.calls = [*process.calls, text]
 
 
 def _at(same_pid: list[Process], moment: datetime) -> Process | None:
