@@ -102,6 +102,12 @@ def test_whatever_comes_is_no_canary(data, text):
     assert CANARIES.find(data) == CANARIES.find(text.encode()) == ()
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", [b"\\", b"\\u0041", b"%41", b"a/b+c", b"0123456789abcdef", b"\\n"])
+def test_no_text_costs_more_than_its_length(text):
+    assert CANARIES.find(text * (1 << 18)) == ()
+
+
 # --- command lines and names --------------------------------------------------------------------
 
 

@@ -109,8 +109,9 @@ class Signals:
         self.tell(kind, subject, why, call=call, attributes=attributes)
 
     def canaries(self, raw: bytes, where: str, call: int = 0) -> None:
-        """where: what of a message these bytes are, and of which tool, in words."""
-        for one in self._canaries.find(raw):
+        """where: what of a message these bytes are, and of which tool, in words. Of what is large,
+        both ends are looked at."""
+        for one in self._canaries.find(_ends(raw)):
             signal = used(one, f"in {where} of {self._server}", self._clock(), call)
             self.tell(USED, signal.subject, signal.detail, call=call)
 
@@ -119,10 +120,8 @@ class Signals:
         of its ends."""
         if self._detect is None or not raw:
             return call
-        half = MAX_SCAN // 2
-        part = raw if len(raw) <= 2 * half else raw[:half] + b"\n" + raw[-half:]
         try:
-            kinds = sorted({str(found.kind) for found in self._detect(part)})
+            kinds = sorted({str(found.kind) for found in self._detect(_ends(raw))})
         except Exception as error:
             self.fault(error)
             return call
@@ -135,3 +134,8 @@ class Signals:
         return msgspec.structs.replace(
             call, attributes=call.attributes | {semconv.SECRET_KINDS: both}
         )
+
+
+def _ends(raw: bytes) -> bytes:
+    half = MAX_SCAN // 2
+    return raw if len(raw) <= MAX_SCAN else raw[:half] + b"\n" + raw[-half:]

@@ -15,8 +15,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+import re2
+
 from hullwatch.agent.planted import KEY, NAME, Planted, read
 from hullwatch.agent.secrets.canary import RUN, content
+from hullwatch.agent.secrets.detection import latin1
 from hullwatch.agent.secrets.escapes import unescape
 from hullwatch.agent.secrets.key import Key, KeyUnusable
 from hullwatch.context.call import Signal
@@ -25,7 +28,8 @@ __all__ = ["USED", "Canaries", "marks", "used"]
 
 USED = "canary_used"
 """The kind of signal that tells of one."""
-_CODED = re.compile(rb"[A-Za-z0-9+/_-]{24,}")
+_ESCAPES = re.compile(rb"\\[bfnrt]")  # their letter is none of a run
+_CODED = re2.compile(rb"[A-Za-z0-9+/_-]{24,}", latin1())
 _STANDARD = bytes.maketrans(b"-_", b"+/")
 _LINE_ENDS = b"\r\n"
 
@@ -104,7 +108,8 @@ def _runs(text: bytes) -> set[bytes]:
 
 
 def _readings(data: bytes) -> Iterator[bytes]:
-    plain = unescape(data).text
+    plain = unescape(data).text if b"\\u00" in data else data
+    plain = _ESCAPES.sub(b" ", plain.replace(b"\\/", b"/"))
     yield plain
     if b"%" in plain:
         yield unquote_to_bytes(plain)

@@ -6,12 +6,15 @@ import re
 from random import Random, SystemRandom
 from typing import NamedTuple
 
+import re2
+
+from hullwatch.agent.secrets.detection import latin1
 from hullwatch.agent.secrets.examples import fill
 from hullwatch.agent.secrets.kinds import KINDS
 
 __all__ = ["FORMS", "RUN", "Form", "content", "form_of"]
 
-RUN = re.compile(rb"[A-Za-z0-9]{12,}")
+RUN = re2.compile(rb"[A-Za-z0-9]{12,}", latin1())
 """What a value is recognised by (canaries.py): 60 bits and more. Each has one."""
 
 _EXAMPLES = {kind.name: kind.example for kind in KINDS}
