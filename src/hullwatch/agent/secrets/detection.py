@@ -18,7 +18,7 @@ from hullwatch.agent.secrets.checks import entropy, placeholder
 from hullwatch.agent.secrets.escapes import unescape
 from hullwatch.agent.secrets.kinds import KINDS
 
-__all__ = ["Found", "MAX_SECRET", "Stream", "detect"]
+__all__ = ["Found", "MAX_SECRET", "Stream", "detect", "latin1"]
 
 STEP = 64 << 10  # from one window to the next, bytes
 MAX_SECRET = 16 << 10  # a longer one is found up to here
@@ -157,7 +157,8 @@ def _characters(data: bytes) -> int:
     return len(data.translate(None, _CONTINUED))
 
 
-def _options() -> re2.Options:
+def latin1() -> re2.Options:
+    """For patterns of bytes."""
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.log_errors = False
@@ -168,7 +169,7 @@ def _options() -> re2.Options:
 @cache
 def _keywords() -> re2.Set:
     """Which kinds a text may have a secret of: by their place in KINDS."""
-    found = re2.Set.SearchSet(_options())
+    found = re2.Set.SearchSet(latin1())
     for kind in KINDS:
         words = b"|".join(re2.escape(word.encode()) for word in kind.keywords.split())
         found.Add((b"(?i:%s)" if kind.pattern.startswith("(?i)") else b"%s") % words)
@@ -179,4 +180,4 @@ def _keywords() -> re2.Set:
 @cache
 def _pattern(rank: int) -> re2._Regexp:
     """Compiled when a keyword of it is first seen."""
-    return re2.compile(KINDS[rank].pattern.encode(), _options())
+    return re2.compile(KINDS[rank].pattern.encode(), latin1())
