@@ -111,8 +111,7 @@ def _candidates(data: bytes) -> Iterator[_Candidate]:
     plain = unescape(data)
     for rank in _keywords().Match(plain.text) or ():
         kind = KINDS[rank]
-        for match in _pattern(rank).finditer(plain.text):
-            start, end = match.span(match.lastindex or 0)
+        for start, end in _spans(_pattern(rank), plain.text):
             secret = plain.text[start:end]
             if (
                 entropy(secret) >= kind.entropy
@@ -120,6 +119,15 @@ def _candidates(data: bytes) -> Iterator[_Candidate]:
                 and (kind.check is None or kind.check(secret))
             ):
                 yield _Candidate(rank, plain.origin(start), plain.origin(end))
+
+
+def _spans(pattern: re2._Regexp, text: bytes) -> Iterator[tuple[int, int]]:
+    """Of the secrets. What stands after one may be what stands before the next."""
+    at = 0
+    while match := pattern.search(text, at):
+        start, end = match.span(match.lastindex or 0)
+        yield start, end
+        at = max(end, match.start() + 1)
 
 
 def _chosen(candidates: list[_Candidate]) -> list[_Candidate]:
