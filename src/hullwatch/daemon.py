@@ -26,11 +26,14 @@ import msgspec
 
 from hullwatch import __version__
 from hullwatch.agent.mcp.state import hasher
+from hullwatch.agent.mentions import Mentions
+from hullwatch.agent.secrets.canaries import Canaries
 from hullwatch.alarm import LossAlarm
 from hullwatch.context.enrich import Context
 from hullwatch.context.enriched import Enriched
+from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
-from hullwatch.context.told import told_call
+from hullwatch.context.told import told_call, told_signal
 from hullwatch.control import Control
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
@@ -189,6 +192,8 @@ class Daemon:
         self._governed_at = (time.monotonic(), self._cpu_at_start, 0)
         self.control = Control(options.store / "control.sock", self.status)
         self.keeping: Keeping | None = self._guard("content", self._keep, None)
+        self._canaries = self._guard("canaries", self._planted, Canaries())
+        self._mentions = Mentions(self._canaries)
         self.listening: Listening | None = None
         if options.tap:
             self.listening = self._guard("tap", self._listen, None)
@@ -308,6 +313,7 @@ class Daemon:
             if listening.problem:
                 self._say("tap", listening.problem)
                 listening.problem = ""
+        self._guard("canaries", lambda: self._recognise(batch), None)
         self._events += len(batch.events)
         if batch.losses:
             self._count_losses(batch.losses)
@@ -479,9 +485,21 @@ class Daemon:
     def _listen(self) -> Listening:
         keyed = self.rights.call(lambda: hasher(self.options.store / "mcp"))
         content = self.keeping.content if self.keeping is not None else None
-        made = Listening(self.sensor, self.context, keyed, content)
+        made = Listening(self.sensor, self.context, keyed, content, self._canaries)
         self.sensor.on_pieces = lambda pieces: self._guard("tap", lambda: made.take(pieces), None)
         return made
+
+    def _planted(self) -> Canaries:
+        """Those whose rules are in force."""
+        files = [Path(file) for file in self.rules.files]
+        found, problems = self.rights.call(lambda: Canaries.load(files))
+        for problem in problems:
+            self._say("canaries", problem)
+        return found
+
+    def _recognise(self, batch: Batch) -> None:
+        for said, key, cgroup in self._mentions.follow(batch):
+            self.sensor.told.put(told_signal(said, key & PID_MASK, cgroup, key))
 
     def _keep_calls(self) -> None:
         calls, sets = self.context.calls.changes()
@@ -576,7 +594,11 @@ class Daemon:
             **(self.listening.stats() if self.listening is not None else {}),
             "content": self.keeping.stats() if self.keeping is not None else {},
             "otlp": self.otlp.stats(),
-            "labels": self.sensor.labels.stats(),
+            "labels": {
+                "given": list(self.options.labels),
+                "host": self.options.label_host,
+                **self.sensor.labels.stats(),
+            },
             "store": msgspec.to_builtins(self.writer.stats()),
             "cpu_share": round((_cpu() - self._cpu_at_start) / wall, 4),
             "rss_bytes": _rss(),

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from hullwatch.agent.content import Content
+from hullwatch.agent.secrets.canaries import Canaries
 from hullwatch.agent.tap import Listener
 from hullwatch.agent.tls import TlsCoverage
-from hullwatch.context.call import Call
+from hullwatch.context.call import Call, Signal
 from hullwatch.context.enrich import Context
 from hullwatch.context.processes import PID_MASK
 from hullwatch.context.told import told_call, told_signal
@@ -29,19 +30,25 @@ __all__ = ["Listening"]
 
 
 class Listening:
-    """keyed: bytes -> hash, of API keys and sessions. content: of chosen workloads. problem: what
-    an operator should be told of, once; '' if nothing."""
+    """keyed: bytes -> hash, of API keys and sessions. content: of chosen workloads. canaries: whose
+    values are looked for. problem: what an operator should be told of, once; '' if nothing."""
 
     def __init__(
         self,
         sensor: Sensor,
         context: Context,
         keyed: Callable[[bytes], str],
-        content: Content | None = None,
+        content: Content | None,
+        canaries: Canaries,
     ) -> None:
         self._sensor, self._context = sensor, context
         self._listener = Listener(
-            sensor.tap, self._heard, lambda text: keyed(text.encode()), content
+            sensor.tap,
+            self._heard,
+            lambda text: keyed(text.encode()),
+            content,
+            canaries,
+            self._noticed,
         )
         self._tls: TlsCoverage | None = None
         self._ended: list[int] = []
@@ -69,7 +76,7 @@ class Listening:
             return
         alive = self._tls.alive
         for signal, pid, cgroup in self._tls.follow(batch):
-            self._sensor.told.put(told_signal(signal, pid, cgroup))
+            self._noticed(signal, pid, cgroup)
         if alive and not self._tls.alive:
             self.problem = "the process that hooks TLS libraries has ended: new ones are not read"
 
@@ -87,3 +94,6 @@ class Listening:
     def _heard(self, call: Call) -> None:
         self._context.calls.put(call)
         self._sensor.told.put(told_call(call))
+
+    def _noticed(self, signal: Signal, pid: int, cgroup: int) -> None:
+        self._sensor.told.put(told_signal(signal, pid, cgroup))

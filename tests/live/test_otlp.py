@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hullwatch.context import tool_call
-from support.agent import Agent
+from support.agent import PACK, Agent
 from support.bundles import Mount
 from support.cli import cli
 from support.images import Image
@@ -57,6 +57,13 @@ with socket.socket(socket.AF_UNIX) as to:
     print("answer", to.recv(4096).split(b"\\r\\n")[0].decode(), flush=True)
 time.sleep(1000)
 """
+RULE = """
+- rule: Answer read
+  desc: A file that is read in a call.
+  condition: evt.type in (open, openat) and fd.name = /data/answer.txt
+  output: read %fd.name
+  priority: NOTICE
+"""
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +79,11 @@ def told(python_image: Image, tmp_path_factory: pytest.TempPathFactory) -> dict[
     (library / "work.py").write_text(WORK)
     (library / "tool_call.py").write_text(Path(tool_call.__file__).read_text())
     collector = Collector()
+    (folder / "answer.yaml").write_text(RULE)
     with (
         Agent(
             folder / "store",
+            rules=[PACK, folder / "answer.yaml"],
             record=True,
             calls=sockets / "calls.sock",
             otlp=(f"unix:{sockets}/otlp.sock",),
@@ -118,6 +127,21 @@ def test_spans_become_calls_with_what_their_process_did(told: dict[str, Any]) ->
     }
     assert {"/data/question.txt", "/data/answer.txt"} <= files
     assert "/data/after.txt" not in files
+
+
+def test_the_tree_and_findings_name_it_as_a_candidate(told: dict[str, Any]) -> None:
+    """By its time: the kernel knew of no call when it happened."""
+    ident = told["calls"]["lookup"]["id"]
+    (story,) = cli(told["store"], "tree", "framework")
+    named = {one["name"]: one["calls_by_time"] for one in story["processes"]}
+    assert named["cat"] == [f"lookup ({ident})"] and f"lookup ({ident})" in named["python3"]
+    kernel = {text for one in story["processes"] for text in one["calls"]}
+    assert {text.partition(" (")[0] for text in kernel} <= {"s: inside"}
+    (found,) = [one for one in cli(told["store"], "findings") if one["rule"] == "Answer read"]
+    assert not found["span"]
+    (shown,) = cli(told["store"], "findings", "show", found["id"])
+    assert shown["calls_by_time"] == [f"lookup ({ident})"] and "calls" not in shown
+    assert told["calls"]["lookup"]["findings"] == ["Answer read"]
 
 
 def test_a_model_call_is_a_route(told: dict[str, Any]) -> None:

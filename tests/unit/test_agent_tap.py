@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from hullwatch.agent.tap import MAX_STREAMS, SELF_HOSTED, Listener
 from hullwatch.agent.tls import TlsCoverage
-from hullwatch.context.call import Call
+from hullwatch.context.call import Call, Signal
 from hullwatch.sensor.batch import Batch
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.tap import Piece, token_hash
 from hullwatch.sensor.uprobes import Answer, Reading
 from hullwatch.sensor.wire import EVENT, PROC, Class, TapKind, TapWhat
+from support.canaries import CANARIES, ONE, VALUE
 
 SECOND = 10**9
 LOCAL, PRIVATE, PUBLIC = b"\x7f\x00\x00\x01", b"\x0a\x00\x00\x05", b"\x08\x08\x08\x08"
@@ -49,10 +50,27 @@ class Heard:
     def __init__(self, begins: bool = True) -> None:
         self.kernel = Asked(begins)
         self.told: list[Call] = []
-        self.listener = Listener(self.kernel, self.told.append, lambda text: "#")
+        self.signals: list[tuple[Signal, int, int]] = []
+        self.listener = Listener(
+            self.kernel,
+            self.told.append,
+            lambda text: "#",
+            canaries=CANARIES,
+            signal=self._signal,
+        )
+
+    def _signal(self, signal: Signal, pid: int, cgroup: int) -> None:
+        self.signals.append((signal, pid, cgroup))
 
     def take(self, *pieces: Piece) -> None:
         self.listener.take(pieces, 0)
+
+    def notice(self, *pieces: Piece) -> list[tuple[int, str]]:
+        """The call and the place of each canary that these tell of."""
+        self.take(*pieces)
+        taken, self.signals = self.signals, []
+        assert all((one.detail[:8], *who) == (ONE.id, 7, 9) for one, *who in taken)
+        return [(one.call, one.subject) for one, *_ in taken]
 
 
 def piece(data: bytes = b"", received: bool = True, **more: Any) -> Piece:
@@ -231,6 +249,35 @@ def test_whatever_comes_is_taken(pieces):
         heard.take(piece(data, received, kind=kind, total=len(data) + missing))
     heard.listener.ended([7], 1)
     assert heard.listener.stats()["streams"] == 0
+
+
+def asks(value: str, ident: int = 1) -> bytes:
+    return request(ident).replace(b'"look"', b'"look", "x": "%s"' % value.encode())
+
+
+def test_an_argument_belongs_to_the_call_it_is_of():
+    heard = Heard()
+    assert heard.notice(began(77), piece(asks(VALUE))) == [(77, "in a request received")]
+    told = reply().replace(b"{}", json.dumps({"x": VALUE}).encode())
+    assert heard.notice(piece(told, received=False, stream=6)) == [(77, "in an answer sent")]
+    assert heard.notice(began(78, 2), piece(asks("nothing", 2))) == []
+
+
+def test_of_several_calls_none_is_picked():
+    heard = Heard()
+    both = asks(VALUE, 1) + asks("x", 2)
+    assert heard.notice(began(77, 1), began(78, 2), piece(both)) == [(0, "in a request received")]
+
+
+def test_a_request_names_where_it_goes_and_the_call_it_is_made_in():
+    heard = Heard()
+    one = piece(
+        post(json.dumps({"x": VALUE}).encode(), "/upload", "evil.test"),
+        received=False, stream=9, kind=3, port=443, address=PUBLIC, call=55,
+    )  # fmt: skip
+    assert heard.notice(one) == [(55, "in a request sent to 8.8.8.8:443 (evil.test)")]
+    assert heard.notice(one) == []  # the same connection, canary and call
+    assert heard.notice(one._replace(call=56)) != []
 
 
 def test_streams_are_bounded():

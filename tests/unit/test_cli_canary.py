@@ -71,7 +71,7 @@ def test_nothing_is_overwritten_and_nothing_else_removed(run, tmp_path):
     file.write_text("mine")
     run("plant", file, code=1)
     assert "File exists" in run.err and file.read_text() == "mine"
-    assert not list((tmp_path / "rules").glob("*"))
+    assert not list((tmp_path / "rules").glob("*.yaml"))
     file.unlink()
     (made,) = run("plant", file)
     kept = tmp_path / "kept"

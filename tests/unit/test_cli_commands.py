@@ -16,10 +16,11 @@ import pytest
 
 from hullwatch.cli import COMMANDS, main
 from hullwatch.cli.errors import ExitCode
+from hullwatch.context.call import Call
 from hullwatch.control import Control
 from hullwatch.sensor.wire import StrKind
 from hullwatch.store.state import CountRow
-from support.enriched import CONTAINER, Builder
+from support.enriched import CONTAINER, WALL, Builder
 from support.stores import Clock, finding, opens, writer
 
 ADDRESS = b"\x02\0\xbb\x01\x08\x08\x08\x08"
@@ -230,6 +231,86 @@ def test_tree_tells_programs_that_could_not_be_run(tmp_path, run, monkeypatch):
     assert out.count("exec_failed") == 2
     shown = run("events", "--class", "exec_failed")
     assert "/usr/bin/ls = ENOENT" in shown and "/tmp/payload = EACCES" in shown
+
+
+def test_calls_by_time_are_candidates(tmp_path, run, monkeypatch):
+    """What OTLP tells of a process in hindsight, said as that: in the tree and with a finding."""
+    monkeypatch.setenv("HULLWATCH_STORE", str(tmp_path))
+    b = Builder()
+    agent = b.process(60, name="agent", argv=("agent",))
+    child = b.process(61, agent, name="cat", argv=("cat",))
+    other = b.process(70, name="other", argv=("other",))
+    b.event("exec", agent, "/bin/agent").event("exec", other, "/bin/other")
+    b.clock += 10**9
+    begin = WALL + b.clock
+    b.event("exec", child, "/bin/cat").event("open", child, "/etc/shadow")
+    moment = WALL + b.clock
+    b.event("open", other, "/etc/passwd").event("open", agent, "/by/the/gateway", span=5)
+    end = WALL + b.clock
+    b.clock += 10**9
+    b.event("open", agent, "/after")
+    w = writer(tmp_path)
+    w.put_workloads([b.workloads.workload(0), b.workloads.workload(1)])
+    w.write(b.build())
+    call = Call(
+        id=7, kind="tool", source="otlp", name="lookup", begin=begin, end=end, pid=60, cgroup=77
+    )
+    w.put_calls([call], {})
+    found = {"time": moment, "first": moment, "last": moment}
+    w.add_findings([finding("f1", **found, proc=child.key), finding("f2", **found, proc=other.key)])
+    w.close()
+    drawn = run("tree", "agent")
+    assert drawn.count("call     lookup (0000000000000007), by its time") == 1
+    (story,) = lines(run("tree", "agent", "--json"))
+    assert {one["name"]: (one["calls"], one["calls_by_time"]) for one in story["processes"]} == {
+        "agent": ([], []),
+        "cat": ([], ["lookup (0000000000000007)"]),
+        "other": ([], []),
+    }
+    shown = run("findings", "show", "f1")
+    assert "perhaps    lookup (0000000000000007), by its time" in shown
+    assert "hullwatch call 0000000000000007" in shown
+    assert lines(run("findings", "show", "f1", "--json"))[0]["calls_by_time"]
+    assert "perhaps" not in run("findings", "show", "f2")
+    (told,) = lines(run("calls", "--json"))
+    assert told["findings"] == ["Read of a secret"] and told["certain"] == 2
+    (drawn,) = lines(run("call", "0000000000000007", "--json"))
+    assert [one["findings"][0]["id"] for one in drawn["processes"] if one["findings"]] == ["f1"]
+    asked = run("hunt", "SELECT DISTINCT object FROM calls_by_time WHERE class = 'open'")
+    assert "/etc/shadow" in asked and "gateway" not in asked and "passwd" not in asked
+
+
+def test_labels_where_people_look(tmp_path, run, monkeypatch):
+    """In the tree, in the events, in what is hunted."""
+    monkeypatch.setenv("HULLWATCH_STORE", str(tmp_path))
+    b = Builder()
+    shell = b.process(60, name="sh", argv=("sh",))
+    cat = b.process(61, shell, name="cat", argv=("cat",))
+    b.event("exec", shell, "/bin/sh").event("exec", cat, "/bin/cat")
+    b.event("open", cat, "/srv/.env", labels=1)
+    b.event("connect", cat, "8.8.8.8:443", labels=1 | 1 << 2 | 1 << 5)
+    w = writer(tmp_path)
+    w.put_workloads([b.workloads.workload(0), b.workloads.workload(1)])
+    w.write(b.build())
+    w.close()
+    drawn = run("tree", "agent")
+    assert drawn.count("labels   ") == 1 and "labels   secret, untrusted, label-5" in drawn
+    (story,) = lines(run("tree", "agent", "--json"))
+    assert {one["name"]: one["labels"] for one in story["processes"]} == {
+        "sh": [],
+        "cat": ["secret", "untrusted", "label-5"],
+    }
+    shown = [line for line in run("events").splitlines() if line.endswith("]")]
+    assert [line.rpartition("  ")[2] for line in shown] == [
+        "[secret]",
+        "[secret, untrusted, label-5]",
+    ]
+    assert [row["label_names"] for row in lines(run("events", "--json"))][-2:] == [
+        ["secret"],
+        ["secret", "untrusted", "label-5"],
+    ]
+    found = run("hunt", "SELECT object FROM events WHERE list_contains(label_names, 'untrusted')")
+    assert "8.8.8.8:443" in found and ".env" not in found
 
 
 def test_tree_as_json(store, run):
@@ -453,6 +534,14 @@ def test_usage_errors(store, run):
     run("up", "--max-age", "forever", code=ExitCode.USAGE)
     assert "Invalid value for --max-age" in run.both.err
     run("up", "--max-bytes", "-5", code=ExitCode.USAGE)
+    for option, value, why in (
+        ("--trusted", "198.51.100.1/24", "has host bits set"),
+        ("--trusted", "example.com", "does not appear to be"),
+        ("--labels", "secret,public", "choose from secret, private, untrusted"),
+        ("--private", "/srv/kundén/**", "only ASCII"),
+    ):
+        run("up", option, value, code=ExitCode.USAGE)
+        assert option in run.both.err and why in run.both.err
     run("record", "x", "--seconds", "-1", code=ExitCode.USAGE)
     for words in (["f1"], ["list", "f1"], ["show"], ["show", "f1", "f2"]):
         run("findings", *words, code=ExitCode.USAGE)

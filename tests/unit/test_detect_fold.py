@@ -46,13 +46,16 @@ def match(
     at: int = 0,
     count: int = 1,
     program: str = "/bin/cat",
+    labels: int = 0,
     **more: object,
 ) -> Match:
     workload = Workload(
         cgroup=container, cgroup_path="", state="resolved", container_id=f"{container:064x}"
     )
     image = make_image(name="cat", exepath=program, argv=("cat", text), known=True)
-    row = Row(Event(int(Class.OPEN)), Object(text), None, image, workload, ts=at * SECOND)
+    row = Row(
+        Event(int(Class.OPEN), labels=labels), Object(text), None, image, workload, ts=at * SECOND
+    )
     return Match(RULES.rule(rule), row, count, at * SECOND, **more)  # type: ignore[arg-type]
 
 
@@ -111,6 +114,15 @@ def test_the_number_of_distinct_things_is_never_too_high() -> None:
 
 
 # --- folding ------------------------------------------------------------------------------
+
+
+def test_labels_of_all_that_folded_are_told() -> None:
+    (finding,) = folded([[match(labels=1 << 5), match(), match(labels=1)]]).values()
+    assert (finding.count, finding.labels) == (3, ("secret", "label-5"))
+    again = Folder()
+    again.resume([finding])
+    (more,) = again.fold([match(labels=1 << 2, at=1)], ENV)
+    assert more.labels == ("secret", "untrusted", "label-5")
 
 
 def test_numbered_objects_are_one_finding_with_distinct_evidence() -> None:

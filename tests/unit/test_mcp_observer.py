@@ -14,6 +14,7 @@ from hullwatch.agent.mcp import observer as module
 from hullwatch.agent.mcp.message import read
 from hullwatch.agent.mcp.observer import Dialogue, Observer
 from hullwatch.agent.mcp.pins import Pins
+from support.canaries import CANARIES, ONE, TEXT, VALUE
 from support.mcp_reporter import Recording
 
 
@@ -115,6 +116,30 @@ def test_secrets_are_kinds():
     assert begun.attributes["hullwatch.secret.kinds"] == "test_key"
     assert ended.attributes["hullwatch.secret.kinds"] == "test_key"
     assert {signal.call for signal in signals} == {begun.id}
+
+
+def test_canaries_in_arguments_answers_resources_and_headers():
+    scene = Scene(canaries=CANARIES)
+    scene.call(1, "send", arguments={"note": f"the key is {VALUE}"})
+    scene.heard(1, content=[{"text": "ok"}])
+    scene.call(2, "cat", arguments={"path": "x"})
+    scene.heard(2, content=[{"text": TEXT}])
+    scene.sent({"jsonrpc": "2.0", "id": 3, "method": "resources/read", "params": {"uri": "file:x"}})
+    scene.heard(3, contents=[{"text": TEXT}])
+    scene.observer.headers([(b"authorization", f"Bearer {VALUE}".encode())], b"/mcp")
+    begun = {call.name: call.id for call in scene.reporter.of("begin")}
+    told = [
+        (one.subject, one.detail[:8], one.call)
+        for one in scene.reporter.of("signal")
+        if one.kind == "canary_used"
+    ]
+    assert told == [
+        ("in arguments for send of srv", ONE.id, begun["send"]),
+        ("in the answer of cat of srv", ONE.id, begun["cat"]),
+        ("in resources/read file:x of srv", ONE.id, 0),
+        ("in the headers of a request of srv", ONE.id, 0),
+    ]
+    assert VALUE not in str(scene.reporter.log)
 
 
 def test_both_ends_of_what_is_large_are_searched_for_secrets():

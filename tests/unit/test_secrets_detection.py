@@ -62,6 +62,14 @@ def test_of_two_kinds_for_one_text_the_more_specific_counts():
     ]
 
 
+@pytest.mark.parametrize("between", ["\n", " ", ","])
+def test_one_character_between_two_of_a_kind_is_enough(between):
+    first = "pa-0UAqFzWsDK4FrUMp48Y3tT3QDgAL47D1qXIaSyZP7E1"
+    second = "pa-i0VpEBOWfbZAVaBSo63bbH6xnAbnBEoonCrbZINl71h"
+    found = detect(first + between + second)
+    assert [(one.start, one.end) for one in found] == [(0, 46), (47, 93)]
+
+
 def test_several_secrets_come_in_their_order():
     text = " ".join([TOKEN, fill("AKIA{t16}", Random(3)), fill("hf_{a34}", Random(4))])
     assert [found.kind for found in detect(text)] == [

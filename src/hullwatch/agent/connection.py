@@ -13,8 +13,11 @@ from typing import Literal, NamedTuple
 
 from hullwatch.agent.models.call import ModelCall
 from hullwatch.agent.models.exchange import Exchange, Spoken, begin
+from hullwatch.agent.planted import Planted
+from hullwatch.agent.secrets.canaries import Canaries
 from hullwatch.agent.wire.exchange import Exchanges1, Part
-from hullwatch.agent.wire.http import Data, End, Head, Lost, Upgraded
+from hullwatch.agent.wire.http import Data, End, Head, Lost, Upgraded, split_target
+from hullwatch.agent.wire.http import Event as HttpEvent
 from hullwatch.agent.wire.http2 import PREFACE, Exchanges2
 from hullwatch.agent.wire.mcp import (
     HttpCalls,
@@ -26,7 +29,7 @@ from hullwatch.agent.wire.mcp import (
 )
 from hullwatch.agent.wire.said import Room
 
-__all__ = ["Connection", "Direction", "Event", "Opaque"]
+__all__ = ["Carried", "Connection", "Direction", "Event", "Opaque"]
 
 MAX_LINE = 32 << 10  # bytes without a line end that may be the beginning of a message
 MAX_SNIFF = 64 << 10  # bytes of a direction after which an unknown protocol is said to be one
@@ -40,7 +43,17 @@ class Opaque(NamedTuple):
     time: int
 
 
-Event = ModelCall | Spoken | ToolCallBegan | ToolCallEnded | Opaque
+class Carried(NamedTuple):
+    """A canary's value went by: told as often as it is seen. host: of the last request, as it names
+    it."""
+
+    canary: Planted
+    sent: bool
+    host: str
+    time: int
+
+
+Event = ModelCall | Spoken | ToolCallBegan | ToolCallEnded | Opaque | Carried
 
 _ENOUGH = 24  # bytes that tell a protocol by its beginning (as many as HTTP/2's preface has)
 _REQUEST = re.compile(
@@ -67,7 +80,7 @@ class Connection:
     """hasher: text -> keyed hash, for API keys and sessions. server, port: where it goes, as far as
     the tap knows. pipe: both directions are a process's standard streams (then it is JSON-RPC by
     lines, or nothing). calls: shared by connections of one MCP session, if that is known. room: for
-    what is said in calls; None: that is passed over.
+    what is said in calls; None: that is passed over. canaries: whose values are looked for.
 
     feed: pieces of one direction in their order, those of both as they happened; gap: bytes that
     are missing after `data`. protocol: '' until it is known. opaque: nothing more will be read, so
@@ -85,7 +98,11 @@ class Connection:
         pipe: bool = False,
         calls: ToolCalls | None = None,
         room: Room | None = None,
+        canaries: Canaries | None = None,
     ) -> None:
+        self._canaries = canaries or Canaries()
+        self._before = {True: b"", False: b""}  # the end of what was looked at, by `sent`
+        self._host = ""
         self._hasher = hasher
         self._room = room
         self._server = server
@@ -112,12 +129,15 @@ class Connection:
     def feed(self, direction: Direction, data: bytes, time: int, gap: int = 0) -> list[Event]:
         sent = direction == "sent"
         events: list[Event] = []
+        whole = data if self._canaries else b""
         if self.opaque:
             return events
         if not self.protocol and data:
             data = self._sniff(sent, data, time, events)
         if self.protocol and data:
             events += self._read(sent, data, time)
+        if whole and self.protocol != "http/2":  # there heads are packed
+            events += self._look(sent, whole, time)
         if gap:
             events += self._gap(sent, gap, time)
         return events
@@ -137,8 +157,20 @@ class Connection:
         # What the parsers hold (pieces, tables of headers) does not outlive the connection.
         self._http = self._lines = None
         self._first = {True: bytearray(), False: bytearray()}
+        self._before = {True: b"", False: b""}
         self.opaque = True
         return events
+
+    def _look(self, sent: bool, data: bytes, time: int) -> list[Event]:
+        """For canaries: those in `data`, and those that begin in what was looked at before."""
+        known, before = self._canaries, self._before[sent]
+        self._before[sent] = (before + data[-known.reach :])[-known.reach :]
+        found = {one.id: one for one in known.find(data)}
+        if before:
+            old = {one.id for one in known.find(before)}
+            across = known.find(before + data[: known.reach])
+            found |= {one.id: one for one in across if one.id not in old}
+        return [Carried(one, sent, self._host, time) for one in found.values()]
 
     # --- what it speaks ---------------------------------------------------------------------
 
@@ -210,6 +242,8 @@ class Connection:
     def _sort(self, parts: list[Part], time: int) -> list[Event]:
         events: list[Event] = []
         for number, asked, event in parts:
+            if self._canaries:
+                events += self._unpacked(asked == self._client_sends, event, time)
             if isinstance(event, Lost):
                 if event.reason.startswith("h2"):
                     events += self._blind(event.reason, time)
@@ -220,6 +254,17 @@ class Connection:
             else:
                 events += self._answered(number, event, time)
         return events
+
+    def _unpacked(self, sent: bool, event: HttpEvent, time: int) -> list[Event]:
+        """What of HTTP/2 is in plain only here; and whom a request is for."""
+        if isinstance(event, Head) and event.method:
+            self._host = split_target(event)[0]
+        if self.protocol != "http/2":
+            return []
+        if isinstance(event, Head):
+            said = "\n".join((event.target, *event.headers.values()))
+            return self._look(sent, f"\n{said}\n".encode("utf-8", "replace"), time)
+        return self._look(sent, event.data, time) if isinstance(event, Data) else []
 
     def _asked(self, number: int, event: Head | Data | End, time: int) -> list[Event]:
         if isinstance(event, Head):

@@ -15,19 +15,21 @@ from typing import Protocol
 import msgspec
 
 from hullwatch.agent import semconv
-from hullwatch.agent.connection import Connection, Direction, Event, Opaque
+from hullwatch.agent.connection import Carried, Connection, Direction, Event, Opaque
 from hullwatch.agent.content import Content
 from hullwatch.agent.models.call import ModelCall
 from hullwatch.agent.models.exchange import Spoken
+from hullwatch.agent.secrets.canaries import Canaries, used
 from hullwatch.agent.wire.mcp import ToolCall, ToolCallBegan
 from hullwatch.agent.wire.said import Said
-from hullwatch.context.call import AMBIGUOUS, Call, new_id
+from hullwatch.context.call import AMBIGUOUS, Call, Signal, new_id
 from hullwatch.sensor.tap import Piece, token_hash
 from hullwatch.sensor.wire import TapKind, TapWhat
 
 __all__ = ["SELF_HOSTED", "Kernel", "Listener"]
 
 MAX_STREAMS = 4096
+MAX_CARRIED = 256  # uses of canaries that are remembered so as not to be told again
 MAX_PASSED_OVER = 8  # requests that were no calls, after which a connection is not listened to
 SELF_HOSTED = "self_hosted"
 """The provider of a model at a private address whose host is nobody's we know."""
@@ -59,12 +61,14 @@ class _Stream:
         self.judged = False
         self.within = 0  # what the process acted for when it asked last
         self.last: Call | None = None  # of a model, that was told last
+        self.carried: dict[tuple[str, bool, int], None] = {}  # canaries that were told of
 
 
 class Listener:
     """take: pieces in their order; what they tell goes to `tell`, each call as it begins and again
     as it ends. hasher: text -> keyed hash. content: takes what is said in calls of chosen
-    workloads; None: nobody's is listened to. Not for several threads.
+    workloads; None: nobody's is listened to. signal: is told of uses of `canaries`, with pid and
+    cgroup. Not for several threads.
 
     heard, opaque: counts for `status`: of calls by their kind, and of what could not be read.
     """
@@ -75,9 +79,12 @@ class Listener:
         tell: Callable[[Call], None],
         hasher: Callable[[str], str],
         content: Content | None = None,
+        canaries: Canaries | None = None,
+        signal: Callable[[Signal, int, int], None] = lambda signal, pid, cgroup: None,
     ) -> None:
         self._kernel, self._tell, self._hasher = kernel, tell, hasher
         self._content = content
+        self._canaries, self._signal = canaries, signal
         self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
         self._offset = 0
         self.heard: Counter[str] = Counter()
@@ -128,7 +135,12 @@ class Listener:
         server = str(ipaddress.ip_address(piece.address)) if piece.address else ""
         room = self._content.room(piece.cgroup) if self._content is not None else None
         connection = Connection(
-            self._hasher, server=server, port=piece.port, pipe=not key[1], room=room
+            self._hasher,
+            server=server,
+            port=piece.port,
+            pipe=not key[1],
+            room=room,
+            canaries=self._canaries,
         )
         made = self._streams[key] = _Stream(connection, piece)
         while len(self._streams) > MAX_STREAMS:
@@ -151,7 +163,12 @@ class Listener:
         missing = piece.total - len(piece.data)
         direction: Direction = "received" if piece.received else "sent"
         time = piece.ts + self._offset
-        self._sort(stream, connection.feed(direction, piece.data, time, missing))
+        before = dict(stream.open) if self._canaries else {}
+        events = connection.feed(direction, piece.data, time, missing)
+        self._sort(stream, events)
+        for event in events:
+            if isinstance(event, Carried):
+                self._carried(stream, event, piece, before)
         if not stream.judged and (connection.followed or self._dull(connection)):
             stream.judged = True
             self._kernel.want(piece.stream, piece.tgid, connection.followed)
@@ -179,6 +196,8 @@ class Listener:
         for event in events:
             if isinstance(event, Opaque):
                 self.opaque[event.reason] += 1
+            elif isinstance(event, Carried):
+                continue
             elif isinstance(event, ModelCall):
                 self._asked_model(stream, event)
             elif isinstance(event, Spoken):
@@ -259,6 +278,34 @@ class Listener:
             call = msgspec.structs.replace(call, server=SELF_HOSTED)
         stream.last = self._placed(stream, call)
         self._tell(stream.last)
+
+    def _carried(
+        self, stream: _Stream, seen: Carried, piece: Piece, before: dict[int, Call]
+    ) -> None:
+        """A canary's value went by: told once a connection, direction and call. A request belongs
+        to the call that it begins, an answer to the one that ran `before`, where there is one."""
+        connection = stream.connection
+        begun = [call for key, call in stream.open.items() if key not in before]
+        # By lines, either side may ask.
+        lines = connection.protocol == "jsonrpc"
+        asked = bool(begun) if lines else seen.sent == connection.asks
+        calls = begun if asked else list(before.values())
+        span = calls[0].id if len(calls) == 1 else piece.call
+        if (key := (seen.canary.id, seen.sent, span)) in stream.carried:
+            return
+        stream.carried[key] = None
+        if len(stream.carried) > MAX_CARRIED:
+            del stream.carried[next(iter(stream.carried))]
+        self.heard["canary"] += 1
+        what = "a request" if asked else "an answer" if before or not lines else "a message"
+        how = f"in {what} {'sent' if seen.sent else 'received'}"
+        if stream.remote is not None:
+            end = f"{stream.remote}:{stream.port}"
+            if stream.remote.version == 6:
+                end = f"[{stream.remote}]:{stream.port}"
+            host = f" ({seen.host[:100]})" if seen.host and connection.asks else ""
+            how += f" {'to' if seen.sent else 'from'} {end}{host}"
+        self._signal(used(seen.canary, how, seen.time, span), stream.tgid, stream.cgroup)
 
     @staticmethod
     def _placed(stream: _Stream, call: Call) -> Call:

@@ -14,23 +14,22 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
+from hullwatch.agent.planted import FOLDER, FOLDER_BY, KEY, NAME, Planted, first_line, read
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import print_json, print_table, say
 
-__all__ = ["FOLDER", "Planted", "planted_values", "register"]
+__all__ = ["planted_values", "register"]
 
-FOLDER = Path("/etc/hullwatch/rules/canaries")
-_MARK = "# canary "
-_MAX_RULE = 64 << 10  # bytes
 _PLAIN = re.compile(r"/[\w./@+=:, -]{1,1000}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,250}")
 _DAY = 86_400
+_MAX_FILE = 64 << 10  # bytes
 
 _RULE = """\
 {mark}
@@ -46,25 +45,19 @@ _RULE = """\
   tags: [hullwatch, host, container, agent, canary, ASI03, LLM02, mitre_credential_access, T1552.001, AML.T0055]
 """  # noqa: E501
 
+if TYPE_CHECKING:
+    from hullwatch.agent.secrets.key import Key
+
 Into = Annotated[
     Path,
-    typer.Option("--into", metavar="DIR", help="Where the rules of canaries are.", readable=False),
+    typer.Option(
+        "--into",
+        metavar="DIR",
+        envvar=FOLDER_BY,
+        help="Where the rules of canaries are.",
+        readable=False,
+    ),
 ]
-
-
-class Planted(msgspec.Struct):
-    """A canary. file: here; path: as those see it who should not; size, ino: of the file that was
-    made; made, changed: unix s and ns."""
-
-    id: str
-    form: str
-    file: str
-    path: str
-    container: str
-    size: int
-    ino: int
-    made: int
-    changed: int
 
 
 def register(app: typer.Typer) -> None:
@@ -113,6 +106,7 @@ def plant(
     Example: hullwatch canary plant /srv/agent-home/.aws/credentials --seen-as
     /home/agent/.aws/credentials --container agent --owner 1000
     """
+    from hullwatch.agent.secrets.canaries import marks
     from hullwatch.agent.secrets.canary import FORMS, content, form_of
 
     path = seen_as or str(file)
@@ -133,11 +127,11 @@ def plant(
     ids = _ids(owner)
     planted = Planted(secrets.token_hex(4), chosen, str(file), path, container or "", 0, 0, 0, 0)
     planted.made = int(time.time())
+    text = content(chosen)
+    planted.marks = marks(chosen, text, _key(into))
     with _folder(file.parent, make=parents, ids=ids) as folder:
         try:
-            planted.size, planted.ino, planted.changed = _write(
-                folder, file.name, content(chosen), ids
-            )
+            planted.size, planted.ino, planted.changed = _write(folder, file.name, text, ids)
         except OSError as error:
             raise CommandError(f"{file}: {error.strerror}") from error
         try:
@@ -146,7 +140,7 @@ def plant(
             os.unlink(file.name, dir_fd=folder)  # no canary without its rule
             raise
     if json:
-        print_json(msgspec.to_builtins(planted) | {"rule": str(rule)})
+        print_json(_row(planted) | {"rule": str(rule)})
     else:
         print(f"{planted.id}  {chosen} at {file}, told of by {rule}")
         say("in force when the agent starts the next time")
@@ -154,7 +148,7 @@ def plant(
 
 def list_(into: Into = FOLDER, json: Json = False) -> None:
     """List canaries, and whether each is still there as it was planted."""
-    rows = [msgspec.to_builtins(one) | {"state": _state(one)} for one in _all(into)]
+    rows = [_row(one) | {"state": _state(one)} for one in _all(into)]
     if json:
         for row in rows:
             print_json(row)
@@ -183,7 +177,7 @@ def remove(
     except OSError as error:
         raise CommandError(f"{_rule(into, one.id)}: {error.strerror}") from error
     if json:
-        print_json(msgspec.to_builtins(one) | {"state": state, "removed": True})
+        print_json(_row(one) | {"state": state, "removed": True})
         return
     print(f"{one.id} removed")
     if state == "there":
@@ -198,14 +192,18 @@ def planted_values(folders: Iterable[Path]) -> tuple[str, ...]:
     from hullwatch.agent.secrets import detect
 
     found: dict[str, None] = {}
-    for one in (one for folder in folders for one in _all(folder, "**/*.yaml")):
+    files = [file for folder in folders for file in sorted(folder.glob("**/*.yaml"))]
+    planted, problems = read(file for file in files if NAME.fullmatch(file.name))
+    for problem in problems:
+        say(problem)
+    for _, one in planted:
         try:
             if _state(one) != "there":
                 continue
             with _folder(Path(one.file).parent) as folder:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 with open(os.open(Path(one.file).name, flags, dir_fd=folder), "rb") as file:
-                    text = file.read(_MAX_RULE).decode("ascii", "replace")
+                    text = file.read(_MAX_FILE).decode("ascii", "replace")
         except (CommandError, OSError) as error:
             say(f"canary {one.id}: its values are taken out by their kind only: {error}")
             continue
@@ -325,14 +323,13 @@ def _write_rule(into: Path, one: Planted) -> Path:
             f"(container.id = host or (evt.type in (open, openat, openat2) and fd.ino = {one.ino}))"
         )
     text = _RULE.format(
-        mark=_MARK + msgspec.json.encode(one).decode(),
+        mark=first_line(one),
         id=one.id,
         form=one.form,
         paths=", ".join(f'"{path}"' for path in paths),
         where=where,
     )
     try:
-        into.mkdir(mode=0o755, parents=True, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text.encode())
     except OSError as error:
@@ -340,23 +337,28 @@ def _write_rule(into: Path, one: Planted) -> Path:
     return path
 
 
-def _all(into: Path, among: str = "*.yaml") -> list[Planted]:
-    """All canaries, oldest first. What is no rule of one is said and left out; `among` others,
-    which have not their mark, it is not said."""
-    found = []
-    for path in sorted(into.glob(among)):
-        try:
-            with path.open("rb") as file:
-                first = file.readline(_MAX_RULE).decode()
-            if among != "*.yaml" and not first.startswith(_MARK):
-                continue
-            one = msgspec.json.decode(first.removeprefix(_MARK), type=Planted)
-            if path.stem != one.id or not Path(one.file).is_absolute():
-                raise ValueError("not as it was written")
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}") from error
-        except ValueError as error:
-            say(f"{path}:1: no canary's rule ({error}); left out")
-        else:
-            found.append(one)
-    return sorted(found, key=lambda one: one.made)
+def _all(into: Path) -> list[Planted]:
+    """All canaries, oldest first. What is no rule of one is said and left out."""
+    found, problems = read(sorted(into.glob("*.yaml")))
+    for problem in problems:
+        say(problem)
+    return [one for _, one in found]
+
+
+def _key(into: Path) -> Key:
+    from hullwatch.agent.secrets.key import Key, KeyUnusable
+
+    try:
+        into.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return Key.load(into / KEY)
+    except OSError as error:
+        raise CommandError(f"{into}: {error.strerror}") from error
+    except KeyUnusable as error:
+        raise CommandError(str(error)) from error
+
+
+def _row(one: Planted) -> dict[str, Any]:
+    """What of a canary is for people."""
+    row: dict[str, Any] = msgspec.to_builtins(one)
+    del row["marks"]
+    return row

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hullwatch.cli.errors import ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
 from hullwatch.cli.show import print_json, say
+
+if TYPE_CHECKING:
+    from hullwatch.sensor.tier import Tier
 
 __all__ = ["examine", "register"]
 
@@ -93,9 +96,43 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
                 "content",
             )
         },
+        "labels": _labels_of(agent, Tier(tier)),
         "noise": _noise(store),
         "store": str(store),
     }
+
+
+def _labels_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
+    """given: which the agent gives, None: nobody knows. not_followed: on this tier."""
+    from hullwatch.coverage.blindspots import blind_spots
+
+    known = (agent or {}).get("labels") or {}
+    return {
+        "given": known.get("given"),
+        "host": known.get("host"),
+        "processes": known.get("processes"),
+        "files_dropped": known.get("files_dropped"),
+        "fault": bool(((agent or {}).get("faults") or {}).get("labels")),
+        "not_followed": [spot.what for spot in blind_spots(tier) if spot.what.startswith("labels")],
+    }
+
+
+def _labels(found: dict[str, Any]) -> Iterator[str]:
+    """Whether labels are on, and what is not followed."""
+    given = found["given"]
+    if found["fault"]:
+        yield "[red]a fault: `hullwatch status` has it[/]"
+    if given is None:
+        yield "not known: no agent runs"
+    elif not given:
+        yield "off (started with --labels none)"
+    else:
+        whose = "containers and of the host" if found["host"] else "containers"
+        yield f"on: {', '.join(given)}; {found['processes']} processes of {whose} carry some"
+    if found["files_dropped"]:
+        yield f"[yellow]{found['files_dropped']} labelled files were let go of[/]"
+    for spot in found["not_followed"] if given else ():
+        yield f"not followed: {spot}"
 
 
 def _tls(agent: dict[str, Any]) -> Iterator[str]:
@@ -159,6 +196,8 @@ def _print(found: dict[str, Any]) -> None:
         out(f"[bold]agent[/]     not running for {escape(found['store'])} (start: hullwatch up)")
     for line in _tls(agent or {}):
         out(f"[bold]tls[/]       {line}")
+    for line in _labels(found["labels"]):
+        out(f"[bold]labels[/]    {line}")
     for _, line in content_of(agent) if agent else ():
         out(f"[bold]content[/]   {escape(line)}")
     noise = found["noise"]

@@ -128,6 +128,7 @@ def _print(row: dict[str, Any], as_json: bool) -> None:
 def _follow(
     store: Path, container: str | None, classes: list[str], pid: int | None, as_json: bool
 ) -> None:
+    from hullwatch.sensor.labels import names_of
     from hullwatch.store.catalog import Catalog
     from hullwatch.store.follow import follow_events
 
@@ -140,6 +141,7 @@ def _follow(
                 continue
             for row in rows_of(_filtered(batch, classes, pid)):
                 row |= names.of(row["boot"], row["cgroup"])
+                row["label_names"] = list(names_of(row.get("labels") or 0))
                 if container and not names.matches(row, container):
                     continue
                 _print(row, as_json)

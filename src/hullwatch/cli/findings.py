@@ -26,6 +26,7 @@ from hullwatch.cli.when import parse_time
 
 __all__ = ["finding_text", "register", "stored"]
 
+_NEAR = 10**9  # ns: around the moment of a finding
 _STYLES = ("dim", "", "", "yellow", "red", "bold red", "bold red", "bold red")
 
 
@@ -91,7 +92,8 @@ def findings(
             asked = _one(catalog, idents[0])
             spans = asked.get("spans") or ([asked["span"]] if asked.get("span") else [])
             calls = [name for span in spans for name in names(catalog.link, span)]
-            _show(asked, tuple(dict.fromkeys(calls)), json)
+            timed = () if spans else _by_time(store, catalog, asked)
+            _show(asked, tuple(dict.fromkeys(calls)), timed, json)
             return
         wanted = _Wanted(catalog, begin, container, min_severity, suppressed)
         if wish == "top":
@@ -272,10 +274,24 @@ def _evidence(row: dict[str, Any]) -> Iterator[str]:
         yield f"  and at least {more} more: `hullwatch hunt` finds them in the events"
 
 
-def _show(row: dict[str, Any], calls: tuple[str, ...], as_json: bool) -> None:
-    """calls: those in which it was met, in words."""
+def _by_time(store: Path, catalog: Any, row: dict[str, Any]) -> tuple[str, ...]:
+    """Calls of OTLP that ran when it was met first, and may be what it was done for."""
+    if not catalog.rows("SELECT 1 FROM calls WHERE source = 'otlp' LIMIT 1"):
+        return ()
+    from hullwatch.store.calls import by_time
+    from hullwatch.store.query import Reader
+
+    with Reader(store, row["time"] - _NEAR, row["time"] + _NEAR) as reader:
+        return tuple(by_time(reader, row["id"]))
+
+
+def _show(
+    row: dict[str, Any], calls: tuple[str, ...], timed: tuple[str, ...], as_json: bool
+) -> None:
+    """calls: those in which it was met, in words; timed: those that ran at the time."""
     if as_json:
-        print_json(row | ({"calls": list(calls)} if calls else {}))
+        told = {"calls": list(calls), "calls_by_time": list(timed)}
+        print_json(row | {name: value for name, value in told.items() if value})
         return
     console().print(finding_text(row))
     print()
@@ -283,6 +299,8 @@ def _show(row: dict[str, Any], calls: tuple[str, ...], as_json: bool) -> None:
         print(f"{name:<11}{safe(value)}")
     for at, call in enumerate(calls):
         print(f"{'tool call' if not at else '':<11}{safe(call)}")
+    for at, call in enumerate(timed):
+        print(f"{'perhaps' if not at else '':<11}{safe(call)}, by its time")
     for at, step in enumerate(row.get("steps") or []):
         print(f"{'steps' if not at else '':<11}{safe(step.get('step'))}: {step_text(step)}")
     chain = [one for one in row.get("processes") or [] if isinstance(one, dict)]
@@ -301,7 +319,7 @@ def _show(row: dict[str, Any], calls: tuple[str, ...], as_json: bool) -> None:
             _nested(more, 1)
         elif more not in (None, "", [], {}, 0):
             print(f"{safe(name):<11}{safe(more)}")
-    _next_step(row, chain, calls)
+    _next_step(row, chain, calls or timed)
 
 
 def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -325,6 +343,7 @@ def _facts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for name, value in (
             ("event", event),
             ("why", row.get("why")),
+            ("labels", ", ".join(map(str, row.get("labels") or ()))),
             ("container", where or row.get("container_id") or pending),
             ("image", " ".join(filter(None, (row.get("image"), row.get("image_digest"))))),
             ("pod", pod),
@@ -341,7 +360,7 @@ _KNOWN = frozenset(
     "id time first last count rule priority severity output tags source rule_hash event object"
     " object2 processes uid container_id container_full_id container_name image image_digest pod"
     " namespace cgroup state span spans call why fields steps evidence distinct shapes shape fold"
-    " suppressed_by".split()
+    " suppressed_by labels".split()
 )
 
 

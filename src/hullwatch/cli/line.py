@@ -75,12 +75,13 @@ def what(row: Row) -> str:
 
 
 def event_line(row: Row) -> str:
-    """time, container, process, class, what. Escaped."""
+    """time, container, process, class, what, labels of the process if any. Escaped."""
     container = row.get("container") or (row.get("container_id") or "")[:12]
     if not container:
         container = "host" if row.get("container_id") == "" else "pending"
     process = f"{safe(row.get('name') or '?', 24)}[{row['pid']}]"
+    labels = ", ".join(row.get("label_names") or ())
     return (
         f"{short_time(row['time'])}  {safe(container, 24):<16} {process:<22}"
-        f" {row['class']:<10} {what(row)}"
+        f" {row['class']:<10} {what(row)}{f'  [{labels}]' if labels else ''}"
     )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import json as json_
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hullwatch.agent.mcp.observer import Observer
     from hullwatch.agent.mcp.pins import Pin, Pins
     from hullwatch.agent.mcp.signals import Detect
+    from hullwatch.agent.secrets.canaries import Canaries
 
 __all__ = ["register"]
 
@@ -251,6 +253,7 @@ def _observer(server: str, link: Any, hold: str, state: Path | None, transport: 
         detect=_detect(),
         clean=clean,
         transport=transport,
+        canaries=_canaries(),
     )
 
 
@@ -280,6 +283,18 @@ async def _link() -> Any:
         why = error.strerror or str(error)
     say(f"no agent ({why}): calls and signals are told to nobody; pins and --hold work")
     return None
+
+
+def _canaries() -> Canaries:
+    """Root's to read: another user's gateway leaves them to the agent's tap."""
+    from hullwatch.agent.planted import FOLDER, FOLDER_BY
+    from hullwatch.agent.secrets.canaries import Canaries
+
+    folder = Path(os.environ.get(FOLDER_BY) or FOLDER)
+    found, problems = Canaries.load(folder.glob("*.yaml"))
+    for problem in problems:
+        say(f"a canary is not recognised here: {problem}")
+    return found
 
 
 def _detect() -> Detect | None:

@@ -115,15 +115,18 @@ def _process(above: Tree, process: Process, all_files: bool) -> Tree:
     node = above.add(_text(line, "bold"))
     if process.setup:
         node.add(_text(_setup(process, all_files), "dim"))
-    shown = process.calls if all_files else process.calls[:3]
+    calls = [*process.calls, *(f"{text}, by its time" for text in process.calls_by_time)]
+    shown = calls if all_files else calls[:3]
     for text in shown:
         node.add(_text(f"call     {safe(text)}", "green"))
-    if len(process.calls) > len(shown):
-        more = len(process.calls) - len(shown)
+    if len(calls) > len(shown):
+        more = len(calls) - len(shown)
         node.add(_text(f"call     and {more} more (--files names them)", "green"))
     notable = [mark for mark in process.marks if mark in _MARKS]
     for mark in notable:
         node.add(_text(f"! {_MARKS[mark]}", "yellow"))
+    if process.labels:
+        node.add(_text(f"labels   {safe(', '.join(process.labels))}", "magenta"))
     for finding in process.findings:
         node.add(_finding(finding))
     for secret in process.secrets:

@@ -13,8 +13,9 @@ os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 import typer
 
+from hullwatch.agent.planted import FOLDER
 from hullwatch.cli.alert import Alerts, show_finding
-from hullwatch.cli.canary import FOLDER, planted_values
+from hullwatch.cli.canary import planted_values
 from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.options import DEFAULT_STORE, Json, Rules, Store
 from hullwatch.cli.rules import default_rules

@@ -49,12 +49,13 @@ def told_call(call: Call) -> Told:
     )
 
 
-def told_signal(signal: Signal, pid: int, cgroup: int) -> Told:
-    """kind and detail are one text, `kind: detail`."""
+def told_signal(signal: Signal, pid: int, cgroup: int, proc: int = 0) -> Told:
+    """kind and detail are one text, `kind: detail`. proc: the process' key, where it is known: it
+    may have ended."""
     return Told(
         ts=_mono(signal.time),
         cls=int(Class.SIGNAL),
-        proc=0,
+        proc=proc,
         cgroup=cgroup,
         tid=pid,
         span=signal.call,

@@ -15,6 +15,7 @@ from hullwatch.detect.output import escape
 from hullwatch.detect.row import Env, Row
 from hullwatch.detect.ruleset import Rule
 from hullwatch.sensor.events import CLASSES
+from hullwatch.sensor.labels import names_of
 
 __all__ = ["Evidence", "Finding", "Match", "Process", "SEVERITY", "Seen"]
 __all__ += ["evidence_of", "make_finding"]
@@ -80,6 +81,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     span: of the first event, 0: in no call; spans: the first different ones. call: that of the
     first event in words, several where it may be of any.
     why: what was counted, where a rule asks.
+    labels: where what the processes knew came from, of all that folded in; a sequence's last step.
     """
 
     id: str
@@ -121,6 +123,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     spans: tuple[int, ...] = ()
     call: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ def make_finding(match: Match, env: Env, ident: str, fold: str, shape: str) -> F
         why=escape(_why(match, env)),
         spans=(row.span,) if row.span else (),
         call=escape(" or ".join(_named(call) for call in row.calls[:_MAX_CALLS])),
+        labels=names_of(row.event.labels),
     )
 
 

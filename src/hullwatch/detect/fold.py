@@ -17,6 +17,7 @@ from hullwatch.detect.distinct import Distinct
 from hullwatch.detect.finding import SEVERITY, Evidence, Finding, Match, evidence_of, make_finding
 from hullwatch.detect.row import Env, Object
 from hullwatch.detect.shape import shape
+from hullwatch.sensor.labels import bits_of, names_of
 from hullwatch.sensor.wire import Class
 
 __all__ = ["Folder"]
@@ -126,7 +127,7 @@ class _Fold:
 
     __slots__ = (
         *("finding", "count", "first", "last"),
-        *("evidence", "more", "floor", "shapes", "spans"),
+        *("evidence", "more", "floor", "shapes", "spans", "labels"),
     )
 
     def __init__(self, finding: Finding) -> None:
@@ -139,6 +140,7 @@ class _Fold:
         self.floor = finding.distinct
         self.shapes = Distinct()
         self.spans = dict.fromkeys(finding.spans)
+        self.labels = bits_of(finding.labels)
 
     def add(self, match: Match, env: Env) -> None:
         first = match.row.ts + env.wall_offset
@@ -147,6 +149,7 @@ class _Fold:
         self.first, self.last = min(self.first, first), max(self.last, last)
         if match.row.span and len(self.spans) < MAX_SPANS:
             self.spans[match.row.span] = None
+        self.labels |= match.row.event.labels
         what = evidence_of(match)
         known = self.evidence.get(what)
         if known is not None:
@@ -173,6 +176,7 @@ class _Fold:
             distinct=max(self.floor, len(self.evidence) + len(self.more)),
             shapes=max(self.finding.shapes, len(self.shapes)),
             spans=tuple(self.spans),
+            labels=names_of(self.labels),
         )
 
 

@@ -124,30 +124,13 @@ def rows(reader: Reader, where: str, limit: int) -> tuple[list[CallRow], bool]:
     return list(reversed(made.values())), answer.truncated
 
 
-# Of calls that only OTLP told of, when they were over: what their process, its children, or where
-# it is not known their container did in that time and for no other call, less what a call within
-# did. Clocks were read at different moments: a millisecond is allowed for it.
-_OTLP = """
-SELECT c.id AS call, EXISTS (
-    SELECT 1 FROM calls o WHERE o.source = 'otlp' AND o.id != c.id AND o.parent != c.id
-        AND o.id != c.parent AND o.cgroup = c.cgroup AND o.pid = c.pid
-        AND e.time BETWEEN o.begun AND o.ended) AS ambiguous, e.*
-FROM events e JOIN (SELECT * FROM calls WHERE source = 'otlp' AND id IN ({ids})) c
-    ON e.span IS NULL AND e.boot = c.boot AND e.cgroup = c.cgroup
-    AND e.time BETWEEN c.begun - INTERVAL 1 MILLISECOND AND c.ended + INTERVAL 1 MILLISECOND
-    AND (c.pid = 0 OR e.pid = c.pid OR e.ppid = c.pid)
-WHERE NOT EXISTS (SELECT 1 FROM calls k WHERE k.parent = c.id AND k.source = 'otlp'
-    AND e.time BETWEEN k.begun AND k.ended)
-"""
-
-
 def events_of(calls: Iterable[CallRow]) -> str:
     """SQL of these calls' events: call, ambiguous, and all columns of events."""
     idents = {one.id: one.source for one in calls}
     ids = ", ".join(map(str, idents)) or "0"
     sql = f"SELECT * FROM call_events WHERE call IN ({ids})"
     if told := ", ".join(str(ident) for ident, source in idents.items() if source == "otlp"):
-        sql += f" UNION ALL BY NAME {_OTLP.format(ids=told)}"
+        sql += f" UNION ALL BY NAME SELECT * FROM calls_by_time WHERE call IN ({told})"
     return sql
 
 
@@ -208,7 +191,22 @@ def names(link: sqlite3.Connection, span: int) -> list[str]:
         f" ({', '.join('?' * len(idents))}) ORDER BY begun",
         [int(ident) for ident in idents],
     )
-    return [f"{server + ': ' if server else ''}{name} ({id_:016x})" for id_, server, name in found]
+    return [_words(server, name, ident) for ident, server, name in found]
+
+
+def _words(server: str, name: str, ident: int) -> str:
+    return f"{server + ': ' if server else ''}{name} ({ident:016x})"
+
+
+def by_time(reader: Reader, finding: str) -> list[str]:
+    """The calls of OTLP in whose time a finding's first event was, in words: candidates."""
+    found = reader.query(
+        "SELECT c.id, c.server, c.name FROM call_findings f JOIN calls c ON c.id = f.call"
+        " WHERE f.finding = $1 AND f.by_time ORDER BY c.begun",
+        finding,
+        limit=64,
+    ).table.to_pylist()
+    return [_words(row["server"], row["name"], row["id"]) for row in found]
 
 
 def in_words(reader: Reader, spans: Iterable[int]) -> dict[int, list[str]]:
@@ -219,7 +217,6 @@ def in_words(reader: Reader, spans: Iterable[int]) -> dict[int, list[str]]:
         " ON c.id = s.call WHERE list_contains($1::UBIGINT[], s.span) ORDER BY c.begun",
         list(spans),
     ).table.to_pylist():
-        server = f"{row['server']}: " if row["server"] else ""
         mark = "~" if row["ambiguous"] else ""
-        named[row["span"]].append(f"{mark}{server}{row['name']} ({row['id']:016x})")
+        named[row["span"]].append(mark + _words(row["server"], row["name"], row["id"]))
     return named

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from hullwatch.sensor.events import CLASSES
+from hullwatch.sensor.labels import names_of
 from hullwatch.sensor.syscalls import SYSCALLS
 from hullwatch.sensor.wire import Class, Mark, ProcMark, StrKind
 
@@ -20,6 +21,7 @@ __all__ = [
     "COLUMNS",
     "GRADES",
     "KIND_NAMES",
+    "LABEL_NAMES",
     "MARK_NAMES",
     "OP_NAMES",
     "PROC_MARK_NAMES",
@@ -76,7 +78,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("num", pa.uint64(), "by class"),
     Column("num2", pa.uint64(), "by class"),
     Column("port", pa.uint16(), "port of the client side"),
-    Column("labels", pa.uint32(), "label bits of the process"),
+    Column("labels", pa.uint32(), "label bits of the process; label_names spells them out"),
     Column("marks", pa.uint16(), "enum hw_mark bits; mark_names() spells them out"),
     Column("proc_marks", pa.uint32(), "enum hw_proc_mark bits of the process image"),
     Column("span", pa.uint64(), "tool call, NULL = none"),
@@ -104,3 +106,4 @@ PROC_MARK_NAMES: tuple[str, ...] = tuple(
 MARK_NAMES: tuple[str, ...] = tuple(
     str(mark.name).lower() for mark in sorted(Mark, key=int) if int(mark) < 1 << 16
 )
+LABEL_NAMES: tuple[str, ...] = tuple(name for bit in range(32) for name in names_of(1 << bit))

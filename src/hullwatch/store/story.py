@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hullwatch.agent.secrets.paths import classify_path
+from hullwatch.sensor.labels import bits_of, names_of
 
 if TYPE_CHECKING:
     from hullwatch.store.query import Reader
@@ -78,6 +79,8 @@ class Process(msgspec.Struct):
     ended: datetime | None = None
     exit_status: int | None = None
     marks: list[str] = []
+    labels: list[str] = []
+    """Where what it knows came from, docs/labels.md."""
     files: list[Files] = []
     connections: list[Connection] = []
     secrets: list[Deed] = []
@@ -87,6 +90,8 @@ class Process(msgspec.Struct):
     findings: list[dict[str, Any]] = []
     calls: list[str] = []
     """Tool and model calls that it acted for, in words; `~` where it may have been another's."""
+    calls_by_time: list[str] = []
+    """Calls of OTLP that ran in its time: candidates, not from the kernel. See docs/otlp.md."""
     children: list[Process] = []
     same: int = 1
     """So many processes alike were folded into this one."""
@@ -96,7 +101,7 @@ class Process(msgspec.Struct):
         """Nothing to tell but that it ran."""
         return not (
             self.files or self.connections or self.secrets or self.deeds or self.findings
-            or self.calls or self.children
+            or self.calls or self.calls_by_time or self.children
         )  # fmt: skip
 
 
@@ -135,7 +140,7 @@ def tell(
 
     lives = ask(
         "SELECT boot, proc, parent, pid, name, exe, cmdline, class, time, flags, num,"
-        f" proc_mark_names FROM events WHERE {where} AND class IN {_LIFE_CLASSES}"
+        f" proc_mark_names, labels FROM events WHERE {where} AND class IN {_LIFE_CLASSES}"
         " ORDER BY boot, mono",
         PROCESSES,
         "process events",
@@ -150,7 +155,8 @@ def tell(
         f" count(*) FILTER (flags & {_WRITES} != 0 OR flags & {_CREATES} != 0) written,"
         " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT sent,"
         " sum(CASE WHEN class = 'flow' THEN num2 ELSE 0 END)::BIGINT received,"
-        " mono < exec AS early, min(mono) mono"
+        " mono < exec AS early, min(mono) mono,"
+        " bit_or(labels) AS labels"
         f" FROM events LEFT JOIN begun USING (boot, proc) WHERE {where}"
         f" AND class NOT IN {_LIFE_CLASSES} GROUP BY boot, proc, class, object, dest_name, early"
         " ORDER BY boot, mono",
@@ -208,6 +214,7 @@ def _processes(lives: list[dict[str, Any]], done: list[dict[str, Any]]) -> dict[
 
     for row in lives:
         process = get(row)
+        _label(process, row)
         if row["class"] in ("exec", "task"):
             process.name, process.exe = row["name"] or process.name, row["exe"]
             process.commands = [*process.commands, row["cmdline"] or row["name"] or "?"]
@@ -223,8 +230,13 @@ def _processes(lives: list[dict[str, Any]], done: list[dict[str, Any]]) -> dict[
                     exe=row["exe"], started=row["time"],
                 )  # fmt: skip
     for row in done:
-        get(row)
+        _label(get(row), row)
     return found
+
+
+def _label(process: Process, row: dict[str, Any]) -> None:
+    if row["labels"]:
+        process.labels = list(names_of(bits_of(process.labels) | row["labels"]))
 
 
 def _entering(processes: dict[Key, Process], done: list[dict[str, Any]]) -> dict[Key, bool]:
@@ -360,8 +372,13 @@ def _place_findings(
 
 
 _CALLS = """
-SELECT e.boot, e.proc, c.server, c.name, c.id, bool_and(e.ambiguous) AS shared
-FROM (SELECT * FROM call_events WHERE {where} AND class != 'call') e JOIN calls c ON c.id = e.call
+SELECT e.boot, e.proc, c.server, c.name, c.id, e.by_time, bool_and(e.ambiguous) AS shared
+FROM (
+    SELECT boot, proc, call, ambiguous, false AS by_time FROM call_events
+    WHERE {where} AND class != 'call'
+    UNION ALL SELECT boot, proc, call, ambiguous, true FROM calls_by_time
+    WHERE {where} AND class NOT IN ('call', 'signal', 'exit')
+) e JOIN calls c ON c.id = e.call
 GROUP BY ALL ORDER BY min(c.begun)
 """
 
@@ -372,7 +389,10 @@ def _place_calls(processes: dict[Key, Process], rows: list[dict[str, Any]]) -> N
         if process is not None:
             server = f"{row['server']}: " if row["server"] else ""
             text = f"{'~' if row['shared'] else ''}{server}{row['name']} ({row['id']:016x})"
-            process.calls = [*process.calls, text]
+            if row["by_time"]:
+                process.calls_by_time = [*process.calls_by_time, text]
+            else:
+                process.calls = [*process.calls, text]
 
 
 def _at(same_pid: list[Process], moment: datetime) -> Process | None:
@@ -422,7 +442,8 @@ def _folded(siblings: list[Process]) -> list[Process]:
             continue
         key: Any = id(process)
         if process.quiet:
-            key = (tuple(process.commands), process.exit_status, tuple(process.marks))
+            told = (process.commands, process.marks, process.labels)
+            key = (process.exit_status, *map(tuple, told))
         if key in kept:
             kept[key].same += process.same
         else:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from hullwatch.store.schema import MARK_NAMES, PROC_MARK_NAMES, TIME
+from hullwatch.store.schema import LABEL_NAMES, MARK_NAMES, PROC_MARK_NAMES, TIME
 
 __all__ = ["SIDE_TABLES", "VIEWS", "SideTable", "raw_events", "view_sql"]
 
@@ -202,6 +202,7 @@ VIEWS: tuple[tuple[str, str], ...] = (
         f"""SELECT e.* REPLACE (coalesce(e.container_id, w.container_id) AS container_id),
             w.name AS container, w.image, w.image_digest, w.pod, w.namespace, w.role,
             coalesce(w.state, 'pending') AS container_state,
+            {_names_of("e.labels", LABEL_NAMES)} AS label_names,
             {_names_of("e.marks", MARK_NAMES)} AS mark_names,
             {_names_of("e.proc_marks", PROC_MARK_NAMES)} AS proc_mark_names
         FROM stored_events e LEFT JOIN workloads w ON w.boot = e.boot AND w.cgroup = e.cgroup""",
@@ -234,11 +235,32 @@ VIEWS: tuple[tuple[str, str], ...] = (
         "call_events",
         "SELECT s.call, s.ambiguous, e.* FROM events e JOIN spans s USING (span)",
     ),
+    # Of calls that only OTLP told of, when they were over: what their process, its children, or
+    # where it is not known their container did in that time and for no other call, less what a call
+    # within did. Clocks were read at different moments: a millisecond is allowed for it, where no
+    # other call ran.
+    (
+        "calls_by_time",
+        """SELECT * EXCLUDE (inside) FROM (SELECT c.id AS call,
+            e.time BETWEEN c.begun AND c.ended AS inside, EXISTS (
+                SELECT 1 FROM calls o WHERE o.source = 'otlp' AND o.id != c.id AND o.parent != c.id
+                    AND o.id != c.parent AND o.cgroup = c.cgroup AND o.pid = c.pid
+                    AND e.time BETWEEN o.begun AND o.ended) AS ambiguous, e.*
+        FROM events e JOIN (SELECT * FROM calls WHERE source = 'otlp') c
+            ON e.span IS NULL AND e.boot = c.boot AND e.cgroup = c.cgroup
+            AND e.time BETWEEN c.begun - INTERVAL 1 MILLISECOND
+                AND c.ended + INTERVAL 1 MILLISECOND
+            AND (c.pid = 0 OR e.pid = c.pid OR e.ppid = c.pid)
+        WHERE NOT EXISTS (SELECT 1 FROM calls k WHERE k.parent = c.id AND k.source = 'otlp'
+            AND e.time BETWEEN k.begun AND k.ended)) WHERE inside OR NOT ambiguous""",
+    ),
     (
         "call_findings",
-        """SELECT DISTINCT f.id AS finding, s.call FROM (
+        """SELECT DISTINCT f.id AS finding, s.call, false AS by_time FROM (
             SELECT id, unnest(string_split(spans, ' '))::UBIGINT AS span FROM findings
-            WHERE spans IS NOT NULL) f JOIN spans s USING (span)""",
+            WHERE spans IS NOT NULL) f JOIN spans s USING (span)
+        UNION ALL SELECT DISTINCT f.id, t.call, true FROM findings f JOIN calls_by_time t
+            ON t.boot = f.boot AND t.proc = f.proc AND t.time = f.time""",
     ),
 )
 

@@ -29,5 +29,6 @@ ATTACKS = (
         {"Model of a provider that is not approved": "chat-large"},
         told=True,
     ),
+    _told("canary", "canary_used", "Value of a canary used"),
     _told("held", "call_held", "Tool call held back by the gateway"),
 )

@@ -10,7 +10,7 @@ import hashlib
 import shlex
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +31,7 @@ from hullwatch.agent.mcp.message import (
 from hullwatch.agent.mcp.pins import PinError, Pins
 from hullwatch.agent.mcp.signals import FAULT, Detect, Signals
 from hullwatch.agent.report import Reporter, Said
+from hullwatch.agent.secrets.canaries import Canaries
 from hullwatch.context.call import MAX_TEXT, Call, Status, Value, new_id
 
 __all__ = ["HELD", "SERVER_GONE", "Dialogue", "Observer", "Open"]
@@ -82,7 +83,7 @@ class _Waiting(NamedTuple):
 class Observer:
     """server: its name here (identity.py). hold: calls of tools whose definition changed are
     answered and not passed on. detect: finds secrets; clean: takes them out, where the agent wants
-    to keep content. transport: `pipe` or `tcp`."""
+    to keep content. canaries: whose values are looked for. transport: `pipe` or `tcp`."""
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class Observer:
         clean: Clean | None = None,
         transport: str = "pipe",
         clock: Callable[[], int] = time.time_ns,
+        canaries: Canaries | None = None,
     ) -> None:
         self.server = server
         self._reporter = reporter
@@ -106,7 +108,7 @@ class Observer:
         self._transport = transport
         self._clock = clock
         self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
-        self._signals = Signals(server, reporter, detect, clock)
+        self._signals = Signals(server, reporter, detect, clock, canaries)
         self._listings = Listings(server, pins, hold, self._signals, clock)
 
     # --- client to server -----------------------------------------------------------------
@@ -198,6 +200,14 @@ class Observer:
             for message in reading.messages
             if message.id and message.kind in ("request", "invalid")
         ]
+
+    def headers(self, headers: Iterable[tuple[bytes, bytes]], target: bytes) -> None:
+        """Of an HTTP request, before it is passed on."""
+        try:
+            said = b"\n".join((target, *(value for _, value in headers)))
+            self._signals.canaries(said, "the headers of a request")
+        except Exception as error:
+            self._signals.fault(error)
 
     def disagrees(self, reading: Reading, what: str) -> None:
         """The HTTP headers say something else than the body."""
@@ -299,6 +309,7 @@ class Observer:
                     attributes[semconv.ARGUMENTS_HASH] = self._hasher(arguments)
                 call = self._call(dialogue, message, size, pid, attributes)
                 call = self._signals.secrets(call, message.params, "secret_in_arguments")
+                self._signals.canaries(message.params, f"arguments for {call.name}", call.id)
                 opened = Open(message, call)
             # Known to the kernel before the server reads a byte of it.
             await self._reporter.begin(call)
@@ -406,6 +417,7 @@ class Observer:
         if call is None:
             if method in NAMED_BY and message.kind == "result":
                 self._signals.result(opened.message.name, message.result, 0)
+                self._signals.canaries(message.result, f"{method} {opened.message.name}")
             return
         if text(result.get("resultType", b"")) == "input_required":
             self._wait(opened, result, size)
@@ -415,6 +427,9 @@ class Observer:
             call, message.result or message.error, "secret_in_result"
         )
         self._said(call, semconv.TOOL_RESULT, message.result or message.error)
+        self._signals.canaries(
+            message.result or message.error, f"the answer of {call.name}", call.id
+        )
         if message.kind == "error":
             code = field(message.error, "code").decode("ascii", "replace")[:32]
             self._end(opened, "error", code or "rpc", size, extra | {semconv.RPC_STATUS: code})

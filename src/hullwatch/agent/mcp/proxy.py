@@ -206,6 +206,7 @@ class Proxy:
             await client.discard()
             await client.answer(403, _plain(_REFUSED, why))
             return
+        self._observer.headers(headers, request.target)
         exchange = _Exchange(request, self._sessions.of_request(headers, request.target))
         mcp = request.method == b"POST" and self._is_mcp(exchange)
         try:

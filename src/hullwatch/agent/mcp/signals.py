@@ -11,6 +11,7 @@ import msgspec
 from hullwatch.agent import semconv
 from hullwatch.agent.mcp.injection import MAX_SCAN, Hit, look, plain, told
 from hullwatch.agent.report import Reporter
+from hullwatch.agent.secrets.canaries import USED, Canaries, used
 from hullwatch.context.call import MAX_TEXT, Call, Signal, Value
 
 __all__ = ["FAULT", "Detect", "Signals"]
@@ -25,11 +26,17 @@ Detect = Callable[[bytes], Sequence[Any]]
 
 
 class Signals:
-    """Of one server. detect: finds secrets."""
+    """Of one server. detect: finds secrets; canaries: whose values are looked for."""
 
     def __init__(
-        self, server: str, reporter: Reporter, detect: Detect | None, clock: Callable[[], int]
+        self,
+        server: str,
+        reporter: Reporter,
+        detect: Detect | None,
+        clock: Callable[[], int],
+        canaries: Canaries | None = None,
     ) -> None:
+        self._canaries = canaries or Canaries()
         self._server = server
         self._reporter = reporter
         self._detect = detect
@@ -101,15 +108,20 @@ class Signals:
         }
         self.tell(kind, subject, why, call=call, attributes=attributes)
 
+    def canaries(self, raw: bytes, where: str, call: int = 0) -> None:
+        """where: what of a message these bytes are, and of which tool, in words. Of what is large,
+        both ends are looked at."""
+        for one in self._canaries.find(_ends(raw)):
+            signal = used(one, f"in {where} of {self._server}", self._clock(), call)
+            self.tell(USED, signal.subject, signal.detail, call=call)
+
     def secrets(self, call: Call, raw: bytes, kind: str) -> Call:
         """The call with the kinds of secrets in its arguments or result; of what is large, in both
         of its ends."""
         if self._detect is None or not raw:
             return call
-        half = MAX_SCAN // 2
-        part = raw if len(raw) <= 2 * half else raw[:half] + b"\n" + raw[-half:]
         try:
-            kinds = sorted({str(found.kind) for found in self._detect(part)})
+            kinds = sorted({str(found.kind) for found in self._detect(_ends(raw))})
         except Exception as error:
             self.fault(error)
             return call
@@ -122,3 +134,8 @@ class Signals:
         return msgspec.structs.replace(
             call, attributes=call.attributes | {semconv.SECRET_KINDS: both}
         )
+
+
+def _ends(raw: bytes) -> bytes:
+    half = MAX_SCAN // 2
+    return raw if len(raw) <= MAX_SCAN else raw[:half] + b"\n" + raw[-half:]

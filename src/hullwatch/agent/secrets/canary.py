@@ -6,10 +6,16 @@ import re
 from random import Random, SystemRandom
 from typing import NamedTuple
 
+import re2
+
+from hullwatch.agent.secrets.detection import latin1
 from hullwatch.agent.secrets.examples import fill
 from hullwatch.agent.secrets.kinds import KINDS
 
-__all__ = ["FORMS", "Form", "content", "form_of"]
+__all__ = ["FORMS", "RUN", "Form", "content", "form_of"]
+
+RUN = re2.compile(rb"[A-Za-z0-9]{12,}", latin1())
+"""What a value is recognised by (canaries.py): 60 bits and more. Each has one."""
 
 _EXAMPLES = {kind.name: kind.example for kind in KINDS}
 _VALUE = re.compile(r"<([a-z0-9_]+)>")
@@ -54,4 +60,10 @@ def form_of(path: str) -> str | None:
 def content(name: str, random: Random | None = None) -> str:
     """A file of this form, with values drawn anew. KeyError: no such form."""
     drawn = random or SystemRandom()
-    return _VALUE.sub(lambda found: fill(_EXAMPLES[found[1]], drawn), FORMS[name].template)
+    return _VALUE.sub(lambda found: _value(_EXAMPLES[found[1]], drawn), FORMS[name].template)
+
+
+def _value(example: str, random: Random) -> str:
+    while not RUN.search((value := fill(example, random)).encode()):
+        pass
+    return value

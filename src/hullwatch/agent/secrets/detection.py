@@ -18,7 +18,7 @@ from hullwatch.agent.secrets.checks import entropy, placeholder
 from hullwatch.agent.secrets.escapes import unescape
 from hullwatch.agent.secrets.kinds import KINDS
 
-__all__ = ["Found", "MAX_SECRET", "Stream", "detect"]
+__all__ = ["Found", "MAX_SECRET", "Stream", "detect", "latin1"]
 
 STEP = 64 << 10  # from one window to the next, bytes
 MAX_SECRET = 16 << 10  # a longer one is found up to here
@@ -111,8 +111,7 @@ def _candidates(data: bytes) -> Iterator[_Candidate]:
     plain = unescape(data)
     for rank in _keywords().Match(plain.text) or ():
         kind = KINDS[rank]
-        for match in _pattern(rank).finditer(plain.text):
-            start, end = match.span(match.lastindex or 0)
+        for start, end in _spans(_pattern(rank), plain.text):
             secret = plain.text[start:end]
             if (
                 entropy(secret) >= kind.entropy
@@ -120,6 +119,15 @@ def _candidates(data: bytes) -> Iterator[_Candidate]:
                 and (kind.check is None or kind.check(secret))
             ):
                 yield _Candidate(rank, plain.origin(start), plain.origin(end))
+
+
+def _spans(pattern: re2._Regexp, text: bytes) -> Iterator[tuple[int, int]]:
+    """Of the secrets. What stands after one may be what stands before the next."""
+    at = 0
+    while match := pattern.search(text, at):
+        start, end = match.span(match.lastindex or 0)
+        yield start, end
+        at = max(end, match.start() + 1)
 
 
 def _chosen(candidates: list[_Candidate]) -> list[_Candidate]:
@@ -157,7 +165,8 @@ def _characters(data: bytes) -> int:
     return len(data.translate(None, _CONTINUED))
 
 
-def _options() -> re2.Options:
+def latin1() -> re2.Options:
+    """For patterns of bytes."""
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.log_errors = False
@@ -168,7 +177,7 @@ def _options() -> re2.Options:
 @cache
 def _keywords() -> re2.Set:
     """Which kinds a text may have a secret of: by their place in KINDS."""
-    found = re2.Set.SearchSet(_options())
+    found = re2.Set.SearchSet(latin1())
     for kind in KINDS:
         words = b"|".join(re2.escape(word.encode()) for word in kind.keywords.split())
         found.Add((b"(?i:%s)" if kind.pattern.startswith("(?i)") else b"%s") % words)
@@ -179,4 +188,4 @@ def _keywords() -> re2.Set:
 @cache
 def _pattern(rank: int) -> re2._Regexp:
     """Compiled when a keyword of it is first seen."""
-    return re2.compile(KINDS[rank].pattern.encode(), _options())
+    return re2.compile(KINDS[rank].pattern.encode(), latin1())
