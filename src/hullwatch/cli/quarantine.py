@@ -96,7 +96,7 @@ def add(
         print(f"{done.id}  {safe(done.container)}: {done.state or 'the agent has not seen it yet'}")
         if done.state == "in force":
             print(f"next\n  hullwatch quarantine show {done.id}  # what ran in it")
-            print(f"  hullwatch tree --container {ident[:12]}  # what it did")
+            print(f"  hullwatch tree {ident[:12]}  # what it did")
             print(f"  hullwatch quarantine lift {done.id} --owner WHO")
     if done.state != "in force":
         raise typer.Exit(ExitCode.NO)
@@ -130,14 +130,7 @@ def show(ident: Ident, store: Store = DEFAULT_STORE, json: Json = False) -> None
         if value not in ("", None):
             print(f"{name.replace('_', ' '):<14}{safe(str(value))}")
     if seen:
-        rows = [
-            {
-                "pid": each["pid"],
-                "uid": each["uid"],
-                "cmdline": safe(each["cmdline"] or each["exe"]),
-            }
-            for each in seen
-        ]
+        rows = [each | {"cmdline": safe(each["cmdline"] or each["exe"])} for each in seen]
         print_table(["pid", "uid", "cmdline"], rows)
 
 
