@@ -44,8 +44,8 @@ def ask(
     )
 
 
-def effect(made: Engine, question: Question, **how: bool) -> Effect:
-    return made.decide(question, **how).effect
+def effect(made: Engine, question: Question, *, approved: bool = False) -> Effect:
+    return made.decide(question, approved=approved).effect
 
 
 def test_nothing_is_forbidden_by_an_empty_set():
@@ -123,7 +123,7 @@ def test_what_cannot_be_evaluated_takes_its_fail(policy: str, expected: Effect):
 
 def test_a_value_of_the_wrong_type_is_a_missing_one():
     for labels in ("s", 3, True, ("s", 3)):
-        assert engine(SECRET).decide(ask(labels=labels)).failed == ("secret",)  # type: ignore[arg-type]
+        assert engine(SECRET).decide(ask(labels=labels)).failed == ("secret",)
 
 
 def test_what_is_observed_is_told_and_not_done():

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import cedarpy
 import msgspec
 
-from hullwatch.decide.policy import Policy, PolicyError, Problem, read_files, read_policies
+from hullwatch.decide.policy import Policy, PolicyError, Problem
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question
 from hullwatch.decide.schema import (
     APPLIES,
@@ -40,6 +40,7 @@ from hullwatch.decide.schema import (
     derived,
     kind_of,
 )
+from hullwatch.decide.source import read_files, read_policies
 
 __all__ = ["Answer", "CacheStats", "Engine"]
 
