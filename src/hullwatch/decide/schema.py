@@ -9,11 +9,22 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from hullwatch.decide.question import ACTIONS, PRINCIPALS, RESOURCES
 
-__all__ = ["APPLIES", "CONTEXT", "ENTITIES", "Attribute", "cedar", "clean", "conform", "derived"]
+__all__ = [
+    "APPLIES",
+    "CONTEXT",
+    "ENTITIES",
+    "Attribute",
+    "cedar",
+    "clean",
+    "conform",
+    "derived",
+    "tables",
+]
 
 
 class Attribute(NamedTuple):
@@ -67,6 +78,7 @@ ENTITIES: dict[str, dict[str, Attribute]] = {
     ),
     "Tool": _attributes(
         Attribute("name", "String", "as the server lists it; the id after SERVER/", sure=True),
+        Attribute("lower", "String", "the name in lower case, for patterns", sure=True),
         Attribute("server", "String", "of MCP; the id before /NAME"),
     ),
     "Server": _attributes(
@@ -241,12 +253,14 @@ def _address(ident: str) -> dict[str, Any]:
     return {"ip": ip, **port}
 
 
-def _under(above: str) -> Callable[[str], dict[str, Any]]:
-    def made(ident: str) -> dict[str, Any]:
-        first, slash, rest = ident.partition("/")
-        return {above: first, "name": rest} if slash else {"name": ident}
+def _under(above: str, ident: str) -> dict[str, Any]:
+    first, slash, rest = ident.partition("/")
+    return {above: first, "name": rest} if slash else {"name": ident}
 
-    return made
+
+def _tool(ident: str) -> dict[str, Any]:
+    made = _under("server", ident)
+    return {**made, "lower": made["name"].lower()}
 
 
 def _identity(ident: str) -> dict[str, Any]:
@@ -260,6 +274,18 @@ _DERIVED: dict[str, Callable[[str], dict[str, Any]]] = {
     "Path": _file,
     "Host": _host,
     "Address": _address,
-    "Tool": _under("server"),
-    "Model": _under("provider"),
+    "Tool": _tool,
+    "Model": partial(_under, "provider"),
 }
+
+
+def tables() -> str:
+    """The schema as docs/write-a-policy.md has it."""
+    lines = ["| action | is asked about |", "| --- | --- |"]
+    lines += [f"| `{action}` | {', '.join(kinds)} |" for action, kinds in APPLIES.items()]
+    lines += ["", "| of | attribute | type | holds |", "| --- | --- | --- | --- |"]
+    for owner, attributes in {"context": CONTEXT, **ENTITIES}.items():
+        for one in attributes.values():
+            name = f"`{one.name}`" + ("" if one.sure else "?")
+            lines.append(f"| {owner} | {name} | {one.type} | {one.doc} |")
+    return "\n".join(lines) + "\n"
