@@ -181,7 +181,7 @@ class _Reader:
         permit = effect.text == "permit"
         fields, refused = _fields(notes, permit)
         matcher = "forbid" + self.file.text[effect.at + len(effect.text) : end]
-        refused += [*self._unknown(tokens[rest:]), *self._validated(matcher, effect, rest)]
+        refused += list(self._unknown(tokens[rest:])) or self._validated(matcher, effect, rest)
         if refused:
             raise _Several(refused)
         principal, actions = self._head(matcher)
