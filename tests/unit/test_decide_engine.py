@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import date, datetime
+from pathlib import Path
 
 import cedarpy
 import pytest
 
+import hullwatch
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Question, Value
@@ -267,6 +271,12 @@ def test_the_version_is_of_what_the_set_says():
     assert made.version == Engine.of([(ASK, "b.cedar"), (SECRET, "a.cedar")]).version
     assert made.version != engine(SECRET).version
     assert made.decide(ask()).version == made.version
+
+
+def test_who_decides_does_not_pay_for_detection():
+    code = "import sys, hullwatch.decide.engine; sys.exit(bool({'numpy', 're2'} & {*sys.modules}))"
+    source = Path(hullwatch.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=source).returncode == 0
 
 
 def test_overdue_reviews_are_warnings():

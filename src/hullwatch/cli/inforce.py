@@ -157,16 +157,10 @@ def apply(
     Example: hullwatch policy apply agent model-server --note "first sets"
     """
     from hullwatch.decide.applied import Applied, Set
-    from hullwatch.decide.cases import case_files, run_case
+    from hullwatch.decide.cases import run_case
 
-    found = chosen(paths)
-    files = [file for path in found for file in _files(path)]
     with refusing():
-        try:
-            new = Set.read(files, case_files(found))
-        except UnicodeDecodeError:
-            load(found)  # says which
-            raise CommandError("policy apply: a file of cases is not UTF-8") from None
+        new = Set.read(chosen(paths))
         # What was read is what is checked, tested and kept, whatever becomes of the files.
         engine = new.engine()
         results = [run_case(engine, case) for case in new.tests()]
@@ -182,10 +176,6 @@ def apply(
     with refusing():
         entry = Applied(store).apply(new, time.time_ns(), _who(), note)
     _print_entry(entry, engine, len(results), json)
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.cedar")) if path.is_dir() else [path]
 
 
 def rollback(

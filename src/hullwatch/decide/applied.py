@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -21,8 +21,10 @@ from typing import Literal
 
 import msgspec
 
-from hullwatch.decide.cases import Case, cases_of
+from hullwatch.decide.cases import Case, case_files, cases_of, read_text
 from hullwatch.decide.engine import Engine
+from hullwatch.decide.policy import PolicyError
+from hullwatch.decide.source import read_files
 
 __all__ = ["Applied", "AppliedError", "Entry", "Set"]
 
@@ -38,12 +40,13 @@ class Set(msgspec.Struct, frozen=True):
     cases: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def read(cls, policies: Iterable[Path], cases: Iterable[Path]) -> Set:
-        """Of whole files; OSError and UnicodeDecodeError."""
-        return cls(
-            tuple((path.read_text("utf-8"), str(path)) for path in policies),
-            tuple((path.read_text("utf-8"), str(path)) for path in cases),
-        )
+    def read(cls, paths: Sequence[Path]) -> Set:
+        """Of files and folders, with the cases beside them; PolicyError."""
+        policies, problems = read_files(paths)
+        if problems:
+            raise PolicyError(problems)
+        cases = ((read_text(path), str(path)) for path in case_files(paths))
+        return cls(tuple(policies), tuple(cases))
 
     def engine(self) -> Engine:
         """PolicyError where a newer schema refuses what an older one took."""

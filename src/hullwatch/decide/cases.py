@@ -42,10 +42,19 @@ from hullwatch.decide.question import (
 from hullwatch.decide.schema import APPLIES, CONTEXT, ENTITIES, Attribute, conform
 from hullwatch.detect.errors import Place, did_you_mean
 
-__all__ = ["Case", "Result", "case_files", "question_from", "read_cases", "run_case", "run_cases"]
+__all__ = [
+    "Case",
+    "Result",
+    "case_files",
+    "question_from",
+    "read_cases",
+    "read_text",
+    "run_case",
+    "run_cases",
+]
 
 TEST_SUFFIX = ".test.yaml"
-MAX_FILE = 1 << 20
+MAX_FILE = 1 << 20  # bytes
 _USUAL: Mapping[str, Any] = {"labels": [], "hour": 12, "weekday": "mon"}
 _CASE = {"name", "expect", "principal", "action", "resource", "context", "fails"}
 
@@ -86,9 +95,17 @@ def case_files(paths: Iterable[Path]) -> list[Path]:
 
 def read_cases(path: str | Path) -> list[Case]:
     """The cases of one file; PolicyError."""
+    return cases_of(read_text(path), str(path))
+
+
+def read_text(path: str | Path) -> str:
+    """A file of cases; PolicyError."""
     try:
         with Path(path).open("rb") as file:
-            return cases_of(file.read(MAX_FILE).decode(), str(path))
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise _wrong(Place(str(path)), f"larger than {MAX_FILE >> 20} MiB")
+        return data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise _wrong(Place(str(path)), f"cannot be read: {error}") from None
 

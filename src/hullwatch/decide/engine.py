@@ -172,8 +172,12 @@ class Engine:
         if not part.policies:
             return Answer((), frozenset(), frozenset())
         entities = [
-            _entity(asked.principal, part.entities[asked.principal[0]], asked.of_principal),
-            _entity(asked.resource, part.entities[asked.resource[0]], asked.of_resource),
+            {"uid": {"type": uid[0], "id": uid[1]}, "attrs": attributes, "parents": []}
+            for uid, values in (
+                (asked.principal, asked.of_principal),
+                (asked.resource, asked.of_resource),
+            )
+            if (attributes := _said(part.entities[uid[0]], values))
         ]
         found = cedarpy.is_authorized(
             {
@@ -325,16 +329,6 @@ def _said(attributes: Sequence[Attribute], values: Sequence[Any]) -> dict[str, A
         one.name: {"__extn": {"fn": "ip", "arg": value}} if one.type == "ipaddr" else value
         for one, value in zip(attributes, values, strict=True)
         if value is not None
-    }
-
-
-def _entity(
-    uid: tuple[str, str], attributes: Sequence[Attribute], values: Sequence[Any]
-) -> dict[str, Any]:
-    return {
-        "uid": {"type": uid[0], "id": uid[1]},
-        "attrs": _said(attributes, values),
-        "parents": [],
     }
 
 
