@@ -96,6 +96,25 @@ def test_test(policies, capsys):
     run(capsys, "test", policies, code=ExitCode.NO)
 
 
+def test_a_case_is_of_its_policy(policies, capsys):
+    """The right effect for another policy's reason, or because nothing could be evaluated."""
+    twin = GOOD.partition('@id("ask")')[0].replace("no-shell", "twin").replace('"sh"', '"ash"')
+    policies.write_text(GOOD + twin)
+    case = "{name: sh, expect: block, principal: 'Agent::a', action: exec, resource: 'Binary::sh'}"
+    cases = policies.with_name("a.test.yaml")
+    cases.write_text(f"- {{policy: twin, cases: [{case}]}}")
+    said = run(capsys, "test", policies, code=ExitCode.NO).out
+    assert "twin: sh: block (by no-shell), but not by this policy" in said
+    asks = case.replace("exec", "tool-call").replace("Binary", "Tool").replace("block", "challenge")
+    for labels, fails, told in (
+        ("null", "false", "could not be evaluated"),
+        ("[secret]", "true", "could be evaluated, and should not"),
+    ):
+        one = asks.replace("}", f", context: {{labels: {labels}}}, fails: {fails}}}")
+        cases.write_text(f"- {{policy: ask, cases: [{one}]}}")
+        assert told in run(capsys, "test", policies, code=ExitCode.NO).out
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
