@@ -9,6 +9,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 import cedarpy
+import msgspec
 import pytest
 
 import hullwatch
@@ -143,11 +144,27 @@ def test_what_is_observed_is_told_and_not_done():
 
 def test_what_cannot_be_asked_fails_every_policy():
     made = engine(SECRET, '@fail("open") @id("open") forbid(principal, action, resource);')
-    for question in (ask("exce"), ask(kind="Tol"), ask(kind="Binary")):
+    strange = msgspec.structs.replace(ask(), principal=Entity("Tool", "a"))
+    for question in (ask("exce"), ask(kind="Tol"), ask(kind="Binary"), strange):
         decided = made.decide(question)
         assert decided.effect is Effect.BLOCK
         assert decided.failed == ("secret", "open")
         assert decided.policies == ("secret",)
+
+
+@pytest.mark.parametrize("fault", [ValueError, MemoryError, BaseException])
+def test_a_fault_of_cedars_fails_every_policy(monkeypatch: pytest.MonkeyPatch, fault):
+    def broken(*_: object) -> None:
+        raise fault
+
+    made = engine('@id("never") forbid (principal, action, resource) when { false };')
+    monkeypatch.setattr(cedarpy, "is_authorized", broken)
+    assert made.decide(ask()).failed == ("never",)
+    assert made.decide(ask()).effect is Effect.BLOCK
+    assert made.answer(ask()).failed == {"never"}
+    # What happened once is not remembered.
+    monkeypatch.undo()
+    assert made.decide(ask()).effect is Effect.ALLOW
 
 
 def test_attributes_follow_from_ids():

@@ -28,7 +28,7 @@ import cedarpy
 import msgspec
 
 from hullwatch.decide.policy import Policy, PolicyError, Problem
-from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question
+from hullwatch.decide.question import PRINCIPALS, Decision, Effect, Entity, Fail, Mode, Question
 from hullwatch.decide.schema import (
     APPLIES,
     CONTEXT,
@@ -46,6 +46,8 @@ __all__ = ["Answer", "CacheStats", "Engine"]
 MAX_CACHED = 16_384  # decisions
 MAX_CACHED_TEXT = 4_096  # characters of one question; longer ones are asked again
 
+# A panic in Cedar is no Exception, and must not let anything through.
+_STOP = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _ERROR = re.compile(r"policy `policy(\d+)`")
 
@@ -142,7 +144,9 @@ class Engine:
             if found is not None:
                 return msgspec.structs.replace(found, took=perf_counter_ns() - began)
             answer = self._answer(part, question.action, asked)
-        except Exception:
+        except _STOP:
+            raise
+        except BaseException:
             return self._weigh(question, self._all_fail(question), approved, began)
         made = self._weigh(question, answer, approved, began)
         if _length(asked) <= MAX_CACHED_TEXT:
@@ -157,7 +161,9 @@ class Engine:
         try:
             part = self._parts[question.action]
             return self._answer(part, question.action, _asked(part, question, now))
-        except Exception:
+        except _STOP:
+            raise
+        except BaseException:
             return self._all_fail(question)
 
     def _all_fail(self, question: Question) -> Answer:
@@ -167,7 +173,7 @@ class Engine:
 
     def _answer(self, part: _Part, action: str, asked: _Asked) -> Answer:
         kinds = APPLIES[action]
-        if asked.principal[0] not in ENTITIES or asked.resource[0] not in kinds:
+        if asked.principal[0] not in PRINCIPALS or asked.resource[0] not in kinds:
             return _all_fail(part.policies)
         if not part.policies:
             return Answer((), frozenset(), frozenset())
