@@ -1,8 +1,8 @@
 """Hatch build hook: what a wheel carries besides the Python sources.
 
-The rule pack as hullwatch/rules, and the BPF programs, compiled for every architecture. An editable
-install may skip the compiling with HULLWATCH_BPF=skip, as the Makefile does, which builds the
-objects by its own rule only when a source changed.
+The rule pack as hullwatch/rules, the policies as hullwatch/policies, and the BPF programs, compiled
+for every architecture. An editable install may skip the compiling with HULLWATCH_BPF=skip, as the
+Makefile does, which builds the objects by its own rule only when a source changed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class BpfBuildHook(BuildHookInterface):  # type: ignore[misc,type-arg,unused-ignore]
-    """Adds rules/, and runs `python -m hullwatch.kernel.build` on the sources being packaged."""
+    """Adds rules/ and policies/; runs `python -m hullwatch.kernel.build` on what is packaged."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Raises SystemExit with the compiler's own message where it fails."""
         if self.target_name == "wheel" and version != "editable":
-            # An editable install reads rules/ of the tree; a copy of it would go stale.
+            # An editable install reads those of the tree; a copy would go stale.
             build_data["force_include"]["rules"] = "hullwatch/rules"
+            build_data["force_include"]["policies"] = "hullwatch/policies"
         if os.environ.get("HULLWATCH_BPF") == "skip":
             return
         path = os.pathsep.join(

@@ -22,7 +22,7 @@ def main() -> None:
     """Command line."""
     atheris: Any = importlib.import_module("atheris")
 
-    parts = ("sensor", "detect", "context", "agent")
+    parts = ("sensor", "detect", "decide", "context", "agent")
     with atheris.instrument_imports(include=[f"hullwatch.{part}" for part in parts]):
         from fuzz.targets import TARGETS
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 
 from hullwatch.agent.connection import Connection, Direction
@@ -36,6 +37,10 @@ from hullwatch.agent.wire.jsonscan import Paths, Picked, Scanner, pick
 from hullwatch.agent.wire.said import Room, Said
 from hullwatch.agent.wire.sse import ServerEvents
 from hullwatch.context.call import MAX_ATTRIBUTES
+from hullwatch.decide.cases import cases_of
+from hullwatch.decide.engine import Engine as Decider
+from hullwatch.decide.policy import PolicyError
+from hullwatch.decide.source import read_policies
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.errors import RuleError
 from hullwatch.detect.language.grammar import parse
@@ -434,6 +439,17 @@ def connection(data: bytes) -> None:
             each.to_call(1)
 
 
+def policy_file(data: bytes) -> None:
+    """The bytes as a file of policies, as one policy's condition, and as a file of cases."""
+    text = data.decode("utf-8", "surrogateescape")
+    for each in (text, f"forbid (principal, action, resource) when {{ {text} }};"):
+        policies, problems = read_policies([(each, "p.cedar")])
+        assert all(one.place.line >= 1 and one.message for one in problems)
+        Decider(policies)
+    with suppress(PolicyError):
+        cases_of(text, "p.test.yaml")
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "json": json_fields,
     "jsonrpc": jsonrpc_lines,
@@ -449,6 +465,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "dictionary": dictionary_record,
     "sigma": sigma_file,
     "rules": rule_file,
+    "policies": policy_file,
     "secrets": secrets,
     "mcp": json_rpc,
     "lines": lines_and_events,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hullwatch.detect import explain, load, run_cases
+from hullwatch.detect import load, run_cases
+from hullwatch.detect.explain import explain
 from hullwatch.detect.finding import SEVERITY
 from hullwatch.detect.frameworks import ATLAS, ATTACK, NAMES, OWASP_AGENTIC, OWASP_LLM
 from hullwatch.detect.ruleset import RuleSet

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hullwatch.detect import explain, load
+from hullwatch.detect import load
 from hullwatch.detect.engine import Engine
+from hullwatch.detect.explain import explain
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.scene import Scene
 

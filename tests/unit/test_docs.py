@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from hullwatch.cli import COMMANDS, build
+from hullwatch.decide.cases import cases_of, run_case
+from hullwatch.decide.engine import Engine
+from hullwatch.decide.policy import ANNOTATIONS
+from hullwatch.decide.schema import tables
 from hullwatch.detect import load, load_texts
 from hullwatch.detect.cases import read_cases, run_cases
 from hullwatch.store.query import Reader
@@ -139,6 +143,28 @@ def test_the_rule_that_is_shown_passes_its_cases(tmp_path):
     assert not loaded.errors and not loaded.warnings
     assert len(read_cases(tmp_path / "model.test.yaml")) == 3
     assert all(result.ok for result in run_cases(loaded, [tmp_path / "model.test.yaml"]))
+
+
+def test_the_policy_that_is_shown_passes_its_cases(tmp_path):
+    text = (ROOT / "docs/write-a-policy.md").read_text()
+    (policies,) = (body for _, language, body in _BLOCK.findall(text) if language == "cedar")
+    (cases,) = (body for _, language, body in _BLOCK.findall(text) if language == "yaml")
+    (tmp_path / "tickets.cedar").write_text(policies)
+    engine = Engine.load([tmp_path])
+    shown = cases_of(cases, "tickets.test.yaml")
+    assert f"{len(engine.policies)} policies can be used" in text
+    assert f"{len(shown)} passed, 0 failed" in text
+    assert all(run_case(engine, case).ok for case in shown)
+
+
+def test_what_policies_may_speak_of_is_documented():
+    text = (ROOT / "docs/write-a-policy.md").read_text()
+    for table in tables().strip().split("\n\n"):
+        assert table in text, "hullwatch policy schema --markdown writes the tables"
+    for name, annotation in ANNOTATIONS.items():
+        assert f'| `@{name}("{annotation.example}")` | {annotation.doc} |' in text
+    sets = {path.stem for path in (ROOT / "policies").glob("*.cedar")}
+    assert sets <= set(_CODE.findall(text))
 
 
 def test_the_rules_of_the_pack_are_listed():

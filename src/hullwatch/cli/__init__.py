@@ -39,6 +39,7 @@ COMMANDS: dict[str, str] = {
     "hunt": "hullwatch.cli.hunt",
     "mcp": "hullwatch.cli.mcp",
     "rules": "hullwatch.cli.rules",
+    "policy": "hullwatch.cli.policy",
     "baseline": "hullwatch.cli.baseline",
     "labels": "hullwatch.cli.labels",
     "secrets": "hullwatch.cli.secrets",
@@ -56,7 +57,7 @@ _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _HELP = """Hullwatch: runtime security for containerised AI workloads.
 
 Exit codes: 0 done; 1 the answer is no; 2 wrong usage; 3 store; 4 agent not reachable; 5 query;
-6 rules or captures that cannot be loaded; 7 kernel or rights; 130 interrupted.
+6 rules, policies or captures that cannot be loaded; 7 kernel or rights; 130 interrupted.
 """
 
 

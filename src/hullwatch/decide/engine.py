@@ -1,0 +1,348 @@
+"""A set of policies, asked.
+
+Cedar tells of every policy whether it holds (one look, all of them written as forbids); what that
+comes to is decided here, so that nothing hides anything:
+
+1. A forbid that holds: block.
+2. Permits whose head names this action and principal are a list of what they may do. If none of
+   them holds: block. Where no permit speaks of them, all is allowed that no forbid names.
+3. A challenge that holds: challenge, unless a person approved. An approval lifts nothing else.
+
+A policy that cannot be evaluated takes its `fail`; Cedar alone would skip it, and a broken forbid
+would allow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from hashlib import blake2b
+from pathlib import Path
+from threading import Lock
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+import cedarpy
+import msgspec
+
+from hullwatch.decide.policy import Policy, PolicyError, Problem
+from hullwatch.decide.question import PRINCIPALS, Decision, Effect, Entity, Fail, Mode, Question
+from hullwatch.decide.schema import (
+    APPLIES,
+    CONTEXT,
+    ENTITIES,
+    Attribute,
+    clean,
+    conform,
+    derived,
+    kind_of,
+)
+from hullwatch.decide.source import read_files, read_policies
+
+__all__ = ["Answer", "CacheStats", "Engine"]
+
+MAX_CACHED = 16_384  # decisions
+MAX_CACHED_TEXT = 4_096  # characters of one question; longer ones are asked again
+
+# A panic in Cedar is no Exception, and must not let anything through.
+_STOP = (KeyboardInterrupt, SystemExit, GeneratorExit)
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_ERROR = re.compile(r"policy `policy(\d+)`")
+
+
+class CacheStats(NamedTuple):
+    """hits, misses: questions since the start; size: decisions that are kept."""
+
+    hits: int
+    misses: int
+    size: int
+
+
+class Answer(NamedTuple):
+    """Of a question, one by one. asked: all policies of its action."""
+
+    asked: tuple[Policy, ...]
+    matched: frozenset[str]
+    failed: frozenset[str]
+
+
+class _Part(NamedTuple):
+    """The policies of one action; None as `reads`: every attribute."""
+
+    policies: tuple[Policy, ...]
+    handle: cedarpy.PolicySet
+    context: tuple[Attribute, ...]
+    entities: Mapping[str, tuple[Attribute, ...]]
+
+
+class _Asked(NamedTuple):
+    """A question as far as the policies read it: equal ones have equal answers."""
+
+    principal: tuple[str, str]
+    resource: tuple[str, str]
+    context: tuple[Any, ...]
+    of_principal: tuple[Any, ...]
+    of_resource: tuple[Any, ...]
+
+
+class Engine:
+    """Immutable but for its cache; may be asked by many threads."""
+
+    def __init__(self, policies: Iterable[Policy]) -> None:
+        self.policies: dict[str, Policy] = {one.id: one for one in policies}
+        self.version = _version(self.policies.values())
+        self._parts = {action: _part(action, self.policies.values()) for action in APPLIES}
+        self._cache: OrderedDict[tuple[str, bool, _Asked], Decision] = OrderedDict()
+        self._lock = Lock()
+        self._hits = self._misses = 0
+
+    @classmethod
+    def load(cls, paths: Iterable[str | Path]) -> Engine:
+        """The set of these files and folders (*.cedar); PolicyError with all that is wrong."""
+        return cls.of(*read_files(map(Path, paths)))
+
+    @classmethod
+    def of(cls, texts: Iterable[tuple[str, str]], problems: Sequence[Problem] = ()) -> Engine:
+        """The set of (text, path); PolicyError, which has `problems` too."""
+        policies, wrong = read_policies(texts)
+        if problems or wrong:
+            raise PolicyError([*problems, *wrong])
+        return cls(policies)
+
+    def overdue(self, today: date | None = None) -> list[Problem]:
+        """Policies whose `review` has passed: warnings, they are used all the same."""
+        today = today or date.today()
+        return [
+            Problem(one.place, one.id, f"was to be reviewed by {one.review}", "review it")
+            for one in self.policies.values()
+            if one.review and one.review < today
+        ]
+
+    @property
+    def cache(self) -> CacheStats:
+        return CacheStats(self._hits, self._misses, len(self._cache))
+
+    def decide(
+        self, question: Question, *, approved: bool = False, now: datetime | None = None
+    ) -> Decision:
+        """Never raises: what cannot be asked fails every policy. approved: a person said yes to
+        exactly this. now: aware, else local; where the context has no `hour` and `weekday`."""
+        began = perf_counter_ns()
+        try:
+            part = self._parts[question.action]
+            asked = _asked(part, question, now)
+            key = (question.action, approved, asked)
+            with self._lock:
+                found = self._cache.get(key)
+                if found is not None:
+                    self._hits += 1
+                    self._cache.move_to_end(key)
+                else:
+                    self._misses += 1
+            if found is not None:
+                return msgspec.structs.replace(found, took=perf_counter_ns() - began)
+            answer = self._answer(part, question.action, asked)
+        except _STOP:
+            raise
+        except BaseException:
+            return self._weigh(question, self._all_fail(question), approved, began)
+        made = self._weigh(question, answer, approved, began)
+        if _length(asked) <= MAX_CACHED_TEXT:
+            with self._lock:
+                self._cache[key] = made
+                if len(self._cache) > MAX_CACHED:
+                    self._cache.popitem(last=False)
+        return made
+
+    def answer(self, question: Question, now: datetime | None = None) -> Answer:
+        """What each policy says; every one fails where the question cannot be asked."""
+        try:
+            part = self._parts[question.action]
+            return self._answer(part, question.action, _asked(part, question, now))
+        except _STOP:
+            raise
+        except BaseException:
+            return self._all_fail(question)
+
+    def _all_fail(self, question: Question) -> Answer:
+        action = question.action
+        part = self._parts.get(action) if isinstance(action, str) else None
+        return _all_fail(part.policies if part else tuple(self.policies.values()))
+
+    def _answer(self, part: _Part, action: str, asked: _Asked) -> Answer:
+        kinds = APPLIES[action]
+        if asked.principal[0] not in PRINCIPALS or asked.resource[0] not in kinds:
+            return _all_fail(part.policies)
+        if not part.policies:
+            return Answer((), frozenset(), frozenset())
+        entities = [
+            {"uid": {"type": uid[0], "id": uid[1]}, "attrs": attributes, "parents": []}
+            for uid, values in (
+                (asked.principal, asked.of_principal),
+                (asked.resource, asked.of_resource),
+            )
+            if (attributes := _said(part.entities[uid[0]], values))
+        ]
+        found = cedarpy.is_authorized(
+            {
+                "principal": {"type": asked.principal[0], "id": asked.principal[1]},
+                "action": {"type": "Action", "id": action},
+                "resource": {"type": asked.resource[0], "id": asked.resource[1]},
+                "context": _said(part.context, asked.context),
+            },
+            part.handle,
+            msgspec.json.encode(entities).decode(),
+        )
+        said = found.diagnostics
+        failed = {_ERROR.search(error) for error in said.errors}
+        if found.decision is cedarpy.Decision.NoDecision or None in failed:
+            return _all_fail(part.policies)
+        return Answer(
+            part.policies,
+            frozenset(part.policies[int(one.removeprefix("policy"))].id for one in said.reasons),
+            frozenset(part.policies[int(one[1])].id for one in failed if one),
+        )
+
+    def _weigh(self, question: Question, answer: Answer, approved: bool, began: int) -> Decision:
+        enforced = tuple(one for one in answer.asked if one.mode is Mode.ENFORCE)
+        effect = weigh(enforced, answer, question.principal, approved)
+        wanted = effect
+        if len(enforced) != len(answer.asked):
+            wanted = weigh(answer.asked, answer, question.principal, approved)
+        reason = effect.reason
+        if wanted.effect is not effect.effect and not effect.policies:
+            reason = f"only observed: {wanted.reason}"
+        first, then = (effect, wanted) if effect.rank >= wanted.rank else (wanted, effect)
+        return Decision(
+            effect=effect.effect,
+            wanted=wanted.effect,
+            policies=tuple(dict.fromkeys((*first.policies, *then.policies))),
+            failed=tuple(one.id for one in answer.asked if one.id in answer.failed),
+            reason=reason,
+            version=self.version,
+            took=perf_counter_ns() - began,
+        )
+
+
+class Weighed(NamedTuple):
+    effect: Effect
+    policies: tuple[str, ...]
+    reason: str
+
+    @property
+    def rank(self) -> int:
+        return list(Effect).index(self.effect)
+
+
+def weigh(policies: Iterable[Policy], answer: Answer, principal: Entity, approved: bool) -> Weighed:
+    """What these policies of an answer come to."""
+    holding: dict[Effect, list[Policy]] = {effect: [] for effect in Effect}
+    listed = False
+    for one in policies:
+        if one.does is Effect.ALLOW:
+            listed = listed or one.principal.fits(principal.kind, clean(principal.id))
+        # closed: the stricter way, which for a permit is that it does not hold.
+        strict = Fail.OPEN if one.does is Effect.ALLOW else Fail.CLOSED
+        if one.id in answer.matched or (one.id in answer.failed and one.fail is strict):
+            holding[one.does].append(one)
+    permits, challenges, forbids = holding.values()
+    if forbids:
+        return _said_by(Effect.BLOCK, forbids, answer)
+    if listed and not permits:
+        return Weighed(Effect.BLOCK, (), "there are permits for it, and none of them holds")
+    if challenges and not approved:
+        return _said_by(Effect.CHALLENGE, challenges, answer)
+    if challenges:
+        return Weighed(Effect.ALLOW, tuple(one.id for one in challenges), "approved")
+    if permits:
+        return _said_by(Effect.ALLOW, permits, answer)
+    return Weighed(Effect.ALLOW, (), "no policy speaks of it")
+
+
+def _said_by(effect: Effect, policies: Sequence[Policy], answer: Answer) -> Weighed:
+    first = policies[0]
+    said = first.reason or f"policy {first.id}"
+    if first.id in answer.failed:
+        said = f"policy {first.id} could not be evaluated, and fails {first.fail}"
+    return Weighed(effect, tuple(one.id for one in policies), said)
+
+
+def _all_fail(policies: tuple[Policy, ...]) -> Answer:
+    return Answer(policies, frozenset(), frozenset(one.id for one in policies))
+
+
+def _version(policies: Iterable[Policy]) -> str:
+    """32 hex digits, of what the set says, wherever it stands."""
+    said = sorted((one.id, one.text) for one in policies)
+    return blake2b(msgspec.json.encode(said), digest_size=16).hexdigest()
+
+
+def _part(action: str, policies: Iterable[Policy]) -> _Part:
+    chosen = tuple(one for one in policies if action in one.actions)
+    words: set[str] = set()
+    for one in chosen:
+        words |= {*CONTEXT} if one.reads is None else one.reads
+
+    def read(attributes: Mapping[str, Attribute]) -> tuple[Attribute, ...]:
+        return tuple(one for one in attributes.values() if one.name in words)
+
+    handle = cedarpy.PolicySet.from_str("\n".join(one.matcher for one in chosen))
+    return _Part(chosen, handle, read(CONTEXT), {kind: read(of) for kind, of in ENTITIES.items()})
+
+
+def _asked(part: _Part, question: Question, now: datetime | None) -> _Asked:
+    given: Mapping[str, Any] = question.context
+    context = []
+    for attribute in part.context:
+        name = attribute.name
+        value = conform(attribute, given[name]) if name in given else None
+        if value is None and name not in given:
+            value = _known(name, given, now)
+        context.append(value)
+    principal, resource = question.principal, question.resource
+    return _Asked(
+        (principal.kind, clean(principal.id)),
+        (resource.kind, clean(resource.id)),
+        tuple(context),
+        _values(part, principal),
+        _values(part, resource),
+    )
+
+
+def _known(name: str, given: Mapping[str, Any], now: datetime | None) -> Any:
+    """What follows from the moment and from the rest of the context."""
+    if name == "hour":
+        return (now or datetime.now()).hour
+    if name == "weekday":
+        return _DAYS[(now or datetime.now()).weekday()]
+    if name == "kind" and isinstance(image := given.get("image"), str):
+        return kind_of(image)
+    return None
+
+
+def _values(part: _Part, entity: Entity) -> tuple[Any, ...]:
+    wanted = part.entities.get(entity.kind, ())
+    if not wanted:
+        return ()
+    said = {**derived(entity.kind, entity.id), **entity.attributes}
+    return tuple(conform(one, said[one.name]) if one.name in said else None for one in wanted)
+
+
+def _said(attributes: Sequence[Attribute], values: Sequence[Any]) -> dict[str, Any]:
+    return {
+        one.name: {"__extn": {"fn": "ip", "arg": value}} if one.type == "ipaddr" else value
+        for one, value in zip(attributes, values, strict=True)
+        if value is not None
+    }
+
+
+def _length(asked: _Asked) -> int:
+    length = len(asked.principal[1]) + len(asked.resource[1])
+    for value in (*asked.context, *asked.of_principal, *asked.of_resource):
+        if isinstance(value, str):
+            length += len(value)
+        elif isinstance(value, tuple):
+            length += sum(map(len, value))
+    return length
