@@ -79,6 +79,7 @@ _LONG_PAUSE = 0.020  # under load: a turn costs half a millisecond whatever it c
 _BUSY = 500.0  # events a second above which it is load
 _CROWDED = 1 / 8  # of a ring in use: no pause
 _HELD_WAIT = 0.01
+_LAST_WAIT = 2.0  # s, at the end, for containers that are still being looked up
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +273,12 @@ class Daemon:
                 if not len(batch.events):
                     break
             self._step(self.sensor.drain(final=True))
+            until = time.monotonic() + _LAST_WAIT
+            while self.context.holding() and time.monotonic() < until:
+                time.sleep(_HELD_WAIT)
+                self._step(self.sensor.drain())
+            for part in self.context.let_go():
+                self._handle(part)
             self._every_second(force=True)
             self._guard("otlp", self.otlp.close, None)
         finally:

@@ -275,7 +275,7 @@ def test_a_gateway_hands_in_what_is_said_and_canaries_are_known(tmp_path: Path) 
             check=True,
         )
         assert canary.encode() in done.stdout  # what passes is not changed
-        poll(lambda: cli(store, "content", "list"), seconds=20, waiting_for="content")
+        poll(lambda: cli(store, "content", "list") or None, seconds=20, waiting_for="content")
         (call,) = cli(store, "calls")
         (found,) = cli(store, "call", call["id"], "--content")
     finally:

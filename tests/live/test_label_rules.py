@@ -208,7 +208,7 @@ def learn(store: Path, image: str) -> None:
     profiles, said = "SELECT image FROM baselines", "SELECT id FROM notices WHERE kind = 'baseline'"
     poll(lambda: (image,) in rows(profiles), seconds=120, waiting_for="a profile in the store")
     cli(store, "baseline", "learn", image, "--since", "1h", "--learning", "1ms")
-    poll(lambda: rows(said), seconds=120, waiting_for="the agent to follow")
+    poll(lambda: bool(rows(said)), seconds=120, waiting_for="the agent to follow")
 
 
 # Talks to itself under an address, then reads a file.
@@ -244,6 +244,7 @@ def test_what_up_is_told_of_networks_and_the_host(tmp_path: Path, python_image: 
                 mounts = [Mount(files, "/mnt")]
                 one = runc.start(command, name=name, mounts=mounts, network=network.path)
                 one.wait_for_output("done", 60)
+            agent.stop()  # before their bundles go, which say who they were
     finally:
         agent.stop()
     took = [one for one in cli(agent.store, "labels") if one["way"] == "took"]

@@ -73,6 +73,17 @@ def test_a_resolver_that_is_behind_is_waited_for_but_not_for_ever() -> None:
     assert context.gave_up_waiting == 1
 
 
+def test_what_waits_at_the_end_is_given_as_it_is() -> None:
+    source = RecordedResolver([value(9, "pending"), value(11, "pending")])
+    context = Context(source)
+    opened = {"cls": int(Class.OPEN), "proc": 1 << 22}
+    context.enrich(batch({**opened, "cgroup": 9, "num": 1}, {**opened, "cgroup": 11, "num": 2}))
+    assert context.holding() == 2
+    assert rows_of(context.let_go()) == [(1, "pending"), (2, "pending")]
+    assert (context.holding(), context.gave_up_waiting) == (0, 2)
+    assert context.let_go() == []
+
+
 def test_each_row_of_a_batch_comes_out_once_whatever_resolves_when() -> None:
     source = RecordedResolver([value(n, "pending") for n in range(8)])
     context = Context(source)

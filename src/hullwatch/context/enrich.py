@@ -108,6 +108,16 @@ class Context:
             made = replace(made, released_images=(), released_workloads=())
         return [*ready, made]
 
+    def let_go(self) -> list[Enriched]:
+        """What waits still, as it is: nobody will wait for it any longer."""
+        left = [held for _, held in self._held]
+        self._held.clear()
+        for one in left:
+            self.gave_up_waiting += int(self._waits(one.workload).sum())
+            self.processes.unpin(one.image)
+        self._held_rows = 0
+        return left
+
     def _take_told(self, batch: Batch) -> Batch:
         """Events that somebody told of: whose they are, and the calls among them."""
         told = np.flatnonzero(_TOLD[batch.events["cls"]]).tolist()
