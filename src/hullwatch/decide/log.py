@@ -61,11 +61,12 @@ class LogError(Exception):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """number: from 1. time: unix ns. principal, resource: `Kind:id`. question: its hash. arguments:
-    the keyed hash of a call's. took: ns. tier: which enforcement point. identity: who asked, as the
-    kernel says. tool_call: its id, as `hullwatch calls` has it. held: the id of what waited.
-    deadline, expires: unix ns. by, why: who answered, and what was said. scope: how far an approval
-    reaches, `once` unless widened. count: of `allows`. owner: the process that holds it."""
+    """number: from 1. time: unix ns. principal, resource: `Kind:id`. server: of a tool. question:
+    its hash. arguments: the keyed hash of a call's. took: ns. tier: which enforcement point.
+    identity: who asked, as the kernel says. tool_call: its id, as `hullwatch calls` has it. held:
+    the id of what waited. deadline, expires: unix ns. by, why: who answered, and what was said.
+    scope: how far an approval reaches, `once` unless widened. count: of `allows`. owner: which
+    process holds it."""
 
     number: int = 0
     time: int = 0
@@ -73,6 +74,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     principal: str = ""
     action: str = ""
     resource: str = ""
+    server: str = ""
     effect: Effect = Effect.ALLOW
     wanted: Effect = Effect.ALLOW
     mode: Mode = Mode.ENFORCE
