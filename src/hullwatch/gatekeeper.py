@@ -130,7 +130,8 @@ class Gatekeeper:
         self._asking.close()
 
     def story(self, principal: str) -> list[dict[str, Any]]:
-        """The last of what was decided about it, for whoever has to answer."""
+        """The last of what was decided about it, for whoever has to answer. LogError."""
+        self._log.flush()
         found = [one for one in self._log.entries(newest=200) if one.principal == principal]
         names = "time kind action resource effect policies reason tool_call count".split()
         return [{name: getattr(one, name) for name in names} for one in found[-10:]]

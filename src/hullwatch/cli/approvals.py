@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import iso, print_json, print_table, quoted, safe, say
@@ -120,28 +121,24 @@ def widen(
 def revoke(
     ident: Ident,
     why: Why,
-    log: Annotated[
-        Path | None,
-        typer.Option(
-            "--log", metavar="DIR", help="The decision log's folder, as of `hullwatch decisions`."
-        ),
-    ] = None,
+    log: LogFolder = None,
+    head: HeadFile = None,
     json: Json = False,
 ) -> None:
     """End a widened approval; `hullwatch decisions --kind approved` lists them. For the log's
     owner. Exit code 1: none such in force."""
+    import os
+
     import msgspec
 
     from hullwatch.cli.decisions import open_log
     from hullwatch.decide.approvals import Person
 
-    with open_log(log, write=True) as opened:
+    with open_log(log, head, write=True) as opened:
         now = time.time_ns()
         close = [one for one in opened.widened(now) if one.held.startswith(ident)]
         if len(close) != 1:
             raise CommandError(f"approvals revoke {ident}: {_count(len(close))} in force")
-        import os
-
         entry = msgspec.structs.replace(
             close[0],
             kind="revoked",
