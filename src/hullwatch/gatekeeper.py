@@ -22,6 +22,7 @@ import msgspec
 
 from hullwatch.agent.mcp.gate import Asked, Ruling
 from hullwatch.agent.report import Reporter
+from hullwatch.agent.secrets import Key, redact
 from hullwatch.context.call import MAX_TEXT, Signal
 from hullwatch.decide.approvals import (
     Approvals,
@@ -40,6 +41,7 @@ __all__ = ["Decider", "Gatekeeper", "Requester"]
 DECIDING = 1.0  # s that a decision may take: ten thousand times what it usually takes
 FLUSH = 1.0  # s between two writings of what nobody waits for
 COUNTED = 60.0  # s between two of the counts of remembered allows
+MAX_SHOWN = 2048  # characters of a held call's arguments that are shown
 MAX_KNOWN = 4096  # allows that are remembered
 _TIER = "gateway"
 
@@ -110,7 +112,8 @@ class Gatekeeper:
         self._asking = _Asking(decider)
         self._known: OrderedDict[Entry, int] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
-        self._flooded: OrderedDict[str, int] = OrderedDict()
+        self._flooded = 0  # when that was told last
+        self._key = Key(os.urandom(32))
         self.problem = ""
 
     async def start(self) -> None:
@@ -194,7 +197,7 @@ class Gatekeeper:
     async def _challenge(
         self, asked: Asked, question: Question, decision: Decision, entry: Entry
     ) -> Ruling:
-        granted = self.approvals.granted(question, decision, asked.server)
+        granted = self.approvals.granted(entry)
         if granted is not None:
             again = await self._decide(question, True)
             if again.effect is not Effect.ALLOW:
@@ -217,6 +220,7 @@ class Gatekeeper:
                     "definition": asked.definition,
                     "secret_kinds": asked.secret_kinds,
                     "client": asked.client,
+                    "said": self._shown(asked.raw),
                 },
             )
         except Full as error:
@@ -227,6 +231,11 @@ class Gatekeeper:
         self._tell_flood(entry)
         pending = _Pending(self, asked, waiting, over)
         return Ruling(False, decision.reason, decision.policies, pending=pending)
+
+    def _shown(self, raw: bytes) -> str:
+        """Arguments for the eyes of whoever answers, without secrets; kept nowhere."""
+        text = redact(raw[: 16 * MAX_SHOWN].decode("utf-8", "replace"), self._key)
+        return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
     async def approved(self, asked: Asked) -> Ruling:
         """Asked again with what is known now: an approval lifts a challenge, and nothing else."""
@@ -294,12 +303,16 @@ class Gatekeeper:
     def _tell_flood(self, entry: Entry) -> None:
         """Once a minute."""
         now = self._clock()
-        count = self.approvals.flooded(entry.principal)
-        if not count or now - self._flooded.get(entry.principal, 0) < 60 * 10**9:
+        if now - self._flooded < 60 * 10**9:
             return
-        self._flooded[entry.principal] = now
-        if len(self._flooded) > MAX_KNOWN:
-            self._flooded.popitem(last=False)
+        try:
+            count = self.approvals.flooded(entry)
+        except LogError as error:  # what is held is held all the same
+            self.problem = str(error)
+            return
+        if not count:
+            return
+        self._flooded = now
         self._reporter.signal(
             Signal(
                 kind="approval_flood",

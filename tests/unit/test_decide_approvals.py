@@ -17,10 +17,22 @@ from hullwatch.decide.approvals import Approvals, Full, Person, Refused, Terms, 
 from hullwatch.decide.desk import Desk, DeskError, ask
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log
-from hullwatch.decide.question import Decision, Effect, Entity, Fail, Question
+from hullwatch.decide.question import Effect, Fail
 
 ROOT, ALICE, BOB = Person(0, login=0), Person(1001, login=1001), Person(1002, login=1002)
 ANYONE = Terms(approvers=(("uid:0", "uid:1001", "uid:1002"),))
+
+
+def entry(tool: str = "t", server: str = "s", **more: Any) -> Entry:
+    said: dict[str, Any] = {
+        "principal": "Agent:a",
+        "action": "tool-call",
+        "resource": f"Tool:{server}/{tool}",
+        "identity": "uid:1",
+        "policies": ("ask",),
+        "version": "1",
+    }
+    return Entry(effect=Effect.CHALLENGE, server=server, **said | more)
 
 
 class Scene:
@@ -31,33 +43,16 @@ class Scene:
         self.over: list[str] = []
 
     def hold(self, terms: Terms = ANYONE, tool: str = "t", principal: str = "Agent:a") -> Any:
-        entry = Entry(
-            time=self.now,
-            principal=principal,
-            action="tool-call",
-            resource=f"Tool:s/{tool}",
-            server="s",
-            effect=Effect.CHALLENGE,
-            policies=("ask",),
-            version="1",
-        )
-        made = self.approvals.hold(entry, terms, lambda: self.over.append(made.id))
+        asked = entry(tool, principal=principal, time=self.now)
+        made = self.approvals.hold(asked, terms, lambda: self.over.append(made.id))
         return made
 
     def kinds(self) -> list[str]:
         return [one.kind for one in self.log.entries()]
 
     def granted(self, tool: str = "t", server: str = "s", **more: Any) -> bool:
-        decision = {"effect": Effect.CHALLENGE, "policies": ("ask",), "version": "1", **more}
-        question = Question(
-            principal=Entity("Agent", "a"),
-            action="tool-call",
-            resource=Entity("Tool", f"{server}/{tool}"),
-        )
-        found = self.approvals.granted(
-            question, msgspec.convert(decision | {"wanted": "challenge"}, Decision), server
-        )
-        return found is not None
+        asked = entry(tool, server=server, **more)
+        return self.approvals.granted(asked) is not None
 
 
 @pytest.fixture
@@ -129,6 +124,9 @@ def test_one_denial_is_enough(scene):
 @pytest.mark.parametrize(("fail", "effect"), [(Fail.CLOSED, "block"), (Fail.OPEN, "allow")])
 def test_a_deadline(scene, fail, effect):
     held = scene.hold(msgspec.structs.replace(ANYONE, fail=fail))
+    scene.now += 900 * 10**9
+    with pytest.raises(Refused, match="nothing of this id"):
+        scene.approvals.answer(held.id, ALICE, True, "late")
     scene.approvals.expire(held)
     assert held.effect == effect and scene.kinds() == ["held", "expired"]
     scene.approvals.cancel(held, "late")
@@ -164,6 +162,7 @@ def test_a_widened_approval(scene):
     assert scene.granted() and not scene.granted("u") and not scene.granted(server="z")
     assert not scene.granted(version="2"), "the policies have changed"
     assert not scene.granted(policies=("ask", "another"))
+    assert not scene.granted(identity="uid:2"), "another one of the same name"
     scene.now += 3600 * 10**9
     assert not scene.granted()
     scene.approvals.answer(scene.hold().id, ALICE, True, "all", "server", 60)
@@ -182,13 +181,17 @@ def test_it_is_as_wide_as_all_of_them_meant(scene):
 
 def test_what_waits_is_bounded_and_a_flood_is_seen(scene):
     for number in range(module.MAX_HELD):
-        assert bool(scene.approvals.flooded("Agent:a")) is (number >= module.FLOOD)
+        assert bool(scene.approvals.flooded(entry())) is (number >= module.FLOOD)
         scene.hold()
     with pytest.raises(Full):
         scene.hold()
     scene.hold(principal="Agent:b")
+    with pytest.raises(Full):  # a name a time
+        for number in range(module.MANY * module.MAX_HELD):
+            scene.hold(principal=f"Agent:{number}")
+    assert scene.approvals.flooded(entry(principal="Agent:new"))
     scene.now += 61 * 10**9
-    assert not scene.approvals.flooded("Agent:a")
+    assert not scene.approvals.flooded(entry())
 
 
 def test_terms_are_the_strictest_of_all():

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,6 +23,7 @@ from hullwatch.agent.mcp.observer import BLOCKED, Dialogue, Observer
 from hullwatch.agent.mcp.pins import Pins
 from hullwatch.agent.mcp.proxy import Proxy
 from hullwatch.agent.mcp.upstream import Upstream
+from hullwatch.agent.secrets.examples import fill
 from hullwatch.decide.approvals import Person
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Log
@@ -217,6 +219,18 @@ async def test_a_call_that_is_denied(scene):
     ]
     assert "because" in answer["error"]["message"] and not scene.told
     assert not scene.reporter.of("begin") and not scene.dialogue.held
+
+
+@over
+async def test_whoever_answers_sees_arguments_without_secrets_and_they_are_kept_nowhere(scene):
+    token = fill("ghp_{crc}", Random(7))
+    held = await scene.sent(raw_call(1, "write_file", arguments={"path": "/srv/x", "t": token}))
+    (waiting,) = scene.keeper.approvals.waiting.values()
+    said = str(waiting.context["said"])
+    assert "/srv/x" in said and token not in said and "github" in said
+    assert "/srv/x" not in str(scene.log.entries()) + str(scene.reporter.log)
+    held.close()
+    assert not scene.keeper.approvals.waiting and not scene.dialogue.held
 
 
 @over

@@ -12,7 +12,7 @@ import typer
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import Json
-from hullwatch.cli.show import iso, print_json, print_table, quoted, safe, say
+from hullwatch.cli.show import iso, print_json, print_table, safe, say
 
 __all__ = ["register"]
 
@@ -79,6 +79,7 @@ def show(ident: Ident, json: Json = False) -> None:
     print("next")
     print(f"  hullwatch approvals approve {row['id']} --why ...")
     print(f"  hullwatch approvals deny {row['id']} --why ...")
+    print(f"  hullwatch approvals widen {row['id']} --scope tool --expires 1h --why ...")
 
 
 def approve(ident: Ident, why: Why, json: Json = False) -> None:
@@ -209,7 +210,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
         "identity": one.get("identity", ""),
         "action": one.get("action", ""),
         "resource": one.get("resource", ""),
-        "arguments": one.get("arguments", ""),
+        "arguments": context.get("said", ""),
         "definition": context.get("definition", ""),
         "secret_kinds": list(context.get("secret_kinds", [])),
         "policies": list(one.get("policies", [])),
@@ -220,7 +221,5 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
         "approvers": approvers,
         "people": terms.get("people", 1),
         "agreed": list(one.get("agreed", [])),
-        "widen_with": f"hullwatch approvals widen {quoted(str(one.get('held')))[1:-1]}"
-        " --scope tool --expires 1h",
         "story": list(one.get("story", [])),
     }

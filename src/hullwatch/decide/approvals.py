@@ -21,7 +21,7 @@ import msgspec
 
 from hullwatch.decide.log import Entry, Kind, Log
 from hullwatch.decide.policy import DEADLINE
-from hullwatch.decide.question import Decision, Effect, Fail, Question
+from hullwatch.decide.question import Effect, Fail
 
 __all__ = [
     "FLOOD", "MAX_HELD", "SCOPES", "Approvals", "Challenge", "Full", "Person", "Refused", "Terms",
@@ -30,6 +30,7 @@ __all__ = [
 
 MAX_HELD = 16  # of one principal, at once
 FLOOD = 8  # held for one principal within a minute: somebody hopes for a tired yes
+MANY = 4  # times as many of one identity, as a client chooses its name
 MAX_WIDE = 30 * 24 * 3600.0  # s that a widened approval lasts
 MAX_WHY = 500  # characters
 SCOPES = ("once", "tool", "server")
@@ -157,12 +158,11 @@ class Approvals:
             self._log.append(*(self._after(one, "lost", Effect.BLOCK, why) for one in lost))
         return len(lost)
 
-    def flooded(self, principal: str) -> int:
-        """How many were held for it within a minute, where that is a flood; else 0."""
+    def flooded(self, entry: Entry) -> int:
+        """How many were held for the same within a minute, where that is a flood; else 0."""
         since = self._clock() - _MINUTE
-        held = self._log.entries(since=since, kinds=("held",))
-        count = sum(one.principal == principal for one in held)
-        return count if count >= FLOOD else 0
+        own, all_ = _counts(entry, self._log.entries(since=since, kinds=("held",)))
+        return all_ if all_ >= MANY * FLOOD else own if own >= FLOOD else 0
 
     def hold(
         self,
@@ -173,8 +173,9 @@ class Approvals:
     ) -> Waiting:
         """verdict: the entry of the challenge. then: called once, when it is over. context: what is
         known and shown of it. Full, LogError."""
-        if len(self._log.open(verdict.principal)) >= MAX_HELD:
-            raise Full(f"{MAX_HELD} actions of {verdict.principal} wait already")
+        own, all_ = _counts(verdict, self._log.open())
+        if own >= MAX_HELD or all_ >= MANY * MAX_HELD:
+            raise Full(f"{max(own, all_)} actions of {verdict.principal} wait already")
         entry = msgspec.structs.replace(
             verdict,
             kind="held",
@@ -199,7 +200,7 @@ class Approvals:
     ) -> str:
         """What came of it: approved, denied, or agreed (others have to approve, too). Refused."""
         waiting = self.waiting.get(ident)
-        if waiting is None:
+        if waiting is None or self._clock() >= waiting.entry.deadline:
             raise Refused(f"{ident}: nothing of this id waits here")
         why = " ".join(why.split())
         if not why or len(why) > MAX_WHY:
@@ -251,19 +252,16 @@ class Approvals:
         """Whoever asked does not want it any more."""
         self._end(waiting, "cancelled", Effect.BLOCK, why)
 
-    def granted(self, question: Question, decision: Decision, server: str) -> Entry | None:
+    def granted(self, asked: Entry) -> Entry | None:
         """The widened approval under which a challenged action may go on, if there is one."""
         for entry in self._log.widened(self._clock()):
             same = (
-                entry.principal == _name(question.principal)
-                and entry.action == question.action
-                and entry.server == server
-                and entry.version == decision.version
-                and set(decision.policies) <= set(entry.policies)
+                (entry.principal, entry.identity) == (asked.principal, asked.identity)
+                and (entry.action, entry.server) == (asked.action, asked.server)
+                and entry.version == asked.version
+                and set(asked.policies) <= set(entry.policies)
             )
-            if not same:
-                continue
-            if entry.scope == "server" or entry.resource == _name(question.resource):
+            if same and (entry.scope == "server" or entry.resource == asked.resource):
                 return entry
         return None
 
@@ -311,8 +309,10 @@ class Approvals:
         )
 
 
-def _name(entity: object) -> str:
-    return f"{getattr(entity, 'kind', '')}:{getattr(entity, 'id', '')}"
+def _counts(asked: Entry, held: Iterable[Entry]) -> tuple[int, int]:
+    """How many are of its principal, and of its identity whatever it calls itself."""
+    own = [one for one in held if one.identity == asked.identity]
+    return sum(one.principal == asked.principal for one in own), len(own)
 
 
 # --- processes and users ------------------------------------------------------------------

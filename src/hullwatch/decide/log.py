@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     body BLOB NOT NULL, mac BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS decisions_held ON decisions (held, kind) WHERE held != '';
-CREATE INDEX IF NOT EXISTS decisions_kind ON decisions (kind, time) WHERE held != '';
+CREATE INDEX IF NOT EXISTS decisions_kind ON decisions (kind, time);
 CREATE TRIGGER IF NOT EXISTS decisions_kept BEFORE DELETE ON decisions
     BEGIN SELECT RAISE(ABORT, 'the decision log is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS decisions_unchanged BEFORE UPDATE ON decisions
@@ -265,25 +265,24 @@ class Log:
             ).fetchall()
             return [_DECODER.decode(body) for row in rows if (body := self._proved(*row))]
 
-    def open(self, principal: str = "") -> list[Entry]:
-        """Entries of what is held and has not ended; of one principal, or of all."""
+    def open(self) -> list[Entry]:
+        """Entries of what is held and has not ended."""
         marks = ",".join("?" * len(ENDS))
         with self._working() as link:
             rows = link.execute(
-                "SELECT body FROM decisions AS it WHERE held != '' AND kind = 'held' AND NOT EXISTS"
+                "SELECT body FROM decisions AS it WHERE kind = 'held' AND NOT EXISTS"
                 " (SELECT 1 FROM decisions AS later WHERE later.held = it.held"
                 f" AND later.held != '' AND later.kind IN ({marks})) ORDER BY number",
                 ENDS,
             ).fetchall()
-        found = [_DECODER.decode(body) for (body,) in rows]
-        return [entry for entry in found if principal in ("", entry.principal)]
+            return [_DECODER.decode(body) for (body,) in rows]
 
     def widened(self, now: int) -> list[Entry]:
         """Approvals that reach further than one action, and are in force. Each is proved by itself:
         a row that somebody else wrote grants nothing."""
         with self._working() as link:
             rows = link.execute(
-                "SELECT number, body, mac FROM decisions AS it WHERE held != '' AND kind ="
+                "SELECT number, body, mac FROM decisions AS it WHERE kind ="
                 " 'approved' AND NOT EXISTS (SELECT 1 FROM decisions AS later WHERE"
                 " later.held = it.held AND later.held != '' AND later.kind = 'revoked')"
             ).fetchall()

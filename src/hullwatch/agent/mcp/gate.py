@@ -22,7 +22,7 @@ _STEP = 1e-6  # of progress: what the server says later is more
 class Asked(NamedTuple):
     """A tools/call that wants to go on. call: its id here. arguments: their keyed hash, of the JSON
     as it was written. definition: the tool's, against its pin. approved: hash of a question that
-    was approved in an earlier round of this call."""
+    was approved in an earlier round of this call. raw: the arguments; not to be kept."""
 
     server: str
     tool: str
@@ -32,6 +32,7 @@ class Asked(NamedTuple):
     definition: str = ""
     secret_kinds: tuple[str, ...] = ()
     approved: str = ""
+    raw: bytes = b""
 
 
 class Ruling(NamedTuple):
@@ -84,6 +85,12 @@ class Held:
         self._released = released
         self._cancelled = asyncio.Event()
 
+    def close(self) -> None:
+        """It does not wait any more, if it still does: also where `settle` never came to run."""
+        for _, one in self._pending:
+            one.cancel("the client took it back, or is gone")
+        self._released()
+
     def cancel(self) -> None:
         """The client does not want it any more."""
         self._cancelled.set()
@@ -123,9 +130,7 @@ class Held:
         finally:
             for future in (*waits, gone):
                 future.cancel()
-            for _, one in self._pending:
-                one.cancel("the client took it back, or is gone")
-            self._released()
+            self.close()
 
     async def _outcome(self, pending: Pending) -> Ruling:
         with contextlib.suppress(TimeoutError):

@@ -188,6 +188,7 @@ class Observer:
                     filter(None, str(one.call.attributes.get(semconv.SECRET_KINDS, "")).split(","))
                 ),
                 approved=one.approved,
+                raw=field(one.message.params, "arguments"),
             )
             rulings[at] = Ruling(False, "whoever decides does not answer")
             with contextlib.suppress(TimeoutError):
@@ -225,15 +226,17 @@ class Observer:
             if (token := field(message.params, "_meta", "progressToken"))
             and key_of(token) is not None
         ]
-        held = Held(pending, tokens, finish, lambda: self._released(dialogue, keys))
+
+        def released() -> None:
+            for key in keys:
+                if dialogue.held.get(key) is held:  # and not a later one of the same id
+                    del dialogue.held[key]
+
+        held = Held(pending, tokens, finish, released)
         for at, one in pending:
             self._signals.tell("call_waits", opened[at].message.name, one.id, held=True)
         dialogue.held.update(dict.fromkeys(keys, held))
         return held
-
-    def _released(self, dialogue: Dialogue, keys: Sequence[Key]) -> None:
-        for key in keys:
-            dialogue.held.pop(key, None)
 
     async def _decided(
         self,

@@ -335,6 +335,7 @@ class Proxy:
             for task in (settled, gone):
                 task.cancel()
             await asyncio.gather(settled, gone, return_exceptions=True)
+            held.close()
 
     async def _stream(
         self, client: _Client, exchange: _Exchange, messages: Sequence[bytes]

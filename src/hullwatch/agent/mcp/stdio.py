@@ -167,6 +167,8 @@ class _Stdio:
                 task = asyncio.create_task(self._hold(piece, reading, outcome))
                 self._holding.add(task)
                 task.add_done_callback(self._holding.discard)
+                held = outcome  # one that is cancelled before it runs must not wait on
+                task.add_done_callback(lambda _: held.close())
             else:
                 await self._decided(piece, reading, outcome)
 
