@@ -78,7 +78,7 @@ class Requester(NamedTuple):
             stream = os.readlink("/proc/self/fd/0")
             if stream.startswith(("pipe:", "socket:")):
                 pid = [pid, *(one for one in ancestors(pid) if _has(one, stream))][-1]
-        return cls(os.getuid(), pid, _container(pid), _program(pid))
+        return cls(_uid(pid), pid, _container(pid), _program(pid))
 
     @classmethod
     def over_network(cls) -> Requester:
@@ -453,6 +453,13 @@ def _container(pid: int) -> str:
     parts = path.replace("-", "/").replace(".scope", "").replace(":", "/").split("/")
     ids = (one.strip() for one in parts)
     return next((one for one in ids if len(one) == 64 and set(one) <= set("0123456789abcdef")), "")
+
+
+def _uid(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return os.getuid()
 
 
 def _has(pid: int, stream: str) -> bool:
