@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hullwatch.decide import approvals as module
 from hullwatch.decide.approvals import Approvals, Full, Person, Refused, Terms, terms_of
 from hullwatch.decide.desk import Desk, DeskError, ask
 from hullwatch.decide.engine import Engine
-from hullwatch.decide.log import Entry, Log
+from hullwatch.decide.log import ENDS, Entry, Log
 from hullwatch.decide.question import Effect, Fail
 
 ROOT, ALICE, BOB = Person(0, login=0), Person(1001, login=1001), Person(1002, login=1002)
@@ -213,7 +218,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from hullwatch.decide.approvals import Approvals, Person, Terms
-from hullwatch.decide.log import Entry, Log
+from hullwatch.decide.log import ENDS, Entry, Log
 approvals = Approvals(Log(Path(sys.argv[1])))
 terms = Terms(people=int(sys.argv[2]))
 held = approvals.hold(Entry(time=1, principal="Agent:a", policies=("p",)), terms, lambda: None)
@@ -310,3 +315,50 @@ def test_another_user_at_the_desk(scene, tmp_path):
 
     said = asyncio.run(play())
     assert said[:2] == ["1", "approved"] and "may not answer" in said[2]
+
+
+# --- any order of things ------------------------------------------------------------------
+
+PEOPLE = [Person(uid, login=login) for uid in (0, 1001, 1002) for login in (uid, 1001)]
+STEPS = st.one_of(
+    st.tuples(st.just("answer"), st.sampled_from(PEOPLE), st.booleans()),
+    st.tuples(st.sampled_from(["cancel", "expire", "later"]), st.none(), st.none()),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(STEPS, max_size=8),
+    st.integers(1, 3),
+    st.sampled_from([("uid:1001", "uid:1002"), ("uid:0", "uid:1001", "uid:1002")]),
+    st.sampled_from(Fail),
+)
+def test_whatever_happens_nothing_goes_on_but_what_enough_people_approved(
+    steps, people, names, fail
+):
+    with tempfile.TemporaryDirectory() as folder:
+        scene = Scene(Path(folder))
+        held = scene.hold(Terms(approvers=(names,), people=people, fail=fail, deadline=60))
+        yes: list[Person] = []
+        for what, person, agrees in steps:
+            if what == "later":
+                scene.now += 40 * 10**9
+            elif what == "cancel":
+                scene.approvals.cancel(held, "x")
+            elif what == "expire" and scene.now >= held.entry.deadline:
+                scene.approvals.expire(held)
+            elif what == "answer":
+                with contextlib.suppress(Refused):
+                    scene.approvals.answer(held.id, person, agrees, "w")
+                    yes += [person] if agrees else []
+        kinds = scene.kinds()
+        ends = [kind for kind in kinds if kind in ENDS]
+        assert len(ends) <= 1 and kinds[0] == "held" and ends == kinds[len(kinds) - len(ends) :]
+        assert held.ended == (ends[0] if ends else "") and len(scene.over) == len(ends)
+        if held.effect is Effect.ALLOW:
+            approved = len(yes) == people and all(f"uid:{one.uid}" in names for one in yes)
+            assert approved or (ends == ["expired"] and fail is Fail.OPEN)
+        for at, one in enumerate(yes):
+            assert not any({one.uid, one.login} & {two.uid, two.login} for two in yes[:at])
+        assert (held.ended == "") == bool(scene.log.open()) and scene.log.verify().ok
+        scene.log.close()

@@ -357,6 +357,10 @@ BYPASSES = {
     b'"params":{"name":"read_file","\\u006eame":"delete_file"}}',
     "no id": b'{"jsonrpc":"2.0","method":"tools/call","params":{"name":"delete_file"}}',
     "null id": b'{"jsonrpc":"2.0","id":null,"method":"tools/call","params":{"name":"delete_file"}}',
+    "method in another case": raw_call(1, "delete_file").replace(b"tools/call", b"tools/Call"),
+    "look-alike method": json.dumps(
+        request_of(1, "t\N{CYRILLIC SMALL LETTER O}ols/call", name="delete_file")
+    ).encode(),
     "no JSON": b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"delete_file"},}',
     "byte order mark": b"\xef\xbb\xbf" + raw_call(1, "delete_file"),
     "UTF-16": raw_call(1, "delete_file").decode().encode("utf-16"),

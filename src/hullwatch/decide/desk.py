@@ -30,7 +30,8 @@ _LINE_MAX = 4096  # bytes of a question
 _ANSWER_MAX = 1 << 20
 _CLIENTS_MAX = 32
 _PATIENCE = 5.0  # s that either side may take
-_RUN = Path("/run/hullwatch/approvals")
+_NAME = "hullwatch/approvals"
+_RUN = Path("/run", _NAME)
 
 
 class DeskError(Exception):
@@ -54,8 +55,11 @@ def folder() -> Path:
     if os.geteuid() == 0:
         return _RUN
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    home = Path.home() / ".local" / "state"
-    return (Path(base) if base.startswith("/") else home) / "hullwatch" / "approvals"
+    return Path(base) / _NAME if base.startswith("/") else _home()
+
+
+def _home() -> Path:
+    return Path.home() / ".local" / "state" / _NAME
 
 
 class Desk:
@@ -145,9 +149,11 @@ class Desk:
 def desks() -> Iterator[Path]:
     """Sockets there are, of gateways that may have ended: this user's, and the system's; to root,
     every user's."""
-    places = [folder(), _RUN]
-    if os.geteuid() == 0:
-        places += Path("/run/user").glob("*/hullwatch/approvals")
+    uid = os.geteuid()
+    # A gateway may have been started without what a login has in its environment.
+    places = [folder(), _home(), Path(f"/run/user/{uid}", _NAME), _RUN]
+    if uid == 0:
+        places += Path("/run/user").glob(f"*/{_NAME}")
     for place in dict.fromkeys(places):
         yield from sorted(place.glob("*.sock"))[:_CLIENTS_MAX]
 

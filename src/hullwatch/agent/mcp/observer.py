@@ -355,9 +355,8 @@ class Observer:
                 if self.strict:
                     return self.refuse(reading, _UNREADABLE, _why(_NO_ID))
         if self._gate is not None:
-            for message in calls:
-                why = self._unclear(dialogue, message)
-                if why:
+            for message in reading.messages:
+                if why := self._unclear(dialogue, message):
                     self._signals.tell("message_ambiguous", message.name, why, held=True)
                     return self.refuse(reading, _UNREADABLE, _why(why))
         if not self._hold:
@@ -379,7 +378,10 @@ class Observer:
         ]
 
     def _unclear(self, dialogue: Dialogue, message: Message) -> str:
-        """Why a call may be taken for another one than a policy speaks of, or ''."""
+        """Why a message may be taken for another call than a policy speaks of, or ''."""
+        if message.method != "tools/call":
+            alike = skeleton(message.method) == skeleton("tools/call")
+            return "a method that looks like tools/call" if alike else ""
         if message.key in dialogue.held:
             return _ID_IN_USE
         name = message.name
