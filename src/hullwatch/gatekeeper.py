@@ -28,6 +28,8 @@ from hullwatch.decide.approvals import (
     Approvals,
     Challenge,
     Full,
+    Person,
+    Refused,
     Terms,
     Waiting,
     ancestors,
@@ -84,6 +86,10 @@ class Requester(NamedTuple):
     def over_network(cls) -> Requester:
         return cls(os.getuid())
 
+    @property
+    def person(self) -> Person:
+        return Person.of(self.uid, self.pid)
+
     def principal(self, client: str) -> Entity:
         """The container where there is one. Else an agent by the name that it gives itself: that
         tells programs of one user apart, and proves nothing."""
@@ -105,7 +111,7 @@ class Gatekeeper:
     ) -> None:
         self._decider = decider
         self._log = log
-        self._requester = requester
+        self.requester = requester
         self._reporter = reporter
         self._clock = clock
         self.approvals = Approvals(log, requester.pid, clock)
@@ -166,12 +172,12 @@ class Gatekeeper:
             "definition": asked.definition,
             "secret_kinds": asked.secret_kinds,
             "arguments": asked.arguments,
-            "container": self._requester.workload,
-            "program": self._requester.program,
-            "uid": self._requester.uid,
+            "container": self.requester.workload,
+            "program": self.requester.program,
+            "uid": self.requester.uid,
         }
         return Question(
-            principal=self._requester.principal(asked.client[:MAX_TEXT]),
+            principal=self.requester.principal(asked.client[:MAX_TEXT]),
             action="tool-call",
             resource=Entity("Tool", f"{server}/{tool}", {"name": tool, "server": server}),
             context={name: value for name, value in known.items() if value != ""},
@@ -292,7 +298,7 @@ class Gatekeeper:
             version=decision.version,
             took=decision.took,
             tier=_TIER,
-            identity=self._requester.identity,
+            identity=self.requester.identity,
             tool_call=f"{asked.call:016x}",
             question=question.hash(),
             arguments=asked.arguments,
@@ -359,6 +365,12 @@ class _Pending:
         self._over = over
         self.id = waiting.id
         self.seconds = waiting.terms.deadline
+        self.asks = self._question() if waiting.terms.requester else ""
+
+    def _question(self) -> str:
+        entry, said = self._waiting.entry, str(self._waiting.context.get("said", ""))
+        asked = f"Call {self._asked.tool} of {self._asked.server}? {entry.reason}"
+        return f"{asked} (policy {', '.join(entry.policies)})" + (f"\n{said}" if said else "")
 
     async def outcome(self) -> Ruling:
         waiting, keeper = self._waiting, self._keeper
@@ -379,6 +391,14 @@ class _Pending:
         named = ", ".join(policies)
         why = f"{said} (policy {named}): {waiting.why}"
         return Ruling(False, f"blocked by hullwatch: {why}", policies)
+
+    def answer(self, yes: bool, why: str) -> None:
+        """One that does not count leaves it waiting for others."""
+        keeper = self._keeper
+        try:
+            keeper.approvals.answer(self.id, keeper.requester.person, yes, why)
+        except (Refused, LogError) as error:
+            keeper.problem = str(error)
 
     def cancel(self, why: str) -> None:
         """Nothing, where it is over."""
@@ -426,7 +446,7 @@ class _Asking:
             if not answer.cancelled():
                 try:
                     decision = self._decider.decide(question, approved=approved)
-                except Exception:  # as if it had not answered
+                except BaseException:  # a panic in native code, too: as if it had not answered
                     decision = None
             try:
                 loop.call_soon_threadsafe(_give, answer, decision)

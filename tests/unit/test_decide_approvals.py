@@ -72,7 +72,7 @@ def test_one_approval_for_one_action(scene):
     assert scene.over == [held.id] and held.effect is Effect.ALLOW
     (_, entry) = scene.log.entries()
     assert (entry.kind, entry.by, entry.why, entry.scope) == (
-        "approved", "uid:1001", "I asked for it", "once",
+        "approved", ALICE.name, "I asked for it", "once",
     )  # fmt: skip
     with pytest.raises(Refused, match="nothing of this id"):
         scene.approvals.answer(held.id, BOB, True, "again")
@@ -116,7 +116,7 @@ def test_two_persons(scene):
     assert not held.ended
     assert scene.approvals.answer(held.id, BOB, True, "two") == "approved"
     assert scene.kinds() == ["held", "agreed", "approved"]
-    assert scene.log.entries()[-1].by == "uid:1001, uid:1002"
+    assert scene.log.entries()[-1].by == f"{ALICE.name}, {BOB.name}"
 
 
 def test_one_denial_is_enough(scene):

@@ -47,6 +47,9 @@ forbid (principal, action == Action::"tool-call", resource) when { resource.name
 @id("ask-open") @effect("challenge") @deadline("1s") @fail("open")
 forbid (principal, action == Action::"tool-call", resource) when { resource.name == "open" };
 
+@id("ask-self") @effect("challenge") @answer("requester") @approvers("uid:1000")
+forbid (principal, action == Action::"tool-call", resource) when { resource.name == "own" };
+
 @id("no-secrets") forbid (principal, action == Action::"tool-call", resource)
 when { context has secret_kinds && context.secret_kinds.contains("test_key") };
 
@@ -316,6 +319,73 @@ async def test_round_trips_of_an_approved_call_are_not_asked_again_unless_they_d
     await scene.settle(other)
 
 
+# --- the client's own user ----------------------------------------------------------------
+
+
+async def own_call(scene: Scene, tool: str = "own") -> tuple[Any, list[Any]]:
+    """A call that is being asked about, and what the client was asked."""
+    hello = {"capabilities": {"elicitation": {}}, "protocolVersion": "2025-06-18"}
+    assert await scene.sent(json.dumps(request_of(0, "initialize", **hello)).encode()) is None
+    held = await scene.sent(raw_call(1, tool, arguments={"path": "/srv"}))
+    settled = asyncio.create_task(scene.settle(held))
+    await asyncio.sleep(0.05)
+    return settled, list(scene.told)
+
+
+def reply(asked: Any, **result: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode()
+
+
+@over
+async def test_a_client_s_user_may_approve_where_the_policy_says_so(scene):
+    settled, (asked,) = await own_call(scene)
+    assert asked["method"] == "elicitation/create" and "ask-self" in asked["params"]["message"]
+    said = reply(asked, action="accept", content={"approve": True, "why": "mine"})
+    assert await scene.sent(said) == [], "the server has not asked"
+    assert await settled is None
+    entry = scene.log.entries()[-1]
+    assert (entry.kind, entry.why) == ("approved", "mine")
+    assert entry.by == Person(1000, 0, 1000).name
+    assert scene.told[-1]["params"]["requestId"] == asked["id"]
+    assert await scene.sent(said) is None, "what is not ours passes"
+
+
+@over
+async def test_a_client_s_user_may_deny(scene):
+    for number, result in enumerate(
+        ({"action": "decline"}, {"action": "accept", "content": {"approve": False}})
+    ):
+        scene.told.clear()
+        settled, (asked,) = await own_call(scene)
+        assert await scene.sent(reply(asked, **result)) == []
+        (answer,) = await settled
+        assert "denied" in answer["error"]["message"], number
+
+
+@over
+async def test_a_client_s_user_who_does_not_answer_leaves_it_to_others(scene):
+    for said in ({"action": "cancel"}, {"action": 5}, {"content": {"approve": True}}):
+        scene.told.clear()
+        settled, (asked,) = await own_call(scene)
+        assert await scene.sent(reply(asked, **said)) == []
+        await asyncio.sleep(0.01)
+        assert not settled.done()
+        owner = Person(1000, 1, 1000)
+        scene.keeper.approvals.answer(scene.waits(), owner, True, "there")
+        assert await settled is None
+
+
+@over
+async def test_a_client_s_user_is_not_asked_where_the_policy_does_not_say_so(scene):
+    settled, asked = await own_call(scene, "write_file")
+    assert asked == [] and not scene.dialogue.elicited
+    forged = {"id": f"hullwatch-{scene.waits()}"}
+    assert await scene.sent(reply(forged, action="accept", content={"approve": True})) is None
+    assert not settled.done()
+    scene.answer(False)
+    await settled
+
+
 # --- batches ------------------------------------------------------------------------------
 
 
@@ -459,7 +529,7 @@ def test_a_decider_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
 class Deaf:
     """A gate that never answers."""
 
-    id, seconds = "x", 0.1
+    id, seconds, asks = "x", 0.1, ""
 
     async def ask(self, asked: Asked) -> Ruling:
         await asyncio.Event().wait()
@@ -467,6 +537,9 @@ class Deaf:
 
     async def outcome(self) -> Ruling:
         return await self.ask(None)  # type: ignore[arg-type]
+
+    def answer(self, yes: bool, why: str) -> None:
+        pass
 
     def cancel(self, why: str) -> None:
         pass

@@ -12,7 +12,7 @@ import msgspec
 
 from hullwatch.context.call import Value
 
-__all__ = ["ASKING", "Asked", "Gate", "Held", "Pending", "Ruling", "progress"]
+__all__ = ["ASKING", "Asked", "Gate", "Held", "Pending", "Ruling", "elicited"]
 
 ASKING = 5.0  # s that a gate may take, and beyond its own deadline: then it is taken for dead
 PROGRESS = 5.0  # s between two notifications to a client whose call waits
@@ -47,13 +47,19 @@ class Ruling(NamedTuple):
 
 
 class Pending(Protocol):
-    """id: as `hullwatch approvals` has it. seconds: until its deadline."""
+    """id: as `hullwatch approvals` has it. seconds: until its deadline. asks: what the client's own
+    user is asked, where the policy lets the requester answer; else ''."""
 
     id: str
     seconds: float
+    asks: str
 
     async def outcome(self) -> Ruling:
         """By its deadline at the latest."""
+        ...
+
+    def answer(self, yes: bool, why: str) -> None:
+        """By the client's user."""
         ...
 
     def cancel(self, why: str) -> None: ...
@@ -67,13 +73,14 @@ class Gate(Protocol):
 
 class Held:
     """A message that waits for a person. pending: of each of its calls that do. tokens: progress
-    tokens of the client, as written. finish: makes it go on or answers it. released: called when it
-    does not wait any more."""
+    tokens of the client, as written. asked: whether the client can ask its user. finish: makes it
+    go on or answers it. released: called when it does not wait any more."""
 
     def __init__(
         self,
         pending: Sequence[tuple[int, Pending]],
         tokens: Sequence[bytes],
+        asked: bool,
         finish: Callable[
             [Mapping[int, Ruling], Mapping[str, Value]], Awaitable[list[bytes] | None]
         ],
@@ -81,6 +88,7 @@ class Held:
     ) -> None:
         self._pending = pending
         self.tokens = tokens
+        self._asked = [one for _, one in pending if asked and one.asks]
         self._finish = finish
         self._released = released
         self._cancelled = asyncio.Event()
@@ -110,6 +118,8 @@ class Held:
         rulings: dict[int, Ruling] = {}
         try:
             said = 0
+            if self._asked:
+                await tell([elicitation(one.id, one.asks) for one in self._asked])
             while waits and not gone.done():
                 if self.tokens:
                     said += 1
@@ -121,8 +131,12 @@ class Held:
                 for future in done - {gone}:
                     number = waits.pop(future)
                     rulings[number] = future.result()
-                    if not rulings[number].passes:
-                        return await self._finish(rulings, {})
+                if not all(one.passes for one in rulings.values()):
+                    break
+            if self._asked:
+                await tell([no_more(one.id) for one in self._asked])
+            if not all(one.passes for one in rulings.values()):
+                return await self._finish(rulings, {})
             if gone.done():
                 return []
             more = await ready() if ready is not None else {}
@@ -137,6 +151,40 @@ class Held:
             async with asyncio.timeout(pending.seconds + ASKING):
                 return await pending.outcome()
         return Ruling(False, "whoever decides does not answer")
+
+
+_FORM = {
+    "type": "object",
+    "properties": {
+        "approve": {"type": "boolean", "title": "Approve this call"},
+        "why": {"type": "string", "title": "Why"},
+    },
+    "required": ["approve"],
+}
+
+
+def elicited(ident: str) -> str:
+    """The id of our own request to a client."""
+    return f"hullwatch-{ident}"
+
+
+def elicitation(ident: str, asks: str) -> bytes:
+    """A request to the client's user (MCP 2025-06-18, client/elicitation)."""
+    return msgspec.json.encode(
+        {
+            "jsonrpc": "2.0",
+            "id": elicited(ident),
+            "method": "elicitation/create",
+            "params": {"message": asks, "requestedSchema": _FORM},
+        }
+    )
+
+
+def no_more(ident: str) -> bytes:
+    """It was answered, there or elsewhere."""
+    params = {"requestId": elicited(ident), "reason": "it is decided"}
+    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+    return msgspec.json.encode(message)
 
 
 def progress(token: bytes, said: int, ids: str) -> bytes:

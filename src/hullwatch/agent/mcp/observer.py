@@ -19,7 +19,7 @@ import msgspec
 
 from hullwatch.agent import semconv
 from hullwatch.agent.mcp.confusable import disguised, skeleton
-from hullwatch.agent.mcp.gate import ASKING, Asked, Gate, Held, Pending, Ruling
+from hullwatch.agent.mcp.gate import ASKING, Asked, Gate, Held, Pending, Ruling, elicited
 from hullwatch.agent.mcp.listings import Listings
 from hullwatch.agent.mcp.message import (
     NAMED_BY,
@@ -80,6 +80,8 @@ class Dialogue:
         self.version = ""
         self.open: OrderedDict[Key, Open] = OrderedDict()
         self.held: dict[Key, Held] = {}
+        self.elicits = False  # the client can ask its user
+        self.elicited: dict[Key, Pending] = {}  # our own requests to it
 
 
 class _Waiting(NamedTuple):
@@ -160,8 +162,10 @@ class Observer:
                 kept_back |= self._notified(dialogue, message)
             elif message.kind == "request":
                 opened.append(self._prepare(dialogue, message, size, pid, more))
+            elif message.kind in ("result", "error"):
+                kept_back |= self._elicited(dialogue, message)
         if kept_back and not opened:
-            return []  # the server has not seen what is taken back
+            return []  # the server knows nothing of what it is about
         rulings = await self._ask(dialogue, opened)
         pending = [(at, one.pending) for at, one in rulings.items() if one.pending is not None]
         if pending and all(one.passes or one.pending for one in rulings.values()):
@@ -231,12 +235,28 @@ class Observer:
             for key in keys:
                 if dialogue.held.get(key) is held:  # and not a later one of the same id
                     del dialogue.held[key]
+            for _, one in pending:
+                dialogue.elicited.pop(elicited(one.id), None)
 
-        held = Held(pending, tokens, finish, released)
+        held = Held(pending, tokens, dialogue.elicits, finish, released)
+        if dialogue.elicits:
+            dialogue.elicited |= {elicited(one.id): one for _, one in pending if one.asks}
         for at, one in pending:
             self._signals.tell("call_waits", opened[at].message.name, one.id, held=True)
         dialogue.held.update(dict.fromkeys(keys, held))
         return held
+
+    def _elicited(self, dialogue: Dialogue, message: Message) -> bool:
+        """True: it answers a question of ours, not one of the server's."""
+        pending = dialogue.elicited.pop(message.key, None)
+        if pending is None:
+            return False
+        action = text(field(message.result, "action"))
+        if action in ("accept", "decline"):
+            yes = field(message.result, "content", "approve") == b"true"
+            why = text(field(message.result, "content", "why")).strip() or "answered in the client"
+            pending.answer(yes and action == "accept", why[:MAX_TEXT])
+        return True  # else somebody else answers, or nobody
 
     async def _decided(
         self,
@@ -453,6 +473,7 @@ class Observer:
         params = fields(message.params)
         if message.method == "initialize":
             dialogue.client = text(field(params.get("clientInfo", b""), "name"))
+            dialogue.elicits = bool(field(params.get("capabilities", b""), "elicitation"))
         elif message.modern:
             meta = params.get("_meta", b"")
             dialogue.client = text(field(meta, "io.modelcontextprotocol/clientInfo", "name"))
