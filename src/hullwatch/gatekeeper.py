@@ -120,6 +120,7 @@ class Gatekeeper:
         self._tasks: list[asyncio.Task[None]] = []
         self._flooded = 0  # when that was told last
         self._key = Key(os.urandom(32))
+        self._behind = False  # what was noted could not be written
         self.problem = ""
 
     async def start(self) -> None:
@@ -184,7 +185,10 @@ class Gatekeeper:
         )
 
     def _allow(self, entry: Entry, approved: str) -> Ruling:
-        """One that would say what another one said already is counted."""
+        """One that would say what another one said already is counted. LogError."""
+        if self._behind:
+            self._log.flush()
+            self._behind = False
         known = msgspec.structs.replace(
             entry, time=0, took=0, tool_call="", question="", arguments=""
         )
@@ -339,7 +343,9 @@ class Gatekeeper:
                     counted = time.monotonic()
                     self._count()
                 self._log.flush()
-            except LogError as error:  # tried again; what needs the log is refused meanwhile
+                self._behind = False
+            except LogError as error:  # tried again; nothing goes on meanwhile
+                self._behind = True
                 self.problem = str(error)
 
     def _count(self) -> None:

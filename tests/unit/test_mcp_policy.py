@@ -579,7 +579,12 @@ async def test_what_cannot_be_logged_does_not_happen(scene):
         scene.keeper.approvals.answer(ident, PERSON, True, "yes")
     (answer,) = await scene.sent(raw_call(2, "delete_file"))
     assert "cannot be logged" in answer["error"]["message"]
+    assert await scene.sent(raw_call(3, "read_file")) is None, "noted, to be written in a second"
+    await asyncio.sleep(1.2)
+    (answer,) = await scene.sent(raw_call(4, "read_file"))
+    assert "cannot be logged" in answer["error"]["message"]
     scene.log._link = link
+    assert await scene.sent(raw_call(5, "read_file")) is None
     assert not settled.done()
     scene.answer(True)
     assert await settled is None
