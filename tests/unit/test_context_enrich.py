@@ -77,7 +77,9 @@ def test_what_waits_at_the_end_is_given_as_it_is() -> None:
     source = RecordedResolver([value(9, "pending"), value(11, "pending")])
     context = Context(source)
     opened = {"cls": int(Class.OPEN), "proc": 1 << 22}
-    context.enrich(batch({**opened, "cgroup": 9, "num": 1}, {**opened, "cgroup": 11, "num": 2}))
+    context.enrich(
+        batch({**opened, "cgroup": 9, "num": 1}, {**opened, "cgroup": 11, "num": 2}, at=SECOND)
+    )
     assert context.holding() == 2
     assert rows_of(context.let_go()) == [(1, "pending"), (2, "pending")]
     assert (context.holding(), context.gave_up_waiting) == (0, 2)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hullwatch.agent.mcp import observer as module
+from hullwatch.agent.mcp.gate import Held
 from hullwatch.agent.mcp.message import read
 from hullwatch.agent.mcp.observer import Dialogue, Observer
 from hullwatch.agent.mcp.pins import Pins
@@ -44,6 +45,7 @@ class Scene:
 
     def raw(self, raw: bytes) -> list[dict[str, Any]] | None:
         answers = asyncio.run(self.observer.sent(self.dialogue, read(raw), len(raw), 42))
+        assert not isinstance(answers, Held)
         return None if answers is None else [json.loads(answer) for answer in answers]
 
     def call(self, ident: Any, name: str = "t", **params: Any) -> list[dict[str, Any]] | None:

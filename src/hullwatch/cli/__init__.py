@@ -38,6 +38,8 @@ COMMANDS: dict[str, str] = {
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",
     "mcp": "hullwatch.cli.mcp",
+    "approvals": "hullwatch.cli.approvals",
+    "decisions": "hullwatch.cli.decisions",
     "rules": "hullwatch.cli.rules",
     "policy": "hullwatch.cli.policy",
     "baseline": "hullwatch.cli.baseline",

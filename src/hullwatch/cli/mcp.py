@@ -9,13 +9,14 @@ import json as json_
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
+from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import iso, print_json, print_table, safe, say
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from hullwatch.agent.mcp.pins import Pin, Pins
     from hullwatch.agent.mcp.signals import Detect
     from hullwatch.agent.secrets.canaries import Canaries
+    from hullwatch.gatekeeper import Decider, Gatekeeper, Requester
 
 __all__ = ["register"]
 
@@ -118,6 +120,18 @@ def run(
             " with an error. none: they are only told.",
         ),
     ] = "none",
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--policy",
+            metavar="PATH",
+            readable=False,
+            help="Ask these policies (a .cedar file or a folder of them; may be repeated) before"
+            " each call: allow, block, or wait for a person.",
+        ),
+    ] = None,
+    log: LogFolder = None,
+    head: HeadFile = None,
     state: State = None,
 ) -> None:
     """Run the gateway until the server or the client ends. Exit code: the server's."""
@@ -131,25 +145,31 @@ def run(
         )
     if hold not in ("none", "changed"):
         raise CommandError(f"--hold {hold}: is none or changed", ExitCode.USAGE)
+    decider = _decider(policy or [])
     if upstream:
-        _proxy(upstream, listen, frozenset(allow_host or ()), ca, name, hold, state)
+        hosts = frozenset(one.lower() for one in allow_host or ())
+        made = _Made(hold, state, decider, log, head)
+        _proxy(upstream, listen, hosts, ca, name, made)
         return
     from hullwatch.agent.mcp import identity, stdio
+    from hullwatch.gatekeeper import Requester
+
+    made = _Made(hold, state, decider, log, head)
 
     async def serve() -> int:
         named = name or identity.of_command(command)
         link = await _link()
-        observer = _observer(named, link, hold, state, "pipe")
-        if link is None:
-            return await stdio.serve(stdio.start(command), observer)
-        # What is started in between is the server; the gateway is not.
-        await link.serve(named)
-        child = stdio.start(command)
-        await link.served()
-        try:
-            return await stdio.serve(child, observer)
-        finally:
-            await link.close()
+        async with made.observer(named, link, "pipe", Requester.of_client) as observer:
+            if link is None:
+                return await stdio.serve(stdio.start(command), observer)
+            # What is started in between is the server; the gateway is not.
+            await link.serve(named)
+            child = stdio.start(command)
+            await link.served()
+            try:
+                return await stdio.serve(child, observer)
+            finally:
+                await link.close()
 
     try:
         raise typer.Exit(asyncio.run(serve()))
@@ -164,12 +184,12 @@ def _proxy(
     allowed: frozenset[str],
     ca: Path | None,
     name: str,
-    hold: str,
-    state: Path | None,
+    made: _Made,
 ) -> None:
     from hullwatch.agent.mcp import identity
     from hullwatch.agent.mcp.proxy import Proxy
     from hullwatch.agent.mcp.upstream import Upstream, UrlError
+    from hullwatch.gatekeeper import Requester
 
     host, port = _address(listen)
     try:
@@ -185,23 +205,25 @@ def _proxy(
             await link.serve(named, upstream.port if _is_loopback(upstream.host) else 0)
             if _is_loopback(upstream.host):
                 await link.served()
-        observer = _observer(named, link, hold, state, "tcp")
-        proxy = Proxy(observer, upstream, frozenset(one.lower() for one in allowed))
-        try:
-            server = await proxy.listen(host, port)
-        except OSError as error:
-            raise CommandError(f"--listen {listen}: {error.strerror or error}") from None
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        shown, at = server.sockets[0].getsockname()[:2]
-        shown = f"[{shown}]" if ":" in shown else shown
-        say(f"listening on http://{shown}:{at}{upstream.path} for {identity.of_url(url)}")
-        if not _is_loopback(host):
-            say(f"{host} can be reached from other machines, without TLS and without a password")
-        await stop.wait()
-        server.close()
-        await proxy.close()
+        async with made.observer(named, link, "tcp", Requester.over_network) as observer:
+            proxy = Proxy(observer, upstream, allowed)
+            try:
+                server = await proxy.listen(host, port)
+            except OSError as error:
+                raise CommandError(f"--listen {listen}: {error.strerror or error}") from None
+            stop = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            shown, at = server.sockets[0].getsockname()[:2]
+            shown = f"[{shown}]" if ":" in shown else shown
+            say(f"listening on http://{shown}:{at}{upstream.path} for {identity.of_url(url)}")
+            if not _is_loopback(host):
+                say(
+                    f"{host} can be reached from other machines, without TLS and without a password"
+                )
+            await stop.wait()
+            server.close()
+            await proxy.close()
         if link is not None:
             await link.close()
 
@@ -228,33 +250,100 @@ def _is_loopback(host: str) -> bool:
 # --- what the gateway is made of ----------------------------------------------------------
 
 
-def _observer(server: str, link: Any, hold: str, state: Path | None, transport: str) -> Observer:
-    from hullwatch.agent.mcp.observer import Observer
-    from hullwatch.agent.mcp.pins import PinError, Pins
-    from hullwatch.agent.mcp.state import directory, hasher
-    from hullwatch.agent.report import Nobody
+class _Made(NamedTuple):
+    """What the command line said of it."""
 
-    folder = state or directory()
-    pins, hashed, clean = None, None, None
+    hold: str
+    state: Path | None
+    decider: Decider | None
+    log: Path | None
+    head: Path | None
+
+    @contextlib.asynccontextmanager
+    async def observer(
+        self, server: str, link: Any, transport: str, requester: Callable[[], Requester]
+    ) -> AsyncIterator[Observer]:
+        from hullwatch.agent.mcp.observer import Observer
+        from hullwatch.agent.mcp.pins import PinError, Pins
+        from hullwatch.agent.mcp.state import directory, hasher
+        from hullwatch.agent.report import Nobody
+
+        folder = self.state or directory()
+        reporter = link or Nobody()
+        pins, hashed, clean = None, None, None
+        try:
+            pins = Pins(folder / "pins.db")
+            hashed = hasher(folder)
+            clean = _cleaner(folder)
+        except (PinError, OSError) as error:
+            if self.decider is not None or (self.hold != "none" and pins is None):
+                option = "--policy" if self.decider is not None else "--hold"
+                raise CommandError(f"{option} needs pins: {error}", ExitCode.STORE) from None
+            say(f"tool definitions or hashes are not kept: {error}")
+        async with contextlib.AsyncExitStack() as stack:
+            gate = None
+            if self.decider is not None:
+                gate = await stack.enter_async_context(
+                    _gate(self.decider, self.log, self.head, requester(), reporter)
+                )
+            yield Observer(
+                server,
+                reporter,
+                pins=pins,
+                hold=self.hold != "none",
+                gate=gate,
+                hasher=hashed,
+                detect=_detect(),
+                clean=clean,
+                transport=transport,
+                canaries=_canaries(),
+            )
+
+
+@contextlib.asynccontextmanager
+async def _gate(
+    decider: Decider, folder: Path | None, head: Path | None, requester: Requester, reporter: Any
+) -> AsyncIterator[Gatekeeper]:
+    """With its log and the desk where people answer."""
+    from hullwatch.cli.decisions import open_log
+    from hullwatch.decide.desk import Desk
+    from hullwatch.gatekeeper import Gatekeeper
+
+    with open_log(folder, head, write=True) as log:
+        keeper = Gatekeeper(decider, log, requester, reporter)
+        await keeper.start()
+        desk = Desk(keeper.approvals, keeper.story)
+        try:
+            await desk.open()
+        except OSError as error:
+            why = error.strerror or error
+            say(f"{desk.path}: {why}; nobody can approve here, set HULLWATCH_APPROVALS")
+        try:
+            yield keeper
+        finally:
+            desk.close()
+            keeper.close()
+            if keeper.problem:
+                say(f"decisions: {keeper.problem}")
+
+
+def _decider(paths: list[Path]) -> Decider | None:
+    """None where no policy was given; CommandError says what is wrong with one."""
+    if not paths:
+        return None
+    from hullwatch.decide.engine import Engine
+    from hullwatch.decide.policy import PolicyError
+
     try:
-        pins = Pins(folder / "pins.db")
-        hashed = hasher(folder)
-        clean = _cleaner(folder)
-    except (PinError, OSError) as error:
-        if hold != "none" and pins is None:
-            raise CommandError(f"--hold needs pins: {error}", ExitCode.STORE) from None
-        say(f"tool definitions or hashes are not kept: {error}")
-    return Observer(
-        server,
-        link or Nobody(),
-        pins=pins,
-        hold=hold != "none",
-        hasher=hashed,
-        detect=_detect(),
-        clean=clean,
-        transport=transport,
-        canaries=_canaries(),
-    )
+        engine = Engine.load(paths)
+    except PolicyError as error:
+        first, *more = map(str, error.problems)
+        raise CommandError(f"--policy: {first}", ExitCode.CONTENT, more) from None
+    if not engine.policies:
+        raise CommandError("--policy: there is no policy in it", ExitCode.CONTENT)
+    for problem in engine.overdue():
+        say(str(problem))
+    return engine
 
 
 def _cleaner(folder: Path) -> Callable[[bytes, int], str] | None:

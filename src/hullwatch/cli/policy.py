@@ -81,6 +81,8 @@ def _row(policy: Policy) -> dict[str, Any]:
         "controls": list(policy.controls),
         "approvers": list(policy.approvers),
         "deadline_s": policy.deadline or None,
+        "people": policy.people,
+        "answer": policy.answer,
         "reason": policy.reason,
         "place": str(policy.place),
     }

@@ -21,7 +21,16 @@ from hullwatch.detect.errors import Place, did_you_mean
 from hullwatch.detect.frameworks import NAMES
 from hullwatch.detect.language.sequences import duration
 
-__all__ = ["ANNOTATIONS", "DEADLINE", "ID", "Policy", "PolicyError", "Problem", "Scope"]
+__all__ = [
+    "ANNOTATIONS",
+    "DEADLINE",
+    "ID",
+    "OF_CHALLENGES",
+    "Policy",
+    "PolicyError",
+    "Problem",
+    "Scope",
+]
 
 DEADLINE = 15 * 60  # s; how long a challenge waits for a person, unless the policy says otherwise
 
@@ -76,6 +85,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     controls: tuple[str, ...] = ()
     approvers: tuple[str, ...] = ()
     deadline: int = 0
+    people: int = 1
+    answer: str = "others"
     reason: str = ""
     place: Place
     text: str
@@ -172,6 +183,24 @@ ANNOTATIONS: dict[str, Annotation] = {
     ),
     "controls": Annotation("controls", _controls, "ASI02,LLM06", "of OWASP, ATT&CK or ATLAS"),
     "reason": Annotation("reason", _text, "agents run no shells", "told to who is stopped"),
-    "approvers": Annotation("approvers", _words, "alice,oncall", "who may approve; default anyone"),
+    "approvers": Annotation(
+        "approvers",
+        _words,
+        "alice,oncall",
+        "users and groups that may approve; default root and the gateway's own user",
+    ),
     "deadline": Annotation("deadline", _deadline, "15m", "to approve by, 1s to 24h; default 15m"),
+    "people": Annotation(
+        "people",
+        lambda text: int(_one_of("1", "2", "3")(text)),
+        "2",
+        "how many different persons have to approve; default 1",
+    ),
+    "answer": Annotation(
+        "answer",
+        _one_of("others", "requester"),
+        "requester",
+        "who asks may approve, too; default others",
+    ),
 }
+OF_CHALLENGES = ("approvers", "deadline", "people", "answer")

@@ -125,6 +125,7 @@ ATTACK: dict[str, str] = {
     "T1612": "Build Image on Host",
     "T1613": "Container and Resource Discovery",
     "T1620": "Reflective Code Loading",
+    "T1621": "Multi-Factor Authentication Request Generation",
 }
 ATLAS: dict[str, str] = {
     "AML.T0010": "AI Supply Chain Compromise",

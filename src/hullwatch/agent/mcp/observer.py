@@ -6,6 +6,8 @@ changes nothing that passes. Everything it remembers has a bound.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import shlex
 import time
@@ -16,6 +18,8 @@ from typing import NamedTuple
 import msgspec
 
 from hullwatch.agent import semconv
+from hullwatch.agent.mcp.confusable import disguised, skeleton
+from hullwatch.agent.mcp.gate import ASKING, Asked, Gate, Held, Pending, Ruling, elicited
 from hullwatch.agent.mcp.listings import Listings
 from hullwatch.agent.mcp.message import (
     NAMED_BY,
@@ -34,12 +38,17 @@ from hullwatch.agent.report import Reporter, Said
 from hullwatch.agent.secrets.canaries import Canaries
 from hullwatch.context.call import MAX_TEXT, Call, Status, Value, new_id
 
-__all__ = ["HELD", "SERVER_GONE", "Dialogue", "Observer", "Open"]
+__all__ = ["BLOCKED", "HELD", "SERVER_GONE", "Dialogue", "Observer", "Open"]
 
 HELD = -32001  # a call that waits for a person
 SERVER_GONE = -32002  # the server cannot answer any more
+BLOCKED = -32003  # a call that policy does not let through
 _LARGE = "too large to be parsed"
 _NO_ID = "a call without an id that can be answered"
+_ID_IN_USE = "a call with the id of one that waits for a person"
+_CHANGED_MEANWHILE = "blocked by hullwatch: the tool's definition changed while the call waited"
+_DISGUISED = "its name is not what it seems"
+_NO_NAME = "a call that names no tool"
 _UNREADABLE = -32600  # JSON-RPC: invalid request
 
 MAX_OPEN = 4096  # requests of one dialogue without an answer
@@ -52,9 +61,10 @@ Clean = Callable[[bytes, int], str]
 
 
 class Open:
-    """A request without an answer yet. call: only for tools/call."""
+    """A request without an answer yet. call: only for tools/call. approved: hash of the question
+    that a person approved for it. definition: the tool's against its pin, when that was asked."""
 
-    __slots__ = ("call", "cursor", "key", "message", "rounds")
+    __slots__ = ("approved", "call", "cursor", "definition", "key", "message", "rounds")
 
     def __init__(self, message: Message, call: Call | None = None, rounds: int = 1) -> None:
         self.message = message
@@ -62,6 +72,8 @@ class Open:
         self.call = call
         self.rounds = rounds
         self.cursor = ""
+        self.approved = ""
+        self.definition = ""
 
 
 class Dialogue:
@@ -72,18 +84,25 @@ class Dialogue:
         self.client = ""
         self.version = ""
         self.open: OrderedDict[Key, Open] = OrderedDict()
+        self.held: dict[Key, Held] = {}
+        self.elicits = False  # the client can ask its user
+        self.elicited: dict[Key, Pending] = {}  # our own requests to it
 
 
 class _Waiting(NamedTuple):
     call: Call
     rounds: int
     since: int
+    approved: str
 
 
 class Observer:
     """server: its name here (identity.py). hold: calls of tools whose definition changed are
-    answered and not passed on. detect: finds secrets; clean: takes them out, where the agent wants
-    to keep content. canaries: whose values are looked for. transport: `pipe` or `tcp`."""
+    answered and not passed on. gate: is asked about each call. detect: finds secrets; clean: takes
+    them out, where the agent wants to keep content. canaries: whose values are looked for.
+    transport: `pipe` or `tcp`.
+
+    strict: calls may be kept back, so what cannot be read for certain is not passed on either."""
 
     def __init__(
         self,
@@ -92,6 +111,7 @@ class Observer:
         *,
         pins: Pins | None = None,
         hold: bool = False,
+        gate: Gate | None = None,
         hasher: Callable[[bytes], str] | None = None,
         detect: Detect | None = None,
         clean: Clean | None = None,
@@ -102,7 +122,9 @@ class Observer:
         self.server = server
         self._reporter = reporter
         self._pins = pins
-        self.hold = hold
+        self._hold = hold
+        self._gate = gate
+        self.strict = hold or gate is not None
         self._hasher = hasher
         self._clean = clean
         self._transport = transport
@@ -120,15 +142,16 @@ class Observer:
         size: int,
         pid: int = 0,
         more: Mapping[str, Value] | None = None,
-    ) -> list[bytes] | None:
-        """Before a message is passed on. None: pass it on; else the answers to give instead.
+    ) -> list[bytes] | Held | None:
+        """Before a message is passed on. None: pass it on; else the answers to give instead, or
+        what it waits for.
 
         pid: of the process that serves it; more: attributes of the calls it begins."""
         try:
             return await self._sent(dialogue, reading, size, pid, more or {})
         except Exception as error:
             self._signals.fault(error)
-            return self.refuse(reading, _UNREADABLE, _why(FAULT)) if self.hold else None
+            return self.refuse(reading, _UNREADABLE, _why(FAULT)) if self.strict else None
 
     async def _sent(
         self,
@@ -137,16 +160,156 @@ class Observer:
         size: int,
         pid: int,
         more: Mapping[str, Value],
-    ) -> list[bytes] | None:
-        refusal = self._refusal(reading)
+    ) -> list[bytes] | Held | None:
+        refusal = self._refusal(dialogue, reading)
         if refusal is not None:
             return refusal
+        opened: list[Open] = []
+        kept_back = False
         for message in reading.messages:
             if message.kind == "notification":
-                self._notified(dialogue, message)
+                kept_back |= self._notified(dialogue, message)
             elif message.kind == "request":
-                await self._begin(dialogue, message, size, pid, more)
+                opened.append(self._prepare(dialogue, message, size, pid, more))
+            elif message.kind in ("result", "error"):
+                kept_back |= self._elicited(dialogue, message)
+        if kept_back and not opened:
+            return []  # the server knows nothing of what it is about
+        rulings = await self._ask(dialogue, opened)
+        pending = [(at, one.pending) for at, one in rulings.items() if one.pending is not None]
+        if pending and all(one.passes or one.pending for one in rulings.values()):
+            return self._wait_for(dialogue, reading, opened, pending)
+        for _, one in pending:
+            one.cancel("another call of its batch was blocked")
+        return await self._decided(dialogue, opened, rulings, {})
+
+    async def _ask(self, dialogue: Dialogue, opened: Sequence[Open]) -> dict[int, Ruling]:
+        """Of the calls among these, by their place."""
+        rulings: dict[int, Ruling] = {}
+        for at, one in enumerate(opened):
+            if self._gate is None or one.call is None:
+                continue
+            one.definition = self._definition(one.message.name)
+            asked = Asked(
+                server=self.server,
+                tool=one.message.name,
+                client=dialogue.client,
+                call=one.call.id,
+                arguments=str(one.call.attributes.get(semconv.ARGUMENTS_HASH, "")),
+                definition=one.definition,
+                secret_kinds=tuple(
+                    filter(None, str(one.call.attributes.get(semconv.SECRET_KINDS, "")).split(","))
+                ),
+                approved=one.approved,
+                raw=field(one.message.params, "arguments"),
+            )
+            rulings[at] = Ruling(False, "whoever decides does not answer")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASKING):
+                    rulings[at] = await self._gate.ask(asked)
+            if rulings[at].pending is None and not rulings[at].passes:
+                break  # the rest of a batch is not passed on either
+        return rulings
+
+    def _wait_for(
+        self,
+        dialogue: Dialogue,
+        reading: Reading,
+        opened: Sequence[Open],
+        pending: Sequence[tuple[int, Pending]],
+    ) -> Held:
+        keys = [one.key for one in opened]
+
+        async def finish(
+            rulings: Mapping[int, Ruling], more: Mapping[str, Value]
+        ) -> list[bytes] | None:
+            try:
+                for at, _ in pending:
+                    if self._definition(opened[at].message.name) != opened[at].definition:
+                        # Nobody has approved what the tool is now.
+                        rulings = {**rulings, at: Ruling(False, _CHANGED_MEANWHILE)}
+                return await self._decided(dialogue, opened, rulings, more)
+            except Exception as error:
+                self._signals.fault(error)
+                return self.refuse(reading, _UNREADABLE, _why(FAULT))
+
+        tokens = [
+            token
+            for message in reading.messages
+            if (token := field(message.params, "_meta", "progressToken"))
+            and key_of(token) is not None
+        ]
+
+        def released() -> None:
+            for key in keys:
+                if dialogue.held.get(key) is held:  # and not a later one of the same id
+                    del dialogue.held[key]
+            for _, one in pending:
+                dialogue.elicited.pop(elicited(one.id), None)
+
+        held = Held(pending, tokens, dialogue.elicits, finish, released)
+        if dialogue.elicits:
+            dialogue.elicited |= {elicited(one.id): one for _, one in pending if one.asks}
+        for at, one in pending:
+            self._signals.tell("call_waits", opened[at].message.name, one.id, held=True)
+        dialogue.held.update(dict.fromkeys(keys, held))
+        return held
+
+    def _elicited(self, dialogue: Dialogue, message: Message) -> bool:
+        """True: it answers a question of ours, not one of the server's."""
+        pending = dialogue.elicited.pop(message.key, None)
+        if pending is None:
+            return False
+        action = text(field(message.result, "action"))
+        if action in ("accept", "decline"):
+            yes = field(message.result, "content", "approve") == b"true"
+            why = text(field(message.result, "content", "why")).strip() or "answered in the client"
+            pending.answer(yes and action == "accept", why[:MAX_TEXT])
+        return True  # else somebody else answers, or nobody
+
+    async def _decided(
+        self,
+        dialogue: Dialogue,
+        opened: Sequence[Open],
+        rulings: Mapping[int, Ruling],
+        more: Mapping[str, Value],
+    ) -> list[bytes] | None:
+        """They go on, all or none of a message."""
+        refused = {at: one for at, one in rulings.items() if not one.passes}
+        if refused:
+            return self._blocked(opened, refused)
+        for at, one in enumerate(opened):
+            if one.call is not None:
+                if more:
+                    attributes = {**one.call.attributes, **more}
+                    one.call = msgspec.structs.replace(one.call, attributes=attributes)
+                if at in rulings:
+                    one.approved = rulings[at].approved
+                # Known to the kernel before the server reads a byte of it.
+                await self._reporter.begin(one.call)
+                if one.rounds == 1:
+                    arguments = fields(one.message.params).get("arguments", b"")
+                    self._said(one.call, semconv.TOOL_ARGUMENTS, arguments)
+            self._keep(dialogue, one)
         return None
+
+    def _blocked(self, opened: Sequence[Open], refused: Mapping[int, Ruling]) -> list[bytes]:
+        answers = []
+        for at, one in enumerate(opened):
+            ruling = refused.get(at)
+            why = ruling.reason if ruling else "another call of this batch is not passed on"
+            data = {"server": self.server, "tool": one.message.name}
+            if ruling is not None:
+                said = {**data, "policies": list(ruling.policies)}
+                answers.append(error_response(one.message.id, BLOCKED, why, said))
+                call = one.call.id if one.call is not None else 0
+                detail = ", ".join(ruling.policies) or why
+                self._signals.tell("call_blocked", one.message.name, detail, call=call, held=True)
+            else:
+                answers.append(error_response(one.message.id, BLOCKED, why, data))
+            if one.call is not None and one.rounds > 1:
+                self._end(one, "error", "blocked")
+        return answers
 
     async def sent_large(
         self,
@@ -214,25 +377,30 @@ class Observer:
         methods = ", ".join(sorted({message.method or "?" for message in reading.messages}))
         self._signals.tell("header_mismatch", methods, what, held=True)
 
-    def _refusal(self, reading: Reading) -> list[bytes] | None:
+    def _refusal(self, dialogue: Dialogue, reading: Reading) -> list[bytes] | None:
         if reading.problem:
-            self._signals.tell("unparsed", "message", reading.problem, held=self.hold)
-            if self.hold:
+            self._signals.tell("unparsed", "message", reading.problem, held=self.strict)
+            if self.strict:
                 return [error_response(b"", _UNREADABLE, _why(reading.problem))]
         if reading.doubled:
             keys = ", ".join(reading.doubled)
             detail = f"keys that may be read in two ways: {keys}"
-            self._signals.tell("message_ambiguous", keys, detail, held=self.hold)
-            if self.hold:
+            self._signals.tell("message_ambiguous", keys, detail, held=self.strict)
+            if self.strict:
                 return self.refuse(reading, _UNREADABLE, _why(detail))
         calls = [message for message in reading.messages if message.method == "tools/call"]
         for message in calls:
             if message.kind != "request":
                 # A server may carry it out all the same, and nobody would know when it is done.
-                self._signals.tell("call_without_id", message.name, _NO_ID, held=self.hold)
-                if self.hold:
+                self._signals.tell("call_without_id", message.name, _NO_ID, held=self.strict)
+                if self.strict:
                     return self.refuse(reading, _UNREADABLE, _why(_NO_ID))
-        if not self.hold:
+        if self._gate is not None:
+            for message in reading.messages:
+                if why := self._unclear(dialogue, message):
+                    self._signals.tell("message_ambiguous", message.name, why, held=True)
+                    return self.refuse(reading, _UNREADABLE, _why(why))
+        if not self._hold:
             return None
         held = {message.name: why for message in calls if (why := self._held(message.name))}
         if not held:
@@ -249,6 +417,36 @@ class Observer:
             for message in reading.messages
             if message.kind == "request"
         ]
+
+    def _unclear(self, dialogue: Dialogue, message: Message) -> str:
+        """Why a message may be taken for another call than a policy speaks of, or ''."""
+        if message.method != "tools/call":
+            alike = skeleton(message.method) == skeleton("tools/call")
+            return "a method that looks like tools/call" if alike else ""
+        if message.key in dialogue.held:
+            return _ID_IN_USE
+        name = message.name
+        if not name:
+            return _NO_NAME
+        if disguised(name) or name != name.strip() or not name.isprintable():
+            return _DISGUISED
+        try:
+            known = self._pins.names(self.server) if self._pins else ()
+        except PinError as error:
+            return str(error)
+        if name in known:
+            return ""
+        looks = skeleton(name)
+        twin = next((other for other in known if skeleton(other) == looks), "")
+        return f"{_DISGUISED}: the server lists {twin!a}" if twin else ""
+
+    def _definition(self, tool: str) -> str:
+        """Of a tool against its pin, in a policy's words: pinned, changed or new."""
+        try:
+            state = self._pins.state(self.server, tool) if self._pins else "new"
+        except PinError:
+            return "changed"
+        return {"pinned": "pinned", "changed": "changed", "removed": "changed"}.get(state, "new")
 
     def _held(self, tool: str) -> str:
         """Why a call is held, with the mend; '' if it is not."""
@@ -270,25 +468,33 @@ class Observer:
             mend += f", and to trust it `hullwatch mcp pins accept {what}`"
         return f"held by hullwatch: tool {_word(tool)}: {said}; see {mend}"
 
-    def _notified(self, dialogue: Dialogue, message: Message) -> None:
+    def _notified(self, dialogue: Dialogue, message: Message) -> bool:
+        """True: it takes back what was not passed on."""
         if message.method != "notifications/cancelled":
-            return
-        found = dialogue.open.pop(key_of(field(message.params, "requestId")), None)
+            return False
+        key = key_of(field(message.params, "requestId"))
+        if (held := dialogue.held.get(key)) is not None:
+            held.cancel()
+            return True
+        found = dialogue.open.pop(key, None)
         if found is not None and found.call is not None:
             self._end(found, "cancelled", "")
+        return False
 
-    async def _begin(
+    def _prepare(
         self,
         dialogue: Dialogue,
         message: Message,
         size: int,
         pid: int,
         more: Mapping[str, Value],
-    ) -> None:
+    ) -> Open:
+        """A request as it would go on."""
         opened = Open(message)
         params = fields(message.params)
         if message.method == "initialize":
             dialogue.client = text(field(params.get("clientInfo", b""), "name"))
+            dialogue.elicits = bool(field(params.get("capabilities", b""), "elicitation"))
         elif message.modern:
             meta = params.get("_meta", b"")
             dialogue.client = text(field(meta, "io.modelcontextprotocol/clientInfo", "name"))
@@ -301,7 +507,13 @@ class Observer:
                 call = msgspec.structs.replace(
                     again.call, request_bytes=again.call.request_bytes + size
                 )
+                if self._hasher and self._gate is not None:
+                    # The same call, but the client may say something else in it now.
+                    said = self._hasher(params.get("arguments", b""))
+                    attributes = call.attributes | {semconv.ARGUMENTS_HASH: said}
+                    call = msgspec.structs.replace(call, attributes=attributes)
                 opened = Open(message, call, again.rounds + 1)
+                opened.approved = again.approved
             else:
                 attributes = self._attributes(dialogue, message, more)
                 arguments = params.get("arguments", b"")
@@ -311,11 +523,7 @@ class Observer:
                 call = self._signals.secrets(call, message.params, "secret_in_arguments")
                 self._signals.canaries(message.params, f"arguments for {call.name}", call.id)
                 opened = Open(message, call)
-            # Known to the kernel before the server reads a byte of it.
-            await self._reporter.begin(call)
-            if opened.rounds == 1:
-                self._said(call, semconv.TOOL_ARGUMENTS, params.get("arguments", b""))
-        self._keep(dialogue, opened)
+        return opened
 
     def _resumed(self, message: Message, params: Mapping[str, bytes]) -> _Waiting | None:
         """The call that a retry goes on with, where it is one."""
@@ -449,7 +657,7 @@ class Observer:
         asked = sorted(fields(result.get("inputRequests", b"")))
         key = _round(opened.message, result.get("requestState", b""), asked)
         before = self._waiting.pop(key, None)
-        self._waiting[key] = _Waiting(call, opened.rounds, now)
+        self._waiting[key] = _Waiting(call, opened.rounds, now, opened.approved)
         late = [before] if before is not None else []
         while self._waiting:
             oldest = next(iter(self._waiting.values()))
@@ -539,7 +747,7 @@ class Observer:
 
 
 def _why(what: str) -> str:
-    return f"not passed on by hullwatch, which holds what it cannot read (--hold): {what}"
+    return f"not passed on by hullwatch, which passes on only what it can read for certain: {what}"
 
 
 def _word(text_: str) -> str:

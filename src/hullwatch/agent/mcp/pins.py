@@ -176,6 +176,14 @@ class Pins:
                 return row[0]
         return "unknown" if self._learned(server) else "new"
 
+    def names(self, server: str) -> list[str]:
+        """Of the tools that the server lists."""
+        with self._reading() as link:
+            rows = link.execute(
+                "SELECT tool FROM pin WHERE server = ? AND state != 'removed'", (server,)
+            ).fetchall()
+        return [name for (name,) in rows]
+
     def all(self, server: str = "") -> list[Pin]:
         with self._reading() as link:
             rows = link.execute(

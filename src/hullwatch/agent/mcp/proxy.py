@@ -16,6 +16,7 @@ import h11
 
 from hullwatch.agent import semconv
 from hullwatch.agent.mcp.answer import Answer
+from hullwatch.agent.mcp.gate import Held
 from hullwatch.agent.mcp.headers import MISMATCH, Headers, first, may_ask, mismatch
 from hullwatch.agent.mcp.message import MAX_MESSAGE, PEEK, Reading, error_response, peek, read
 from hullwatch.agent.mcp.observer import SERVER_GONE, Dialogue, Observer, Open
@@ -33,6 +34,7 @@ _HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer"
     b" transfer-encoding upgrade".split()
 )
+_ANSWERED: list[bytes] = []  # the client has its answer
 _OURS = frozenset({b"host", b"accept-encoding", b"expect"})
 
 
@@ -114,6 +116,7 @@ class _Exchange:
         self.sent = False  # all of that
         self.body = b""
         self.whole = True  # body is all of it
+        self.streaming = False  # the client has the head of a stream of ours
 
     @property
     def modern(self) -> bool:
@@ -208,7 +211,7 @@ class Proxy:
             return
         self._observer.headers(headers, request.target)
         exchange = _Exchange(request, self._sessions.of_request(headers, request.target))
-        mcp = request.method == b"POST" and self._is_mcp(exchange)
+        mcp = self._is_mcp(exchange)
         try:
             if mcp:
                 await self._read_body(client, exchange)
@@ -217,27 +220,41 @@ class Proxy:
             self._in_hand -= len(exchange.body)
 
     async def _to_server(self, client: _Client, exchange: _Exchange, mcp: bool) -> None:
-        try:
-            link = await self._upstream.acquire()
-        except Unreachable as error:
-            await self._unreachable(client, exchange, error)
-            return
+        link: Link | None = None
         fresh = True
         try:
-            if mcp and await self._held(client, exchange, link):
+            link = await self._upstream.acquire()
+            outcome = await self._looked_at(client, exchange, link) if mcp else None
+            if isinstance(outcome, Held):
+                # It may take long, and a server closes connections that idle.
+                self._upstream.release(link, fresh)
+                link = None
+                link, outcome = await self._hold(client, exchange, outcome)
+            if link is None or outcome is not None:
+                await self._instead(client, exchange, outcome or [])
                 return
             fresh = False
             await self._pass(client, exchange, link)
+        except Unreachable as error:
+            await self._unreachable(client, exchange, error)
         finally:
-            self._upstream.release(link, fresh)
+            if link is not None:
+                self._upstream.release(link, fresh)
 
     def _is_mcp(self, exchange: _Exchange) -> bool:
-        target = exchange.request.target
-        kind = first(exchange.headers, b"content-type") or b""
-        return (
-            b"json" in kind.lower()
+        request, target = exchange.request, exchange.request.target
+        kind = (first(exchange.headers, b"content-type") or b"").lower()
+        if request.method == b"POST" and (
+            b"json" in kind
             or target.partition(b"?")[0] == self._upstream.path.encode()
             or self._sessions.knows(target)
+        ):
+            return True
+        # Where calls may be kept back, whatever a server could take for one is looked at: it may
+        # know another spelling of the path, or not ask for the kind of content.
+        body = first(exchange.headers, b"content-length") not in (None, b"0")
+        return self._observer.strict and (
+            body or first(exchange.headers, b"transfer-encoding") is not None
         )
 
     async def _read_body(self, client: _Client, exchange: _Exchange) -> None:
@@ -255,24 +272,22 @@ class Proxy:
         finally:
             exchange.body = b"".join(parts)
 
-    async def _held(self, client: _Client, exchange: _Exchange, link: Link) -> bool:
-        """Whether it was answered here instead of being passed on."""
+    async def _looked_at(
+        self, client: _Client, exchange: _Exchange, link: Link
+    ) -> list[bytes] | Held | None:
+        """None: it goes on. [] is an answer, too: that there is none."""
         observer, dialogue = self._observer, exchange.dialogue
-        more: dict[str, Value] = {
-            semconv.SERVER_ADDRESS: self._upstream.host,
-            semconv.SERVER_PORT: self._upstream.port,
-            semconv.NETWORK_LOCAL_PORT: link.local_port,
-        }
+        more = self._more(link)
         if not exchange.whole:
             peeked = peek(exchange.body[:PEEK])
-            if observer.hold:
+            if observer.strict:
                 await client.discard()
                 await client.answer(413, observer.refuse_large(peeked)[0])
-                return True
+                return _ANSWERED
             exchange.begun = await observer.sent_large(dialogue, peeked, more=more)
-            return False
-        if not exchange.body.strip():
-            return False
+            return None
+        if not exchange.body.strip() or _is_form(exchange):
+            return None
         exchange.reading = reading = read(exchange.body)
         what = mismatch(exchange.headers, reading)
         if what:
@@ -280,13 +295,72 @@ class Proxy:
             said = f"Header mismatch: {what}"
             answers = observer.refuse(reading, MISMATCH, said)
             await client.answer(400, _joined(answers or [error_response(b"", MISMATCH, said)]))
-            return True
-        answered = await observer.sent(dialogue, reading, len(exchange.body), more=more)
-        if answered is None:
-            return False
-        # An error of JSON-RPC, not of HTTP: clients hand it to whoever made the call.
-        await client.answer(200 if answered else 202, _joined(answered, reading.batch))
-        return True
+            return _ANSWERED
+        return await observer.sent(dialogue, reading, len(exchange.body), more=more)
+
+    def _more(self, link: Link) -> dict[str, Value]:
+        return {
+            semconv.SERVER_ADDRESS: self._upstream.host,
+            semconv.SERVER_PORT: self._upstream.port,
+            semconv.NETWORK_LOCAL_PORT: link.local_port,
+        }
+
+    async def _hold(
+        self, client: _Client, exchange: _Exchange, held: Held
+    ) -> tuple[Link | None, list[bytes] | None]:
+        """Until it is decided: the connection on which it goes on, or the answers to give instead.
+        _ClientGone, Unreachable."""
+        links: list[Link] = []
+
+        async def tell(notifications: Sequence[bytes]) -> None:
+            if b"text/event-stream" in (first(exchange.headers, b"accept") or b"").lower():
+                await self._stream(client, exchange, notifications)
+
+        async def ready() -> dict[str, Value]:
+            links.append(await self._upstream.acquire())
+            return self._more(links[0])
+
+        settled = asyncio.ensure_future(held.settle(tell, ready))
+        gone = asyncio.ensure_future(client.gone())
+        try:
+            await asyncio.wait({settled, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not settled.done():
+                raise _ClientGone
+            answers = settled.result()
+            return (links[0] if links else None), answers
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        finally:
+            for task in (settled, gone):
+                task.cancel()
+            await asyncio.gather(settled, gone, return_exceptions=True)
+            held.close()
+
+    async def _stream(
+        self, client: _Client, exchange: _Exchange, messages: Sequence[bytes]
+    ) -> None:
+        """Messages of our own, as events before the server's answer."""
+        if not exchange.streaming:
+            exchange.streaming = True
+            headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")]
+            await client.send(h11.Response(status_code=200, headers=headers))
+        await client.send(*(h11.Data(data=_event(message)) for message in messages))
+
+    async def _instead(
+        self, client: _Client, exchange: _Exchange, answers: Sequence[bytes]
+    ) -> None:
+        """Answers of our own, and nothing for the server."""
+        if answers is _ANSWERED:
+            return
+        batch = exchange.reading.batch
+        if exchange.streaming:
+            await self._stream(client, exchange, [_joined(answers, batch)] if answers else [])
+            await client.send(h11.EndOfMessage())
+        else:
+            # An error of JSON-RPC, not of HTTP: clients hand it to whoever made the call.
+            await client.answer(200 if answers else 202, _joined(answers, batch))
 
     async def _pass(self, client: _Client, exchange: _Exchange, link: Link) -> None:
         """To the server and back, until the one or the other breaks off."""
@@ -368,6 +442,9 @@ class Proxy:
         headers: Headers = list(event.headers)
         self._sessions.of_answer(headers, exchange.dialogue)
         answer.begin(event.status_code, headers)
+        if exchange.streaming:
+            await self._fetch_into_stream(client, exchange, link, answer)
+            return
         kept = _end_to_end(event)
         waiting: list[Any] = [
             h11.Response(status_code=event.status_code, headers=kept, reason=event.reason)
@@ -388,6 +465,33 @@ class Proxy:
         self._settle(exchange, answer)
         await client.send(*waiting, h11.EndOfMessage())
 
+    async def _fetch_into_stream(
+        self, client: _Client, exchange: _Exchange, link: Link, answer: Answer
+    ) -> None:
+        """The server's answer where the client has read the head of ours already."""
+        whole, size = [], 0
+        while not isinstance(event := await link.receive(), h11.EndOfMessage):
+            data = bytes(event.data)
+            answer.feed(data)
+            if answer.streams:
+                await client.send(h11.Data(data=data))
+                continue
+            size += len(data)
+            if size > MAX_MESSAGE:
+                raise Unreachable("its answer is too large for a stream")
+            whole.append(data)
+        answer.end()
+        said = b"".join(whole).strip()
+        if not answer.streams:
+            told = read(said, doubles=False)
+            fits = any(message.kind in ("result", "error") for message in told.messages)
+            if not fits:
+                why = f"hullwatch: the MCP server answered with HTTP {answer.status}"
+                said = _joined(self._observer.refuse(exchange.reading, SERVER_GONE, why))
+        self._settle(exchange, answer)
+        events = [h11.Data(data=_event(said))] if said else []
+        await client.send(*events, h11.EndOfMessage())
+
     # --- how it ends ----------------------------------------------------------------------
 
     def _settle(self, exchange: _Exchange, answer: Answer) -> None:
@@ -407,11 +511,10 @@ class Proxy:
             await self._unreachable(client, exchange, error)
             return
         ids = self._abandon(exchange, "lost", "server gone")
-        if answer.streams and answer.between and exchange.modern:
+        if answer.between and (exchange.streaming or (answer.streams and exchange.modern)):
             # Such a stream cannot be resumed, so the client is told in it.
-            said = _gone(error)
-            events = [b"data: " + error_response(one, SERVER_GONE, said) + b"\n\n" for one in ids]
-            await client.send(h11.Data(data=b"".join(events)), h11.EndOfMessage())
+            events = b"".join(_event(error_response(one, SERVER_GONE, _gone(error))) for one in ids)
+            await client.send(h11.Data(data=events), h11.EndOfMessage())
         else:
             client.abort()
 
@@ -421,6 +524,9 @@ class Proxy:
         self._abandon(exchange, "lost", "server gone")
         said = _gone(error)
         answers = self._observer.refuse(exchange.reading, SERVER_GONE, said)
+        if exchange.streaming:
+            await self._instead(client, exchange, answers)
+            return
         await client.discard()
         await client.answer(
             502, _joined(answers, exchange.reading.batch) or _plain(SERVER_GONE, said)
@@ -460,6 +566,24 @@ def _end_to_end(message: Any) -> list[tuple[bytes, bytes]]:
     return [
         (raw, value) for raw, value in message.headers.raw_items() if raw.lower() not in dropped
     ]
+
+
+def _is_form(exchange: _Exchange) -> bool:
+    """Of a login, say: no reader takes it for JSON, in whatever encoding."""
+    kind = (first(exchange.headers, b"content-type") or b"").partition(b";")[0].strip().lower()
+    body = exchange.body
+    return (
+        kind == b"application/x-www-form-urlencoded"
+        and body.isascii()
+        and body[:1].isalnum()
+        and b"\0" not in body
+    )
+
+
+def _event(message: bytes) -> bytes:
+    """As one event of a stream; a message of several lines, as JSON may be, stays one."""
+    lines = message.replace(b"\r", b"\n").split(b"\n")
+    return b"".join(b"data: " + line + b"\n" for line in lines) + b"\n"
 
 
 def _joined(answers: Sequence[bytes], batch: bool = False) -> bytes:

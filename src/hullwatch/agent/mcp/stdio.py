@@ -1,8 +1,8 @@
 """A stdio server behind the gateway: started, piped, watched, reaped.
 
 What the client writes and the server answers passes byte by byte as it came. The only lines of our
-own are errors to the client: for calls that are held, and for requests that a server left open
-when it ended. Source: MCP, transports, stdio.
+own go to the client: errors for calls that are held or blocked and for requests that a server left
+open when it ended, and the progress of calls that wait for a person. Source: MCP, stdio.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from hullwatch.agent.mcp.gate import Held
 from hullwatch.agent.mcp.lines import Lines, Piece
-from hullwatch.agent.mcp.message import error_response, peek, read
+from hullwatch.agent.mcp.message import Reading, error_response, peek, read
 from hullwatch.agent.mcp.observer import SERVER_GONE, Dialogue, Observer, Open
 from hullwatch.agent.mcp.pipes import Sink, Source, own
 
@@ -24,6 +25,7 @@ __all__ = ["StartError", "exit_code", "serve", "start"]
 
 GRACE = 5.0  # s for a server to end by itself, and again between SIGTERM and SIGKILL
 _LINGER = 1.0  # s that the end of a process and that of its output may lie apart
+_RETURN = "a carriage return inside of it, where some servers end a message"
 _SILENT, _DEAF = "closed its output", "reads no more"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -91,6 +93,7 @@ class _Stdio:
         self._mid_line = False  # what the client got last was no whole line
         self._begun: Open | None = None  # a large message of the client that is on its way
         self._size = 0
+        self._holding: set[asyncio.Task[None]] = set()  # messages that wait for a person
 
     def signalled(self, number: signal.Signals) -> None:
         # Ctrl-C at a terminal goes to the server as well, by itself.
@@ -118,9 +121,10 @@ class _Stdio:
                 self._close_output()
                 await ended
         finally:
-            for task in (upward, downward):
+            tasks = (upward, downward, *self._holding)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(upward, downward, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self._killer is not None:
                 self._killer.cancel()
             for end in (self._from_client, self._to_server, self._from_server, self._to_client):
@@ -138,6 +142,10 @@ class _Stdio:
                 await self._up(piece)
         for piece in lines.close():
             await self._up(piece)
+        # Nobody is there for whom it could be done.
+        for task in self._holding:
+            task.cancel()
+        await asyncio.gather(*self._holding, return_exceptions=True)
         self._to_server.close()
 
     async def _up(self, piece: Piece) -> None:
@@ -147,26 +155,43 @@ class _Stdio:
             await self._write(piece.data)
         else:
             reading = read(piece.data)
-            size = len(piece.data)
-            answers = None
+            if self._observer.strict and b"\r" in piece.data.rstrip(b"\r\n"):
+                reading = reading._replace(problem=_RETURN)
+            outcome = None
             if not self._deaf:
-                pid = self._child.pid
-                answers = await self._observer.sent(self._dialogue, reading, size, pid)
-            if answers is None and not await self._write(piece.data):
-                keys = [one.key for one in reading.messages if one.kind == "request"]
-                self._observer.abandon(self._dialogue, "lost", "server gone", keys)
-                answers = self._observer.refuse(reading, SERVER_GONE, _gone(_DEAF))
-            await self._answer(answers or ())
+                outcome = await self._observer.sent(
+                    self._dialogue, reading, len(piece.data), self._child.pid
+                )
+            if isinstance(outcome, Held):
+                # The others go on meanwhile; the one that takes it back, too.
+                task = asyncio.create_task(self._hold(piece, reading, outcome))
+                self._holding.add(task)
+                task.add_done_callback(self._holding.discard)
+                held = outcome  # one that is cancelled before it runs must not wait on
+                task.add_done_callback(lambda _: held.close())
+            else:
+                await self._decided(piece, reading, outcome)
+
+    async def _hold(self, piece: Piece, reading: Reading, held: Held) -> None:
+        await self._decided(piece, reading, await held.settle(self._answer))
+
+    async def _decided(self, piece: Piece, reading: Reading, answers: list[bytes] | None) -> None:
+        """answers: instead of passing it on; None: it goes on."""
+        if answers is None and not await self._write(piece.data):
+            keys = [one.key for one in reading.messages if one.kind == "request"]
+            self._observer.abandon(self._dialogue, "lost", "server gone", keys)
+            answers = self._observer.refuse(reading, SERVER_GONE, _gone(_DEAF))
+        await self._answer(answers or ())
 
     async def _up_large(self, piece: Piece) -> None:
         peeked = peek(piece.head, piece.tail)
         if piece.first:
             self._size, self._begun = 0, None
-            if not (self._observer.hold or self._deaf):
+            if not (self._observer.strict or self._deaf):
                 pid = self._child.pid
                 self._begun = await self._observer.sent_large(self._dialogue, peeked, pid)
         self._size += len(piece.data)
-        if self._observer.hold:
+        if self._observer.strict:
             if piece.last:
                 await self._answer(self._observer.refuse_large(peeked))
             return
@@ -182,7 +207,8 @@ class _Stdio:
         """False: the server reads no more. It may still answer what it has read."""
         if not self._deaf:
             try:
-                await self._to_server.write(data)
+                async with self._to_server.lock:
+                    await self._to_server.write(data)
             except BrokenPipeError:
                 self._deaf = True
                 self._to_server.close()

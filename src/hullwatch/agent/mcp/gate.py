@@ -1,0 +1,198 @@
+"""Whether a tool call may go on: what the gateway asks, and what it is answered. Who decides is
+joined to it from outside (gatekeeper.py); here is what happens to a message meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from hullwatch.context.call import Value
+
+__all__ = ["ASKING", "Asked", "Gate", "Held", "Pending", "Ruling", "elicited"]
+
+ASKING = 5.0  # s that a gate may take, and beyond its own deadline: then it is taken for dead
+PROGRESS = 5.0  # s between two notifications to a client whose call waits
+_STEP = 1e-6  # of progress: what the server says later is more
+
+
+class Asked(NamedTuple):
+    """A tools/call that wants to go on. call: its id here. arguments: their keyed hash, of the JSON
+    as it was written. definition: the tool's, against its pin. approved: hash of a question that
+    was approved in an earlier round of this call. raw: the arguments; not to be kept."""
+
+    server: str
+    tool: str
+    client: str
+    call: int
+    arguments: str = ""
+    definition: str = ""
+    secret_kinds: tuple[str, ...] = ()
+    approved: str = ""
+    raw: bytes = b""
+
+
+class Ruling(NamedTuple):
+    """passes: it may go on. reason: why not, for the client. approved: hash of what a person
+    approved. pending: a person is asked; then nothing else counts yet."""
+
+    passes: bool
+    reason: str = ""
+    policies: tuple[str, ...] = ()
+    approved: str = ""
+    pending: Pending | None = None
+
+
+class Pending(Protocol):
+    """id: as `hullwatch approvals` has it. seconds: until its deadline. asks: what the client's own
+    user is asked, where the policy lets the requester answer; else ''."""
+
+    id: str
+    seconds: float
+    asks: str
+
+    async def outcome(self) -> Ruling:
+        """By its deadline at the latest."""
+        ...
+
+    def answer(self, yes: bool, why: str) -> None:
+        """By the client's user."""
+        ...
+
+    def cancel(self, why: str) -> None: ...
+
+
+class Gate(Protocol):
+    async def ask(self, asked: Asked) -> Ruling:
+        """Every refusal is logged by then, and every hold. Never raises; bounded in time."""
+        ...
+
+
+class Held:
+    """A message that waits for a person. pending: of each of its calls that do. tokens: progress
+    tokens of the client, as written. asked: whether the client can ask its user. finish: makes it
+    go on or answers it. released: called when it does not wait any more."""
+
+    def __init__(
+        self,
+        pending: Sequence[tuple[int, Pending]],
+        tokens: Sequence[bytes],
+        asked: bool,
+        finish: Callable[
+            [Mapping[int, Ruling], Mapping[str, Value]], Awaitable[list[bytes] | None]
+        ],
+        released: Callable[[], None],
+    ) -> None:
+        self._pending = pending
+        self.tokens = tokens
+        self._asked = [one for _, one in pending if asked and one.asks]
+        self._finish = finish
+        self._released = released
+        self._cancelled = asyncio.Event()
+
+    def close(self) -> None:
+        """It does not wait any more, if it still does: also where `settle` never came to run."""
+        for _, one in self._pending:
+            one.cancel("the client took it back, or is gone")
+        self._released()
+
+    def cancel(self) -> None:
+        """The client does not want it any more."""
+        self._cancelled.set()
+
+    async def settle(
+        self,
+        tell: Callable[[Sequence[bytes]], Awaitable[None]],
+        ready: Callable[[], Awaitable[Mapping[str, Value]]] | None = None,
+    ) -> list[bytes] | None:
+        """None: pass it on now; else the answers to give instead, none if it was cancelled. tell:
+        sends notifications to the client. ready: called before it goes on, gives attributes of its
+        calls. Cancelled like any coroutine: then nothing goes on."""
+        waits: dict[asyncio.Future[Any], int] = {
+            asyncio.ensure_future(self._outcome(one)): number for number, one in self._pending
+        }
+        gone: asyncio.Future[Any] = asyncio.ensure_future(self._cancelled.wait())
+        rulings: dict[int, Ruling] = {}
+        try:
+            said = 0
+            if self._asked:
+                await tell([elicitation(one.id, one.asks) for one in self._asked])
+            while waits and not gone.done():
+                if self.tokens:
+                    said += 1
+                    ids = ", ".join(one.id for _, one in self._pending)
+                    await tell([progress(token, said, ids) for token in self.tokens])
+                done, _ = await asyncio.wait(
+                    {*waits, gone}, timeout=PROGRESS, return_when=asyncio.FIRST_COMPLETED
+                )
+                for future in done - {gone}:
+                    number = waits.pop(future)
+                    rulings[number] = future.result()
+                if not all(one.passes for one in rulings.values()):
+                    break
+            if self._asked:
+                await tell([no_more(one.id) for one in self._asked])
+            if not all(one.passes for one in rulings.values()):
+                return await self._finish(rulings, {})
+            if gone.done():
+                return []
+            more = await ready() if ready is not None else {}
+            return await self._finish(rulings, more)
+        finally:
+            for future in (*waits, gone):
+                future.cancel()
+            self.close()
+
+    async def _outcome(self, pending: Pending) -> Ruling:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pending.seconds + ASKING):
+                return await pending.outcome()
+        return Ruling(False, "whoever decides does not answer")
+
+
+_FORM = {
+    "type": "object",
+    "properties": {
+        "approve": {"type": "boolean", "title": "Approve this call"},
+        "why": {"type": "string", "title": "Why"},
+    },
+    "required": ["approve"],
+}
+
+
+def elicited(ident: str) -> str:
+    """The id of our own request to a client."""
+    return f"hullwatch-{ident}"
+
+
+def elicitation(ident: str, asks: str) -> bytes:
+    """A request to the client's user (MCP 2025-06-18, client/elicitation)."""
+    return msgspec.json.encode(
+        {
+            "jsonrpc": "2.0",
+            "id": elicited(ident),
+            "method": "elicitation/create",
+            "params": {"message": asks, "requestedSchema": _FORM},
+        }
+    )
+
+
+def no_more(ident: str) -> bytes:
+    """It was answered, there or elsewhere."""
+    params = {"requestId": elicited(ident), "reason": "it is decided"}
+    message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+    return msgspec.json.encode(message)
+
+
+def progress(token: bytes, said: int, ids: str) -> bytes:
+    """A notification that keeps a client from giving up (MCP, utilities/progress)."""
+    params = {
+        "progressToken": msgspec.Raw(token),
+        "progress": said * _STEP,
+        "message": f"waits for a person: hullwatch approvals show {ids}",
+    }
+    message = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+    return msgspec.json.encode(message)

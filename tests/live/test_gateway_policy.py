@@ -1,0 +1,301 @@
+"""Policy at the gateway, as it is lived: a real client, a real server, a person at a terminal.
+
+Whoever answers must not be below the client, so the person's commands leave this process's tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.agent import Agent
+from support.cli import cli
+from support.scratch import poll
+from support.watch import missing_bpf
+
+pytestmark = pytest.mark.timeout(300)
+
+POLICY = """
+@id("no-delete") @reason("nothing is deleted here")
+forbid (principal, action == Action::"tool-call", resource == Tool::"files/delete");
+@id("ask-write") @effect("challenge") @reason("writing needs a person") @deadline("2m")
+forbid (principal, action == Action::"tool-call", resource == Tool::"files/write");
+@id("ask-soon") @effect("challenge") @deadline("1s")
+forbid (principal, action == Action::"tool-call", resource == Tool::"files/soon");
+"""
+SERVER = """
+import json, os, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    with open(os.environ["TRACE"], "a") as file:
+        file.write(line)
+    if "id" not in asked:
+        continue
+    result = {"content": [{"type": "text", "text": "done"}]}
+    if asked["method"] == "tools/list":
+        schema = {"type": "object"}
+        names = ("read", "write", "delete", "soon")
+        result = {"tools": [{"name": n, "description": "d", "inputSchema": schema} for n in names]}
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+
+
+class Gateway:
+    """A client of raw lines, the gateway, the server."""
+
+    def __init__(self, folder: Path, calls: Path | None = None) -> None:
+        self.folder = folder
+        (folder / "server.py").write_text(SERVER)
+        (folder / "policy.cedar").write_text(POLICY)
+        self.env = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HULLWATCH_CALLS": str(calls or folder / "no-agent.sock"),
+            "HULLWATCH_APPROVALS": str(folder / "desks"),
+            "HULLWATCH_DECISIONS": str(folder / "log"),
+            "HULLWATCH_MCP_STATE": str(folder / "state"),
+            "TRACE": str(folder / "trace"),
+        }
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "hullwatch", "mcp", "--name", "files"),
+                *("--policy", str(self.folder / "policy.cedar")),
+                *("--", sys.executable, str(self.folder / "server.py")),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self.env,
+        )
+        self.say(1, "tools/list")
+        assert len(self.line()["result"]["tools"]) == 4
+
+    def say(self, ident: Any, method: str, **params: Any) -> None:
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        self.raw(json.dumps(message | ({} if ident is None else {"id": ident})).encode() + b"\n")
+
+    def raw(self, data: bytes) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def call(self, ident: Any, name: str, **more: Any) -> None:
+        self.say(ident, "tools/call", name=name, arguments={}, **more)
+
+    def line(self) -> dict[str, Any]:
+        assert self.process.stdout
+        assert select.select([self.process.stdout], [], [], 60)[0], "no answer"
+        line: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return line
+
+    def served(self) -> list[str]:
+        """Names of the tools whose calls the server has read."""
+        lines = map(json.loads, (self.folder / "trace").read_text().splitlines())
+        return [one["params"]["name"] for one in lines if one["method"] == "tools/call"]
+
+    def person(self, *words: str) -> tuple[int, str]:
+        """`hullwatch approvals ...` from outside of the client's tree: exit code, output."""
+        out = self.folder / f"out{time.monotonic_ns()}"
+        command = shlex.join([sys.executable, "-m", "hullwatch", "approvals", *words])
+        script = f"{command} > {out} 2>&1; echo $? > {out}.code"
+        subprocess.run(["setsid", "--fork", "sh", "-c", script], env=self.env, check=True)
+        code = out.with_name(out.name + ".code")
+        poll(lambda: code.exists() and code.read_text(), seconds=60, waiting_for="the command")
+        return int(code.read_text()), out.read_text()
+
+    def waits(self) -> list[dict[str, Any]]:
+        code, said = self.person("list", "--json")
+        assert code == 0
+        return [json.loads(line) for line in said.splitlines()]
+
+    def wait(self) -> str:
+        poll(self.waits, seconds=60, waiting_for="a held call")
+        return str(self.waits()[0]["id"])
+
+    def decisions(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hullwatch", "decisions", *words]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False)
+
+    def kinds(self) -> list[str]:
+        lines = self.decisions("--json").stdout.splitlines()
+        return [json.loads(line)["kind"] for line in lines]
+
+    def end(self) -> int:
+        assert self.process.stdin
+        self.process.stdin.close()
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    made = Gateway(tmp_path)
+    yield made
+    if made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def test_block(gateway: Gateway) -> None:
+    gateway.call(2, "delete")
+    answer = gateway.line()
+    assert answer["id"] == 2 and "no-delete" in answer["error"]["message"]
+    gateway.call(3, "read")
+    assert gateway.line()["id"] == 3
+    assert gateway.served() == ["read"] and gateway.end() == 0
+    verified = gateway.decisions("verify")
+    assert verified.returncode == 0 and "none removed" in verified.stdout
+    listed = gateway.decisions("--effect", "block").stdout
+    assert "no-delete" in listed and "files/delete" in listed and "files/read" not in listed
+
+
+def test_challenge_approved(gateway: Gateway) -> None:
+    gateway.call(2, "write", _meta={"progressToken": "t"})
+    progress = gateway.line()
+    assert progress["method"] == "notifications/progress"
+    ident = gateway.wait()
+    assert ident in progress["params"]["message"]
+    gateway.call(3, "read")
+    assert gateway.line()["id"] == 3, "the others go on meanwhile"
+    code, said = gateway.person("show", ident)
+    assert code == 0 and "writing needs a person" in said and "files/write" in said
+    assert "tool-call Tool:files/read" in said, "the story so far"
+    code, said = gateway.person("approve", ident, "--why", "the user asked for it")
+    assert code == 0 and "approved" in said
+    answer = next(line for line in iter(gateway.line, None) if "id" in line)
+    assert answer["id"] == 2 and answer["result"]
+    assert gateway.served() == ["read", "write"]
+    assert gateway.person("approve", ident, "--why", "again")[0] == 1
+    assert gateway.served() == ["read", "write"] and gateway.waits() == []
+    (entry,) = map(
+        json.loads, gateway.decisions("--json", "--kind", "approved").stdout.splitlines()
+    )
+    assert entry["why"] == "the user asked for it" and entry["by"]
+
+
+def test_challenge_denied(gateway: Gateway) -> None:
+    gateway.call(2, "write")
+    assert gateway.person("deny", gateway.wait(), "--why", "not today")[0] == 0
+    assert "not today" in gateway.line()["error"]["message"] and gateway.served() == []
+
+
+def test_challenge_widened_and_revoked(gateway: Gateway) -> None:
+    gateway.call(2, "write")
+    ident = gateway.wait()
+    code, _ = gateway.person("widen", ident, "--why", "x", "--scope", "tool", "--expires", "1h")
+    assert code == 0 and gateway.line()["result"]
+    gateway.call(3, "write")
+    assert gateway.line()["result"]
+    assert gateway.person("revoke", ident, "--why", "enough")[0] == 0
+    gateway.call(4, "write")
+    gateway.wait()
+    assert gateway.served() == ["write", "write"]
+
+
+def test_deadline(gateway: Gateway) -> None:
+    gateway.call(2, "soon")
+    assert "not approved in time" in gateway.line()["error"]["message"]
+    assert gateway.served() == []
+
+
+def test_the_client_takes_it_back(gateway: Gateway) -> None:
+    gateway.call(2, "write")
+    ident = gateway.wait()
+    gateway.say(None, "notifications/cancelled", requestId=2)
+    poll(lambda: not gateway.waits(), seconds=60, waiting_for="its end")
+    assert gateway.person("approve", ident, "--why", "late")[0] == 1
+    gateway.call(3, "read")
+    assert gateway.line()["id"] == 3 and gateway.served() == ["read"]
+    assert "cancelled" not in (gateway.folder / "trace").read_text()
+
+
+def test_the_client_does_not_answer_itself(gateway: Gateway) -> None:
+    gateway.call(2, "write")
+    ident = gateway.wait()
+    command = [sys.executable, "-m", "hullwatch", "approvals", "approve", ident, "--why", "me"]
+    done = subprocess.run(command, env=gateway.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "whoever asks does not approve" in done.stderr
+    assert gateway.served() == []
+
+
+def test_a_gateway_that_is_killed_approves_nothing(gateway: Gateway) -> None:
+    gateway.call(2, "write")
+    ident = gateway.wait()
+    gateway.process.send_signal(signal.SIGKILL)
+    gateway.process.wait()
+    assert gateway.person("approve", ident, "--why", "late")[0] == 1
+    gateway.start()
+    assert gateway.kinds()[-1] == "lost" and gateway.waits() == [] and gateway.served() == []
+    assert gateway.decisions("verify").returncode == 0
+
+
+def test_a_client_that_ends_leaves_nothing_waiting(gateway: Gateway) -> None:
+    gateway.call(2, "write")
+    gateway.wait()
+    assert gateway.end() == 0 and gateway.served() == []
+    assert gateway.kinds()[-1] == "cancelled"
+
+
+def test_a_message_that_another_reader_would_split(gateway: Gateway) -> None:
+    """Python's text streams end a line at a carriage return, too."""
+    inner = b'{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"delete"}}'
+    gateway.raw(b'{"jsonrpc":"2.0","id":2,"method":"ping","x":\r' + inner + b"\r}\n")
+    assert "carriage return" in gateway.line()["error"]["message"]
+    whole = b'{"jsonrpc":"2.0","id":4,"method":"tools/call",'
+    gateway.raw(whole)
+    time.sleep(0.2)
+    gateway.raw(b'"params":{"name":"delete"}}\r\n')
+    assert "no-delete" in gateway.line()["error"]["message"]
+    gateway.raw(inner[:-1] + b"," + b'"pad":"' + b"x" * (9 << 20) + b'"}\n')
+    assert "too large" in gateway.line()["error"]["message"]
+    assert gateway.served() == []
+
+
+def test_a_log_that_somebody_changed_is_named(gateway: Gateway) -> None:
+    import sqlite3
+
+    gateway.call(2, "delete")
+    gateway.line()
+    gateway.end()
+    link = sqlite3.connect(gateway.folder / "log" / "decisions.db")
+    link.executescript("DROP TRIGGER decisions_kept; DELETE FROM decisions")
+    link.close()
+    done = gateway.decisions("verify", "--json")
+    assert done.returncode == 1 and json.loads(done.stdout)["first_bad"] == 1
+
+
+def test_policies_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:
+    (tmp_path / "p.cedar").write_text('forbid (principal, action == Action::"tool-cal", resource);')
+    for policy in (tmp_path / "p.cedar", tmp_path / "none.cedar", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "hullwatch", "mcp", "--policy", str(policy), "--", "true"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 6 and done.stderr.startswith("hullwatch: --policy: ")
+
+
+def test_what_policy_did_is_found(tmp_path: Path) -> None:
+    if reason := missing_bpf():
+        pytest.skip(reason)
+    with Agent(tmp_path / "store", calls=tmp_path / "calls.sock") as agent:
+        gateway = Gateway(tmp_path, tmp_path / "calls.sock")
+        gateway.call(2, "delete")
+        gateway.line()
+        for number in range(3, 12):
+            gateway.call(number, "write")
+        poll(lambda: len(gateway.waits()) == 9, seconds=60, waiting_for="all to be held")
+        gateway.end()
+        agent.settle()
+    rules = [one["rule"] for one in cli(tmp_path / "store", "findings")]
+    assert rules.count("Tool call blocked by policy") == 1
+    assert rules.count("Flood of actions that wait for a person") == 1
