@@ -305,6 +305,7 @@ def test_a_store_from_before_baselines_is_still_read(store, run):
     link = sqlite3.connect(store / "state.db")
     link.executescript(
         "DROP TABLE baselines; DROP TABLE baseline_entries; DROP TABLE calls; DROP TABLE call_sets;"
+        "DROP TABLE quarantines;"
         "ALTER TABLE findings DROP COLUMN spans; PRAGMA user_version = 3;"
     )
     link.close()
