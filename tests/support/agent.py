@@ -71,7 +71,10 @@ class Agent(Watcher):
                     waiting_for="a mark in the stream",
                 )
             except TimeoutError as error:
-                state = f"followed: {self._reader.is_alive()}, status: {self.status()}"
+                state = (
+                    f"ended: {self.process.poll()}, followed: {self._reader.is_alive()},"
+                    f" status: {self.status()}"
+                )
                 raise TimeoutError(f"{error}; {state}; {self.words()}") from None
         poll(
             lambda: not (self.status() or {}).get("held"),

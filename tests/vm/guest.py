@@ -124,6 +124,10 @@ def main(job_dir: Path) -> int:
     status = subprocess.run(job["argv"], cwd=job["cwd"], env=env, check=False).returncode
     if status < 0:
         status = 128 - status
+    said = subprocess.run(["dmesg"], capture_output=True, text=True, check=False).stdout
+    for line in said.splitlines():
+        if any(word in line for word in ("Out of memory", "oom-kill", "segfault", "Oops")):
+            print(f"guest.py: {line}", file=sys.stderr, flush=True)
     (job_dir / "status").write_text(f"{status}\n")
     return status
 

@@ -74,7 +74,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     share: Sequence[Path] = (),
-    memory: str = "3G",
+    memory: str = "4G",
     cpus: int = 1,
     lsm: str = LSM,
     timeout: float | None = None,
@@ -160,7 +160,7 @@ def main() -> int:
     """Command line: the exit status is the guest command's."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kernel", default="", help="series (6.1, 6.12) or image; newest if unset")
-    parser.add_argument("--memory", default="3G")
+    parser.add_argument("--memory", default="4G")
     parser.add_argument("--cpus", type=int, default=1, help="more than 1 only with KVM")
     parser.add_argument("--lsm", default=LSM, help="the kernel's lsm= option")
     parser.add_argument("--share", type=Path, action="append", default=[], metavar="DIR")

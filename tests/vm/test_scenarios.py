@@ -56,6 +56,8 @@ class Guest:
         self.report = reports / "guest.xml"
         self.report.unlink(missing_ok=True)
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-m", "scenario"]
+        # What passed leaves nothing: files there are memory.
+        command += ["-o", "tmp_path_retention_policy=failed"]
         command += ["-o", "timeout=600", f"--junit-xml={self.report}", "--durations=5"]
         command += [str(ROOT / "tests" / "vm" / "test_guest.py"), str(ROOT / "tests" / "live")]
         for other in {*ONLY_ON, *KERNELS} - {series}:
