@@ -29,6 +29,7 @@ class Containers(Protocol):
     v2_root: str | None
 
     def of_container(self, container_id: str) -> list[Workload]: ...
+    def stats(self) -> dict[str, int]: ...
 
 
 class Quarantining:
@@ -38,7 +39,11 @@ class Quarantining:
         self._processes = processes
 
     def follow(self, asked: Sequence[Quarantine]) -> list[Quarantine]:
-        """Do what is asked for, all of it; those whose state changed, to be kept."""
+        """Do what is asked for, all of it; those whose state changed, to be kept.
+
+        What is not there may still be looked up: then nothing is said of it, and least of all that
+        a frozen container was let go."""
+        unsure = self._containers.stats()["state_pending"] > 0
         there = {one.id: self._containers.of_container(one.container_id) for one in asked}
         wanted = {
             one.id: [workload.cgroup for workload in there[one.id]]
@@ -54,9 +59,11 @@ class Quarantining:
             for workload in there[one.id]
         }
         for one in asked:
+            if unsure and not there[one.id]:
+                continue
             seen = one.seen
             if not one.applied and not one.lifted and there[one.id]:
-                seen = self._seen(there[one.id])  # before anything is done to them
+                seen = self._seen(there[one.id])  # before any of them is ended
             state = self._state(one, there[one.id], held, frozen)
             if state != one.state:
                 applied = one.applied or (time.time_ns() if state == "in force" else 0)
