@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hullwatch.cli.decisions import HeadFile, LogFolder
-from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.errors import CommandError, ExitCode, the_one
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import iso, print_json, print_table, safe, say
 
@@ -171,10 +171,8 @@ def _held() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _find(ident: str) -> tuple[Path, dict[str, Any]]:
-    close = [(path, one) for path, one in _held() if str(one.get("held")).startswith(ident)]
-    if len(close) != 1:
-        raise CommandError(f"approvals {ident}: {_count(len(close))}; `hullwatch approvals` lists")
-    return close[0]
+    listed = "hullwatch approvals"
+    return the_one(_held(), ident, "approval", listed, lambda one: str(one[1].get("held")))
 
 
 def _count(number: int) -> str:

@@ -20,7 +20,7 @@ import msgspec
 import typer
 
 from hullwatch.agent.planted import FOLDER, FOLDER_BY, KEY, NAME, Planted, first_line, read
-from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.errors import CommandError, ExitCode, the_one
 from hullwatch.cli.options import Json
 from hullwatch.cli.show import print_json, print_table, say
 
@@ -166,11 +166,7 @@ def remove(
     """Take a canary back: its file, if it is still the one that was planted, and its rule."""
     if not re.fullmatch("[0-9a-f]{1,8}", ident):
         raise CommandError(f"canary {ident!r}: an id is 1 to 8 hexadecimal digits", ExitCode.USAGE)
-    close = [one for one in _all(into) if one.id.startswith(ident)]
-    if len(close) != 1:
-        said = "several begin so" if close else "no such one; `hullwatch canary list` has them"
-        raise CommandError(f"canary {ident}: {said}")
-    (one,) = close
+    one = the_one(_all(into), ident, "canary", "hullwatch canary list", lambda one: one.id)
     state = _state(one, take=True)
     try:
         _rule(into, one.id).unlink()

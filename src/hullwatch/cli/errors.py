@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
+from typing import TypeVar
 
-__all__ = ["CommandError", "ExitCode", "sensor_error"]
+__all__ = ["CommandError", "ExitCode", "sensor_error", "the_one"]
+
+_T = TypeVar("_T")
 
 _ERRNO = re.compile(r"^\[Errno \d+\] ")
 
@@ -23,6 +26,20 @@ class ExitCode(IntEnum):
     CONTENT = 6  # rules, policies or captures that cannot be loaded
     SENSOR = 7  # the kernel or our rights do not allow it
     INTERRUPTED = 130
+
+
+def the_one(
+    found: Iterable[_T], ident: str, what: str, listed: str, id_of: Callable[[_T], str]
+) -> _T:
+    """That whose id begins so; CommandError where none does, or several do. what: in words;
+    listed: the command that has them all."""
+    close = [one for one in found if id_of(one).startswith(ident)]
+    if len(close) == 1:
+        return close[0]
+    if close:
+        names = ", ".join(id_of(one) for one in close[:5])
+        raise CommandError(f"{what} {ident}: several begin so: {names}")
+    raise CommandError(f"{what} {ident}: no such one; `{listed}` has them")
 
 
 class CommandError(Exception):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.errors import CommandError, ExitCode, the_one
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
 from hullwatch.cli.show import iso, print_json, print_table, safe, say
 
@@ -207,13 +207,8 @@ def _all(store: Path) -> list[Quarantine]:
 
 
 def _find(store: Path, ident: str) -> Quarantine:
-    close = [found for found in _all(store) if found.id.startswith(ident)]
-    if len(close) == 1:
-        return close[0]
-    if close:
-        names = ", ".join(one.id for one in close[:5])
-        raise CommandError(f"quarantine {ident}: several begin so: {names}")
-    raise CommandError(f"quarantine {ident}: no such one; `hullwatch quarantine list` has them")
+    listed = "hullwatch quarantine list"
+    return the_one(_all(store), ident, "quarantine", listed, lambda one: one.id)
 
 
 def _row(one: Quarantine) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.errors import CommandError, ExitCode, the_one
 from hullwatch.cli.options import DEFAULT_STORE, Json, Rules, Store
 from hullwatch.cli.show import iso, print_json, print_table, safe, say
 
@@ -284,13 +284,8 @@ def _all(store: Path) -> list[tuple[Suppression, dict[str, Any]]]:
 
 
 def _find(store: Path, ident: str) -> tuple[Suppression, dict[str, Any]]:
-    close = [found for found in _all(store) if found[0].id.startswith(ident)]
-    if len(close) == 1:
-        return close[0]
-    if close:
-        names = ", ".join(one.id for one, _ in close[:5])
-        raise CommandError(f"suppression {ident}: several begin so: {names}")
-    raise CommandError(f"suppression {ident}: no such one; `hullwatch suppress list` has them")
+    listed = "hullwatch suppress list"
+    return the_one(_all(store), ident, "suppression", listed, lambda one: one[0].id)
 
 
 def _row(one: Suppression, hits: Mapping[str, Any]) -> dict[str, Any]:
