@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from hullwatch.backtest import Backtest
 from hullwatch.detect.ruleset import load
 from hullwatch.store.catalog import Catalog
-from hullwatch.tally import Tally
 from support.agent import PACK, Agent
 from support.attacks.driven import DRIVER
+from support.backtests import found_again
 from support.bundles import Mount
 from support.conformance import record
 from support.images import Image
@@ -177,17 +176,6 @@ def cli(store: Path, *argv: str) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=240)
 
 
-class Everything(Tally):
-    """What a back-test finds, one by one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[tuple[str, str, str]] = set()
-
-    def add(self, findings: Iterable[Any]) -> None:
-        self.found |= {_key(one.container_full_id, one.rule, one.object) for one in findings}
-
-
 def _key(container: str, rule: str, object_: str) -> tuple[str, str, str]:
     return container, rule, object_
 
@@ -236,17 +224,11 @@ def judged(
             _key(one["container_full_id"], one["rule"], one["object"]) for one in agent.stored()
         }
         idents = (worker.container.id, twin.container.id)
-    tally = Everything()
-    test = Backtest(store, [load([PACK])])
-    try:
-        test.tallies = [tally]
-        test.run()
-    finally:
-        test.close()
+    again = found_again(store, [PACK])
     yield Judged(
         {key[1:] for key in live if key[0] == idents[0]},
         {key[1:] for key in live if key[0] == idents[1]},
-        {key[1:] for key in tally.found if key[0] == idents[0]},
+        {key[1:] for key in again if key[0] == idents[0]},
     )
 
 

@@ -17,6 +17,7 @@ from hullwatch.store.catalog import Catalog
 from support.agent import PACK, Agent
 from support.attacks import Attack
 from support.attacks.driven import done, drive
+from support.backtests import found_again
 from support.bundles import Mount
 from support.cli import cli
 from support.conformance import record
@@ -180,6 +181,7 @@ def test_a_secret_and_a_destination_that_the_image_never_used(
         pytest.skip(reason)
     store, image = tmp_path / "store", python_image.digest
     found: dict[str, set[str]] = {}
+    boxes: dict[str, str] = {}
     with Agent(store) as agent, Runc(busybox_image) as runc, Network("air") as network:
         for address in ("203.0.113.7", "203.0.113.9"):
             network.add_address(f"{address}/32")
@@ -189,12 +191,19 @@ def test_a_secret_and_a_destination_that_the_image_never_used(
             done(box, act)
             agent.settle()
             told = [one for one in agent.stored(box.id) if one["rule"] == NEVER_USED]
-            found[name] = {one["object"] for one in told}
+            found[name], boxes[name] = {one["object"] for one in told}, box.id
             assert all(one["labels"] == ["secret"] for one in told)
             if name == "before":
                 learn(store, image)
     good = found["carrier"] == {"203.0.113.9:443"}
-    record("own", NEVER_USED, loads=True, live=good, near_miss=not found["clean"], reason="")
+    history = found_again(store, [PACK])
+    again = {
+        name: {thing for box, rule, thing in history if (box, rule) == (ident, NEVER_USED)}
+        for name, ident in boxes.items()
+    }
+    said = {"live": good, "near_miss": not found["clean"], "replay": again == found}
+    record("own", NEVER_USED, loads=True, reason="", **said)
+    assert again == found
     assert found == {"before": set(), "carrier": {"203.0.113.9:443"}, "clean": set()}
 
 
