@@ -271,15 +271,16 @@ class _Reader:
 
     def _validated(self, matcher: str, effect: Token, rest: int) -> list[_Refused]:
         """What Cedar's validator finds."""
-        # One error is told for each action and kind that it holds for.
-        errors = list(dict.fromkeys(_validate(matcher)))
+        # One error is told for each action and kind that it holds for, in no order of Cedar's own;
+        # of two about one place the one is told that "optional" would only be the half of.
+        errors = sorted(set(_validate(matcher)), key=lambda error: ("optional" in error, error))
         if len(errors) > 1:
             errors = [error for error in errors if "applicable action" not in error]
         refused: dict[int, _Refused] = {}
         for error in errors:
             one = self._placed(error, effect, rest)
             refused.setdefault(one.at, one)
-        return list(refused.values())
+        return [refused[at] for at in sorted(refused)]
 
     def _placed(self, error: str, effect: Token, rest: int) -> _Refused:
         tokens = self.tokens[rest:]
