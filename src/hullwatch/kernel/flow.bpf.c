@@ -5,6 +5,7 @@
  */
 #include "socket.h"
 #include "cut.h"
+#include "guard.h"
 
 #define PACKET_ROOM 4096
 
@@ -199,6 +200,51 @@ HOT void copy_packet(struct __sk_buff *skb, const struct layers *l, const struct
 	scratch_put(s);
 }
 
+static __noinline int tell_dropped(const struct owner *o, const struct guard_end *end)
+{
+	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id,
+			 .span = o->span, .tid = o->tid, .labels = o->labels | current_labels(o->proc) };
+	struct hw_event e;
+
+	event_fill(&e, &w, HW_POLICY, 0);
+	e.flags = HW_A_CONNECT | HW_DONE_DROPPED << 16;
+	e.ret = -EPERM;
+	e.num2 = settings.policy;
+	e.obj = plain_end(end->addr, true, end->port, HW_POLICY, w.cgroup);
+	w.same = e.flags;
+	if (!repeated(&w, e.obj, 0, HW_POLICY, true))
+		send_first(&e);
+	return 0;
+}
+
+/* Of a connection that was opened here, and is in nobody's hands but its owner's. */
+HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
+{
+	u32 generation = settings.policy, scope;
+	struct guard_end end;
+	struct owner *o;
+	u64 cookie;
+
+	if (!generation)
+		return false;
+	scope = scope_of_packet(skb, generation);
+	if (!scope)
+		return false;
+	cookie = bpf_get_socket_cookie(skb);
+	o = bpf_map_lookup_elem(&owners, &cookie);
+	if (!o || o->incoming)
+		return false;
+	if (l->v6)
+		__builtin_memcpy(end.addr, l->dst, 16);
+	else
+		end_v4(&end, *(u32 *)l->dst, 0);
+	end.port = l->dport;
+	if (!guard_packet(&end, scope, o->labels | current_labels(o->proc)))
+		return false;
+	tell_dropped(o, &end);
+	return true;
+}
+
 HOT int packet(struct __sk_buff *skb, u16 outgoing)
 {
 	struct layers l;
@@ -210,6 +256,8 @@ HOT int packet(struct __sk_buff *skb, u16 outgoing)
 		return 0;
 	if (!find_layers(skb, &l))
 		return 1;
+	if (outgoing && is_stopped(skb, &l))
+		return 0;
 	if (l.proto == IPPROTO_TCP) {
 		/* Streams are counted by the kernel: only the first bytes of a client matter. */
 		if (!outgoing || l.len < 43 || bpf_skb_load_bytes(skb, l.payload, head, 6))

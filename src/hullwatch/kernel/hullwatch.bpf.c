@@ -5,6 +5,7 @@
 #include "network.bpf.c"
 #include "flow.bpf.c"
 #include "cut.bpf.c"
+#include "guard.bpf.c"
 #include "label.bpf.c"
 #include "sensitive.bpf.c"
 #include "iouring.bpf.c"

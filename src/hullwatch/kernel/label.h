@@ -46,14 +46,14 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 3);
 	__type(key, u32);
 	__type(value, struct hw_path_table);
 } path_table SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 32768);
 	__type(key, u32);
 	__type(value, struct hw_path_state);
 } path_states SEC(".maps");
@@ -61,7 +61,10 @@ struct {
 /* The walk's numbers are in the scratch, before any path: kept on the stack, the verifier would go
  * through all that they may be, in every program that has a path. */
 #define PATH_MATCH 64
-struct path_match { u32 start, len, state, backwards, labels, ranked, rank, pad; };
+struct path_match {
+	u32 start, len, state, backwards, labels, ranked, rank, pad;
+	u32 found[HW_PATH_AUTOMATA]; /* labels of where each automaton ended */
+};
 struct path_read { struct scratch *s; struct hw_path_table *table; };
 
 static long path_match_step(u32 i, struct path_read *r)
@@ -96,6 +99,7 @@ static long path_automaton(u32 i, struct path_read *r)
 	end = bpf_map_lookup_elem(&path_states, &state);
 	if (!end)
 		return 0;
+	m->found[i] = end->labels;
 	if (!end->rank)
 		m->labels |= end->labels;
 	if (end->rank && end->rank < m->rank) {
@@ -105,24 +109,32 @@ static long path_automaton(u32 i, struct path_read *r)
 	return 0;
 }
 
-/* Run once for a new path. */
-__noinline int path_labels(struct scratch *s, u32 start, u32 len, u32 id)
+/* Run a table over a path; what it finds is in the scratch. */
+HOT void path_match(struct scratch *s, u32 start, u32 len, u32 table)
 {
 	struct path_read r = { .s = s };
 	struct path_match *m;
-	u32 zero = 0, labels;
+
+	m = (void *)&s->data[PATH_MATCH];
+	__builtin_memset(m, 0, sizeof(*m));
+	m->start = start;
+	m->len = len;
+	m->rank = ~0u;
+	r.table = bpf_map_lookup_elem(&path_table, &table);
+	if (r.table)
+		bpf_loop(HW_PATH_AUTOMATA, path_automaton, &r, 0);
+}
+
+/* Run once for a new path. */
+__noinline int path_labels(struct scratch *s, u32 start, u32 len, u32 id)
+{
+	struct path_match *m;
+	u32 labels;
 
 	if (!s)
 		return 0;
-	r.table = bpf_map_lookup_elem(&path_table, &zero);
-	if (!r.table)
-		return 0;
+	path_match(s, start, len, 0);
 	m = (void *)&s->data[PATH_MATCH];
-	m->start = start;
-	m->len = len;
-	m->labels = m->ranked = 0;
-	m->rank = ~0u;
-	bpf_loop(HW_PATH_AUTOMATA, path_automaton, &r, 0);
 	labels = m->labels | m->ranked;
 	if (labels) {
 		bpf_map_update_elem(&labelled_paths, &id, &labels, BPF_ANY);
@@ -260,6 +272,25 @@ int label_change(struct hw_label_change *change)
 }
 
 /* ---- files and streams -------------------------------------------------------------------- */
+
+HOT bool on_overlay(struct inode *inode)
+{
+	return BPF_CORE_READ(inode, i_sb, s_magic) == OVERLAYFS_MAGIC;
+}
+
+/*
+ * On overlayfs the VFS inode is embedded in struct ovl_inode, and the dentry of the writable layer
+ * follows it (fs/overlayfs/ovl_entry.h); overlayfs is often a module, so its BTF is not at hand.
+ */
+HOT bool on_upper_layer(struct inode *inode)
+{
+	u64 upper = 0;
+
+	if (!on_overlay(inode))
+		return false;
+	bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bpf_core_type_size(struct inode));
+	return upper != 0;
+}
 
 /* On overlayfs the inode of the writable layer: its number is not given to another file unnoticed. */
 HOT void inode_key(struct hw_inode_key *key, struct inode *inode)

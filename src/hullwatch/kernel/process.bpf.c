@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Processes: fork, exec, exit, and those that were there before. */
 #include "label.h"
+#include "guard.h"
 #include "span.h"
 #include "tap.h"
 
@@ -28,25 +29,6 @@ HOT s64 inode_mtime(struct inode *inode)
 		       BPF_CORE_READ((struct inode___old *)inode, i_mtime.tv_nsec);
 	return BPF_CORE_READ((struct inode___mid *)inode, __i_mtime.tv_sec) * 1000000000LL +
 	       BPF_CORE_READ((struct inode___mid *)inode, __i_mtime.tv_nsec);
-}
-
-HOT bool on_overlay(struct inode *inode)
-{
-	return BPF_CORE_READ(inode, i_sb, s_magic) == OVERLAYFS_MAGIC;
-}
-
-/*
- * On overlayfs the VFS inode is embedded in struct ovl_inode, and the dentry of the writable layer
- * follows it (fs/overlayfs/ovl_entry.h); overlayfs is often a module, so its BTF is not at hand.
- */
-HOT bool on_upper_layer(struct inode *inode)
-{
-	u64 upper = 0;
-
-	if (!on_overlay(inode))
-		return false;
-	bpf_probe_read_kernel(&upper, sizeof(upper), (void *)inode + bpf_core_type_size(struct inode));
-	return upper != 0;
 }
 
 HOT bool unlinked(struct dentry *dentry)
@@ -328,6 +310,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	p->op = exec_op();
 	if (settings.labels)
 		took((u64)BPF_CORE_READ(bprm, file), 0);
+	guard_exec();
 	fill(p, (void *)bpf_get_current_task(), BPF_CORE_READ(bprm, file));
 	p->argv = intern_argv(s, mm->arg_start, mm->arg_end, &p->marks);
 	p->env = intern_env(s, mm->env_start, mm->env_end, &p->marks);
@@ -414,6 +397,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		span_inherit(parent->tgid, child->tgid, w.span, w.cgroup);
 	if (settings.labels)
 		label_inherit(address_of(ctx, 0), address_of(ctx, 1));
+	guard_fork(child->tgid, make_key(child->start_boottime, child->tgid));
 	event_fill(&e, &w, HW_FORK, 0);
 	e.num = make_key(child->start_boottime, child->tgid);
 	e.num2 = child->pid;
@@ -440,6 +424,8 @@ HOT int process_ended(struct task_struct *task)
 		tap_forget(task->tgid);
 	if (settings.labels)
 		label_forget(task->tgid);
+	if (settings.policy)
+		guard_exit(task->tgid);
 	event_fill(&e, &w, HW_EXIT, 0);
 	code = signal->group_exit_code;
 	e.flags = code ? code : task->exit_code;

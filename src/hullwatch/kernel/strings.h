@@ -115,6 +115,7 @@ struct path_walk {
 	u32 pos;  /* of the first byte built so far */
 	u32 want; /* bytes the whole path has, cut or not */
 	u32 full; /* a name did not fit: no further one is put in, however short */
+	struct dentry *within; /* of a file system, instead of mounts: its root */
 };
 
 static long path_step(u32 i, struct path_walk *w)
@@ -125,8 +126,10 @@ static long path_step(u32 i, struct path_walk *w)
 	const unsigned char *name;
 	u32 len, at;
 
-	root = BPF_CORE_READ(mount, mnt.mnt_root);
 	parent = BPF_CORE_READ(dentry, d_parent);
+	if (w->within && (dentry == w->within || dentry == parent))
+		return 1;
+	root = w->within ? w->within : BPF_CORE_READ(mount, mnt.mnt_root);
 	if (dentry == root || dentry == parent) {
 		struct mount *up = BPF_CORE_READ(mount, mnt_parent);
 
@@ -218,9 +221,11 @@ HOT u32 intern_path(struct scratch *s, u64 mnt, u64 dentry, u32 bulk_string)
 /* ---- the cheap key ------------------------------------------------------------------------ */
 
 struct path_key { u64 dentry, mnt; };
+/* What is at the pointers now. */
+struct path_now { u64 parent, hash_len, inode, mount_id, moves; };
 struct path_known {
-	u64 parent, hash_len, inode, mount_id;
-	u32 id, epoch, generation, pad;
+	struct path_now of;
+	u32 id, epoch;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -228,6 +233,31 @@ struct {
 	__type(key, struct path_key);
 	__type(value, struct path_known);
 } paths SEC(".maps");
+
+HOT void path_now(struct path_now *now, u64 mnt, u64 dentry)
+{
+	struct dentry *d = (void *)dentry;
+	struct mount *m = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+	u32 number = 0;
+
+	bpf_core_read(&now->parent, 8, &d->d_parent);
+	bpf_core_read(&now->hash_len, 8, &d->d_name.hash_len);
+	bpf_core_read(&now->inode, 8, &d->d_inode);
+	if (bpf_core_field_exists(struct mount, mnt_id_unique)) {
+		bpf_core_read(&now->mount_id, 8, &m->mnt_id_unique);
+	} else {
+		bpf_core_read(&now->mount_id, 8, &m->mnt_mountpoint);
+		bpf_core_read(&number, 4, &m->mnt_id);
+		now->mount_id ^= (u64)number << 48;
+	}
+	now->moves = settings.path_generation;
+}
+
+HOT bool is_same_path(const struct path_now *a, const struct path_now *b)
+{
+	return a->parent == b->parent && a->hash_len == b->hash_len && a->inode == b->inode &&
+	       a->mount_id == b->mount_id && a->moves == b->moves;
+}
 
 /*
  * Dictionary id of a path. A pointer may be reused for another file, so what is known about it is
@@ -237,27 +267,13 @@ __noinline u32 path_id(u64 mnt, u64 dentry, u32 bulk_string, u32 cls, u64 cgroup
 {
 	struct path_key key = { .dentry = dentry, .mnt = mnt };
 	struct path_known new = {}, *old;
-	struct dentry *d = (void *)dentry;
-	struct mount *m = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 	struct scratch *s;
 
-	bpf_core_read(&new.parent, 8, &d->d_parent);
-	bpf_core_read(&new.hash_len, 8, &d->d_name.hash_len);
-	bpf_core_read(&new.inode, 8, &d->d_inode);
-	if (bpf_core_field_exists(struct mount, mnt_id_unique)) {
-		bpf_core_read(&new.mount_id, 8, &m->mnt_id_unique);
-	} else {
-		bpf_core_read(&new.mount_id, 8, &m->mnt_mountpoint);
-		bpf_core_read(&new.pad, 4, &m->mnt_id);
-		new.mount_id ^= (u64)new.pad << 48;
-	}
+	path_now(&new.of, mnt, dentry);
 	old = bpf_map_lookup_elem(&paths, &key);
-	if (old && old->parent == new.parent && old->hash_len == new.hash_len &&
-	    old->inode == new.inode && old->mount_id == new.mount_id && old->epoch == settings.epoch &&
-	    old->generation == settings.path_generation)
+	if (old && is_same_path(&old->of, &new.of) && old->epoch == settings.epoch)
 		return old->id;
 	new.epoch = settings.epoch;
-	new.generation = settings.path_generation;
 	s = scratch_get(cls, cgroup);
 	if (!s)
 		return 0;

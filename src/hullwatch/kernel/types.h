@@ -78,7 +78,7 @@ struct mount {
 };
 struct path { struct vfsmount *mnt; struct dentry *dentry; };
 struct file_system_type { const char *name; };
-struct super_block { u32 s_dev; unsigned long s_magic; struct file_system_type *s_type; };
+struct super_block { u32 s_dev; unsigned long s_magic; struct file_system_type *s_type; struct dentry *s_root; };
 struct timespec64 { s64 tv_sec; long tv_nsec; };
 struct inode {
 	unsigned short i_mode;

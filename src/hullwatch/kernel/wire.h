@@ -60,6 +60,8 @@ enum hw_class {
 	HW_IO_URING = 67,
 	/* where information came from (label.h) */
 	HW_LABEL = 70,
+	/* what policy says of it (guard.h) */
+	HW_POLICY = 71,
 	/* container life cycle */
 	HW_CGROUP_MKDIR = 80,
 	HW_CGROUP_RMDIR = 81,
@@ -360,10 +362,11 @@ struct hw_label_change {
 #define HW_GIVEN 2
 
 #define HW_PATH_BYTES 256
-#define HW_PATH_CLASSES 48
+#define HW_PATH_CLASSES 64
 #define HW_PATH_AUTOMATA 16
 
-/* Automata that give a path its labels (sensor/patterns.py), and which of them run from its end. */
+/* Automata over paths (sensor/patterns.py), and which of them run from a path's end: one table gives
+ * labels, two give policy its rows (label: the row), one of each generation. */
 struct hw_path_table {
 	__u8 class_of[HW_PATH_BYTES];
 	__u32 starts[HW_PATH_AUTOMATA];
@@ -376,6 +379,90 @@ struct hw_path_state {
 	__u16 next[HW_PATH_CLASSES];
 	__u32 labels;
 	__u32 rank;
+};
+
+/* ---- policy (guard.h) --------------------------------------------------------------------- */
+
+enum hw_action {
+	HW_A_EXEC = 1,
+	HW_A_OPEN_READ = 2,
+	HW_A_OPEN_WRITE = 3,
+	HW_A_CONNECT = 4,
+	HW_A_LISTEN = 5,
+	HW_A_PRIVILEGE = 6,
+};
+
+enum hw_privilege {
+	HW_PRIVILEGE_PTRACE = 1,
+	HW_PRIVILEGE_MOUNT = 2,
+	HW_PRIVILEGE_BPF = 3,
+	HW_PRIVILEGE_MODULE = 4,
+};
+
+/* Which policies hold; of several rows of one object all count. A permit makes a list (policy.py). */
+enum hw_holds {
+	HW_G_BLOCK = 1 << 0,  /* a forbid, or a challenge, that nobody can answer here, and fails closed */
+	HW_G_PERMIT = 1 << 1,
+	HW_G_LISTED = 1 << 2, /* there are permits for this action */
+	/* The same were all of them enforced, which is told. */
+	HW_G_WOULD_BLOCK = 1 << 3,
+	HW_G_WOULD_PERMIT = 1 << 4,
+	HW_G_WOULD_LIST = 1 << 5,
+};
+
+/* HW_POLICY: what was done (flags, above the action). */
+enum hw_done {
+	HW_DONE_TOLD = 0,	/* only observed */
+	HW_DONE_DENIED = 1,
+	HW_DONE_KILLED = 2,	/* a program that had no chance to run */
+	HW_DONE_DROPPED = 3,	/* a packet of an open connection */
+};
+
+/* Containers of one kind, as far as policies can tell, are one scope; by generation & 1. */
+struct hw_guarded {
+	__u32 generation[2];
+	__u32 scope[2];
+};
+
+/* What is asked. Numbers are of one generation and stand for all objects that policies tell apart. */
+struct hw_guard_key {
+	__u32 generation;
+	__u32 scope;
+	__u32 facts; /* labels that policies read; HW_FACT_UPPER */
+	__u16 action; /* enum hw_action */
+	__u16 port;  /* a port that policies name, else 0; enum hw_privilege */
+	__u32 row;   /* path or network, HW_ROW_* */
+	__u32 name;  /* host names of the address, 0 = none known */
+};
+
+/* enum hw_holds: now, and of those that hold when the agent is gone. */
+struct hw_guard_value {
+	__u16 now;
+	__u16 orphaned;
+};
+
+#define HW_FACT_UPPER 0x80000000
+#define HW_MAPPED 1 /* HW_POLICY of an exec, num: it was mapped, as ld.so does */
+#define HW_ROW_ANY 0	      /* what holds whatever the object */
+#define HW_ROW_UNKNOWN 1      /* the object cannot be told, or its answer is not there */
+#define HW_GUARD_ROWS 16 /* twice what there are automata of, as an object may have two names */
+
+struct hw_guard_port {
+	__u32 generation;
+	__u32 port;
+};
+
+struct hw_guard_name {
+	__u32 generation;
+	__u32 scope;
+	__u8 addr[16]; /* IPv4 mapped */
+};
+
+/* Of a longest-prefix map. */
+struct hw_guard_net {
+	__u32 prefix; /* bits, those of generation included */
+	__u8 generation[4]; /* most significant first */
+	__u8 addr[16]; /* IPv4 mapped */
 };
 
 struct hw_loss_key {
@@ -396,6 +483,7 @@ enum hw_stage {
 	HW_L_SPAN = 9,	   /* a process that does not know which call it acts for: too many do */
 	HW_L_TAP = 10,	   /* bytes of a stream that is listened to: a piece is missing in it */
 	HW_L_LABEL = 11,   /* a label that something should have and has not: too many do */
+	HW_L_GUARD = 12,   /* a process that policy should see as the container's: too many are */
 };
 
 /* Fixed before load (.rodata.fixed): the verifier drops the code that is not needed. */
@@ -423,6 +511,11 @@ struct hw_settings {
 	__u32 label_host;      /* 1: processes outside of containers carry labels, too */
 	__u32 cut;	       /* 1: some cgroup is cut off from the network */
 	__u32 host_level;      /* of pid namespaces: processes at it are outside of containers */
+	__u32 host_mnt;	       /* inode of the host's mount namespace */
+	__u32 policy;	       /* generation of what policy says; 0: nothing */
+	__u32 policy_facts[2]; /* by generation & 1: of hw_guard_key.facts, what is told apart */
+	__u32 policy_changes;  /* counts changes of who is guarded */
+	__u32 policy_alive;    /* 2^30 ns of CLOCK_BOOTTIME: until then the agent is taken to be there */
 };
 
 #endif

@@ -1,21 +1,21 @@
 """Path patterns compiled to automata that the kernel runs over each new path (kernel/label.h).
 
-A pattern is text with `?` (a character), `*` (within one folder) and `**` (across folders), for any
-case of ASCII letters; one that begins with neither `/` nor `**` holds in any folder. Automata of
-many patterns grow with what they have to remember, so there are several, and those for patterns
-that are known by their end read from there.
+A pattern is text with `?` (a character), `*` (within one folder) and `**` (across folders), for
+labels in any case of ASCII letters; one that begins with neither `/` nor `**` holds in any folder.
+Automata of many patterns grow with what they have to remember, so there are several, and those for
+patterns that are known by their end read from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from hullwatch.sensor.wire import PATH_STATE, PATH_TABLE
+from hullwatch.sensor.wire import GUARD_ROWS, PATH_STATE, PATH_TABLE
 
-__all__ = ["Pattern", "Tables", "TooManyPatterns", "compiled"]
+__all__ = ["Pattern", "Tables", "TooManyPatterns", "compiled", "told_apart"]
 
 _ACROSS, _WITHIN, _ONE, _END = "**", "*", "?", ""
 _MOST_STATES = 2_048  # of one automaton, before its patterns are split
@@ -23,6 +23,10 @@ _MOST_PATTERNS = 64  # of one automaton: more have too many states, which takes 
 _ROOM = 16_384  # states in all: kernel/label.h
 _CLASSES = PATH_STATE["next"].shape[0]
 _AUTOMATA = PATH_TABLE["starts"].shape[0]
+ROWS = GUARD_ROWS // 2
+"""Automata that may tell rows: kernel/guard.h."""
+ROWED = 8_192
+"""States of all of them: kernel/label.h."""
 
 
 class TooManyPatterns(ValueError):
@@ -66,11 +70,8 @@ class Tables(NamedTuple):
 
 def compiled(patterns: Iterable[Pattern]) -> Tables:
     """Raises TooManyPatterns."""
-    given = [(pattern, _tokens(pattern.text)) for pattern in patterns]
-    letters = sorted({t for _, tokens in given for t in tokens if len(t) == 1} - {_WITHIN, _ONE})
-    letters = sorted({"/", *letters})
-    if len(letters) >= _CLASSES:
-        raise TooManyPatterns(f"{len(letters)} different characters; at most {_CLASSES - 1}")
+    given = [(pattern, _tokens(pattern.text.lower())) for pattern in patterns]
+    letters = _letters(given)
     table = np.zeros(1, PATH_TABLE)
     for number, letter in enumerate(letters, 1):
         for byte in {ord(letter), ord(letter.upper())}:
@@ -86,6 +87,70 @@ def compiled(patterns: Iterable[Pattern]) -> Tables:
     for number, (following, labels, rank) in enumerate(rows):
         states[number] = following, labels, rank
     return Tables(table, states)
+
+
+def told_apart(
+    groups: Sequence[Sequence[Pattern]], base: int, row: Callable[[int, int, bytes], int]
+) -> Tables:
+    """One automaton for each group, where case counts; raises TooManyPatterns.
+
+    At its end each gives a row instead of labels: row(group, labels that hold, a text they hold
+    for), asked once for each set of labels, which may have any number of bits. States are numbered
+    from `base` on; none of them is the one that nothing leaves, as nothing may mean something, too.
+    """
+    given = [[(one, _tokens(one.text)) for one in group] for group in groups]
+    letters = _letters([one for group in given for one in group])
+    if len(groups) > ROWS:
+        raise TooManyPatterns(f"{len(groups)} automata; at most {ROWS}")
+    table = np.zeros(1, PATH_TABLE)
+    for number, letter in enumerate(letters, 1):
+        table["class_of"][0][ord(letter)] = number
+    table["count"][0] = len(groups)
+    parts: list[np.ndarray] = []
+    total = 0
+    for number, group in enumerate(given):
+        backwards = all(tokens[-1:] != [_ACROSS] for _, tokens in group)
+        made = _automaton(group, backwards, letters, base + total, dead=True)
+        if made is None or total + len(made) > ROWED:
+            raise TooManyPatterns("there is no room for so many patterns with `*`")
+        table["starts"][0][number] = base + total
+        table["reversed"][0] |= np.uint32(backwards << number)
+        texts = _texts(made, base + total, letters, backwards)
+        rows: dict[int, int] = {}
+        states = np.zeros(len(made), PATH_STATE)
+        for at, (following, labels, _) in enumerate(made):
+            if labels not in rows:
+                rows[labels] = row(number, labels, texts[at])
+            states[at] = following, rows[labels], 0
+        parts.append(states)
+        total += len(made)
+    return Tables(table, np.concatenate(parts) if parts else np.zeros(0, PATH_STATE))
+
+
+def _texts(
+    made: Sequence[tuple[list[int], int, int]], base: int, letters: list[str], backwards: bool
+) -> list[bytes]:
+    """The shortest text that leads to each state."""
+    other = next(chr(code) for code in range(33, 127) if chr(code) not in letters)
+    signs = [other, *letters]
+    found: dict[int, str] = {0: ""}
+    waiting = [0]
+    for state in waiting:
+        following = made[state][0]
+        for number, sign in enumerate(signs):
+            then = following[number] - base
+            if then not in found:
+                found[then] = found[state] + sign
+                waiting.append(then)
+    texts = (found[at] for at in range(len(made)))
+    return [(text[::-1] if backwards else text).encode() for text in texts]
+
+
+def _letters(given: Sequence[_Given]) -> list[str]:
+    letters = {t for _, tokens in given for t in tokens if len(t) == 1} - {_WITHIN, _ONE}
+    if len(letters | {"/"}) >= _CLASSES:
+        raise TooManyPatterns(f"{len(letters)} different characters; at most {_CLASSES - 1}")
+    return sorted({"/", *letters})
 
 
 _Given = tuple[Pattern, list[str]]
@@ -124,7 +189,7 @@ def _tokens(text: str) -> list[str]:
     at = 0
     while at < len(text):
         wide = text.startswith(_ACROSS, at)
-        tokens.append(_ACROSS if wide else text[at].lower())
+        tokens.append(_ACROSS if wide else text[at])
         at += 2 if wide else 1
     if not text.isascii():
         raise TooManyPatterns(f"{text}: only ASCII characters")
@@ -134,9 +199,10 @@ def _tokens(text: str) -> list[str]:
 
 
 def _automaton(
-    group: list[_Given], backwards: bool, letters: list[str], base: int
+    group: list[_Given], backwards: bool, letters: list[str], base: int, dead: bool = False
 ) -> list[tuple[list[int], int, int]] | None:
-    """All states that can be reached, numbered from `base`; None: there are too many.
+    """All states that can be reached, numbered from `base`; None: there are too many. dead: also
+    the one that nothing leaves, which otherwise is 0.
 
     A set of positions in the patterns, laid end to end, is a number with a bit for each.
     """
@@ -187,7 +253,7 @@ def _automaton(
         return found
 
     waiting: list[int] = []
-    numbers = {0: 0}
+    numbers = {} if dead else {0: 0}
     number_of(start)
     rows: list[tuple[list[int], int, int]] = []
     slash = letters.index("/") + 1
@@ -199,7 +265,7 @@ def _automaton(
                 following[number] = number_of(state & at[_ACROSS] | (state & letter) << 1)
             elif step := (state & letter) << 1:
                 following[number] = number_of(within | step)
-        if len(waiting) > _MOST_STATES:
+        if len(waiting) > (ROWED if dead else _MOST_STATES):
             return None
         held = [ends[bit] for bit in _bits(state & any_end)]
         rank = min((pattern.rank for pattern in held), default=0)

@@ -22,6 +22,21 @@ __all__ = [
     "CALL_CHANGE",
     "CARRIED",
     "EVENT",
+    "Action",
+    "Privilege",
+    "Holds",
+    "Done",
+    "GUARDED",
+    "GUARD_KEY",
+    "GUARD_VALUE",
+    "GUARD_PORT",
+    "GUARD_NAME",
+    "GUARD_NET",
+    "GUARD_ROWS",
+    "ROW_ANY",
+    "ROW_UNKNOWN",
+    "FACT_UPPER",
+    "MAPPED",
     "FIXED",
     "INODE_KEY",
     "INODE_LABELS",
@@ -119,6 +134,10 @@ TapWhat = _make(enum.IntEnum, "TapWhat", "hw_tap_what", "HW_T_")
 TapKind = _make(enum.IntEnum, "TapKind", "hw_tap_kind", "HW_K_")
 Label = _make(enum.IntFlag, "Label", "hw_label", "HW_LABEL_")
 LabelWay = _make(enum.IntEnum, "LabelWay", "hw_label_way", "HW_LABEL_")
+Action = _make(enum.IntEnum, "Action", "hw_action", "HW_A_")
+Privilege = _make(enum.IntEnum, "Privilege", "hw_privilege", "HW_PRIVILEGE_")
+Holds = _make(enum.IntFlag, "Holds", "hw_holds", "HW_G_")
+Done = _make(enum.IntEnum, "Done", "hw_done", "HW_DONE_")
 
 EVENT = struct_dtype("hw_event")
 PROC = struct_dtype("hw_proc")
@@ -144,3 +163,13 @@ ACTION_WRITE, ACTION_UPPER = 0x100, 0x200
 AMBIGUOUS = OF_THREAD = 1 << 63
 CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")
 CARRIED = _number("HW_CARRIED")
+GUARDED = struct_dtype("hw_guarded")
+GUARD_KEY = struct_dtype("hw_guard_key")
+GUARD_VALUE = struct_dtype("hw_guard_value")
+GUARD_PORT = struct_dtype("hw_guard_port")
+GUARD_NAME = struct_dtype("hw_guard_name")
+GUARD_NET = struct_dtype("hw_guard_net")
+GUARD_ROWS = _number("HW_GUARD_ROWS")
+ROW_ANY, ROW_UNKNOWN = _number("HW_ROW_ANY"), _number("HW_ROW_UNKNOWN")
+FACT_UPPER = 0x80000000
+MAPPED = _number("HW_MAPPED")

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Where policy stops things. On every tier: connections, datagrams and binds in cgroup hooks, open
+ * connections packet by packet (flow.bpf.c), and programs, which end before their first instruction
+ * where there is no BPF LSM. With it: programs, files, and what gives power over others.
+ */
+#include "guard.h"
+
+/* ---- network, on every tier --------------------------------------------------------------- */
+
+/* 1: goes on. */
+__noinline int guard_end(const struct guard_end *end, u32 action)
+{
+	struct guard g;
+	int says;
+
+	if (!end || !guard_begin(&g, action))
+		return 1;
+	says = guard_net(&g, end);
+	if (says == PASSES)
+		return 1;
+	guard_tell(action | (says == STOPPED ? HW_DONE_DENIED : HW_DONE_TOLD) << 16,
+		   plain_end(end->addr, true, end->port, HW_POLICY, bpf_get_current_cgroup_id()), 0, 0);
+	return says != STOPPED;
+}
+
+HOT int guard_v4(struct bpf_sock_addr *ctx, u32 action)
+{
+	struct guard_end end;
+
+	if (!settings.policy || is_own())
+		return 1;
+	end_v4(&end, ctx->user_ip4, bpf_ntohs(ctx->user_port));
+	return guard_end(&end, action) != 0;
+}
+
+HOT int guard_v6(struct bpf_sock_addr *ctx, u32 action)
+{
+	struct guard_end end;
+
+	if (!settings.policy || is_own())
+		return 1;
+	((u32 *)end.addr)[0] = ctx->user_ip6[0];
+	((u32 *)end.addr)[1] = ctx->user_ip6[1];
+	((u32 *)end.addr)[2] = ctx->user_ip6[2];
+	((u32 *)end.addr)[3] = ctx->user_ip6[3];
+	end.port = bpf_ntohs(ctx->user_port);
+	return guard_end(&end, action) != 0;
+}
+
+SEC("cgroup/connect4")
+int guard_connect4(struct bpf_sock_addr *ctx)
+{
+	return guard_v4(ctx, HW_A_CONNECT);
+}
+
+SEC("cgroup/connect6")
+int guard_connect6(struct bpf_sock_addr *ctx)
+{
+	return guard_v6(ctx, HW_A_CONNECT);
+}
+
+SEC("cgroup/sendmsg4")
+int guard_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return guard_v4(ctx, HW_A_CONNECT);
+}
+
+SEC("cgroup/sendmsg6")
+int guard_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return guard_v6(ctx, HW_A_CONNECT);
+}
+
+SEC("cgroup/bind4")
+int guard_bind4(struct bpf_sock_addr *ctx)
+{
+	return guard_v4(ctx, HW_A_LISTEN);
+}
+
+SEC("cgroup/bind6")
+int guard_bind6(struct bpf_sock_addr *ctx)
+{
+	return guard_v6(ctx, HW_A_LISTEN);
+}
+
+enum { IPPROTO_MPTCP = 262 };
+
+/* Raw sockets, SCTP, ICMP: no hook sees where they send to. */
+SEC("cgroup/sock_create")
+int guard_made(struct bpf_sock *ctx)
+{
+	u32 type = ctx->type, protocol = ctx->protocol;
+
+	if (!settings.policy || is_own())
+		return 1;
+	if ((type == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)) ||
+	    (type == SOCK_DGRAM && protocol == IPPROTO_UDP))
+		return 1;
+	return !guard_socket(ctx->family, type, protocol);
+}
+
+/* ---- programs, where there is no BPF LSM -------------------------------------------------- */
+
+/* The program is in place and has not run: the signal is taken before its first instruction. */
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(guard_program, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	struct file *file;
+
+	if (!settings.policy || fixed.lsm_tier || is_own() || in_host_mounts())
+		return 0;
+	file = BPF_CORE_READ(bprm, file);
+	if (file && guard_asks(HW_A_EXEC | HW_DONE_KILLED << 16, (u64)BPF_CORE_READ(file, f_path.mnt),
+			       (u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_inode), 0))
+		bpf_send_signal(9);
+	return 0;
+}
+
+/* ---- LSM tier ----------------------------------------------------------------------------- */
+
+/*
+ * What a hook returns must be seen to be within bounds. None is asked after another has refused.
+ * Scripts come by twice: as they are, and with what interprets them.
+ */
+SEC("lsm/bprm_check_security")
+int BPF_PROG(guard_bprm, struct linux_binprm *bprm)
+{
+	if (!settings.policy || is_own() || in_host_mounts())
+		return 0;
+	return guard_file(HW_A_EXEC, bprm->file, 0) ? -EPERM : 0;
+}
+
+HOT bool is_guarded(void)
+{
+	return settings.policy && !is_own() && is_inside();
+}
+
+HOT int guard_opens(u64 address)
+{
+	struct file *file = (void *)address;
+	u32 f_mode = BPF_CORE_READ(file, f_mode);
+	int ret = 0;
+
+	if (f_mode & (0x20 | 0x20000000)) /* FMODE_EXEC: the hook above; FMODE_NOACCOUNT: overlayfs's own */
+		return 0;
+	if (f_mode & FMODE_READ)
+		ret = guard_file(HW_A_OPEN_READ, file, 0);
+	if (!ret && f_mode & FMODE_WRITE)
+		ret = guard_file(HW_A_OPEN_WRITE, file, 0);
+	return ret;
+}
+
+SEC("lsm/file_open")
+int BPF_PROG(guard_open, struct file *file)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_opens(address_of(ctx, 0)) ? -EPERM : 0;
+}
+
+/* An open file that another process hands over. */
+SEC("lsm/file_receive")
+int BPF_PROG(guard_receive, struct file *file)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_opens(address_of(ctx, 0)) ? -EPERM : 0;
+}
+
+/* Code that is mapped: a program that ld.so is told to run. What no list of programs has a library
+ * of need not be in it, so only what is forbidden counts. */
+SEC("lsm/mmap_file")
+int BPF_PROG(guard_mmap, struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)
+{
+	if (!file || !(prot & PROT_EXEC) || !is_guarded())
+		return 0;
+	return guard_file(HW_A_EXEC, (void *)address_of(ctx, 0), HW_MAPPED) ? -EPERM : 0;
+}
+
+HOT int guard_at(u32 action, const struct path *dir, u64 dentry)
+{
+	u64 mnt = (u64)BPF_CORE_READ(dir, mnt);
+
+	return guard_asks(action | HW_DONE_DENIED << 16, mnt, dentry, (u64)BPF_CORE_READ((struct dentry *)dentry, d_inode), 0);
+}
+
+SEC("lsm/path_unlink")
+int BPF_PROG(guard_unlink, const struct path *dir, struct dentry *dentry)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_at(HW_A_OPEN_WRITE, dir, address_of(ctx, 1)) ? -EPERM : 0;
+}
+
+SEC("lsm/path_truncate")
+int BPF_PROG(guard_truncate, const struct path *path)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_at(HW_A_OPEN_WRITE, path, (u64)BPF_CORE_READ(path, dentry)) ? -EPERM : 0;
+}
+
+/* Under another name policy would not know it: who may not read it may not name it either. */
+__noinline int guard_renames(u64 old_dir, u64 old, u64 new_dir, u64 new)
+{
+	int ret = guard_at(HW_A_OPEN_READ, (void *)old_dir, old);
+
+	if (!ret)
+		ret = guard_at(HW_A_OPEN_WRITE, (void *)old_dir, old);
+	return ret ? ret : guard_at(HW_A_OPEN_WRITE, (void *)new_dir, new);
+}
+
+SEC("lsm/path_rename")
+int BPF_PROG(guard_rename, const struct path *old_dir, struct dentry *old, const struct path *new_dir,
+	     struct dentry *new)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_renames(address_of(ctx, 0), address_of(ctx, 1), address_of(ctx, 2), address_of(ctx, 3)) ? -EPERM : 0;
+}
+
+SEC("lsm/path_link")
+int BPF_PROG(guard_link, struct dentry *old, const struct path *new_dir, struct dentry *new)
+{
+	if (!is_guarded())
+		return 0;
+	/* Both are on one mount. */
+	return guard_renames(address_of(ctx, 1), address_of(ctx, 0), address_of(ctx, 1), address_of(ctx, 2)) ? -EPERM : 0;
+}
+
+/* Who acts is what is asked about: its program. */
+__noinline int guard_power(u32 privilege)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
+
+	if (!exe)
+		return 0;
+	return guard_file(HW_A_PRIVILEGE, exe, privilege);
+}
+
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
+{
+	if (!(mode & 2) || !is_guarded()) /* PTRACE_MODE_ATTACH */
+		return 0;
+	return guard_power(HW_PRIVILEGE_PTRACE) ? -EPERM : 0;
+}
+
+SEC("lsm/sb_mount")
+int BPF_PROG(guard_mount, const char *dev_name, const struct path *path, const char *type, unsigned long flags,
+	     void *data)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_power(HW_PRIVILEGE_MOUNT) ? -EPERM : 0;
+}
+
+SEC("lsm/move_mount")
+int BPF_PROG(guard_move_mount, const struct path *from, const struct path *to)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_power(HW_PRIVILEGE_MOUNT) ? -EPERM : 0;
+}
+
+SEC("lsm/bpf")
+int BPF_PROG(guard_bpf, int cmd, void *attr, unsigned int size)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_power(HW_PRIVILEGE_BPF) ? -EPERM : 0;
+}
+
+SEC("lsm/kernel_load_data")
+int BPF_PROG(guard_load, int id, bool contents)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_power(HW_PRIVILEGE_MODULE) ? -EPERM : 0;
+}
+
+SEC("lsm/kernel_read_file")
+int BPF_PROG(guard_read_file, struct file *file, int id, bool contents)
+{
+	if (!is_guarded())
+		return 0;
+	return guard_power(HW_PRIVILEGE_MODULE) ? -EPERM : 0;
+}
+
+/* Families that no cgroup hook is for. */
+SEC("lsm/socket_create")
+int BPF_PROG(guard_family, int family, int type, int protocol, int kern)
+{
+	if (kern || !is_guarded())
+		return 0;
+	switch (family) {
+	case 17: /* AF_PACKET */
+	case 30: /* AF_TIPC */
+	case 31: /* AF_BLUETOOTH */
+	case 40: /* AF_VSOCK */
+	case 42: /* AF_QIPCRTR */
+	case 44: /* AF_XDP */
+		return guard_socket(family, type, protocol) ? -EPERM : 0;
+	}
+	return 0;
+}

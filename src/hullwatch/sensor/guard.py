@@ -1,0 +1,216 @@
+"""What policy says, written into the kernel (kernel/guard.h).
+
+guard.begin(...)      a generation beside the one in force: what is told apart
+guard.put(...)        its answers, of one kind of workload after the other
+guard.hold(...)       who is guarded, as which kind
+guard.commit()        from now on this generation
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import struct
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from hullwatch.sensor.labels import Network
+from hullwatch.sensor.libbpf import BpfError, Map
+from hullwatch.sensor.patterns import Tables
+from hullwatch.sensor.programs import Programs
+from hullwatch.sensor.wire import (
+    GUARD_KEY,
+    GUARD_NAME,
+    GUARD_NET,
+    GUARD_PORT,
+    GUARD_VALUE,
+    GUARDED,
+    PATH_STATE,
+)
+
+__all__ = ["FIRST_STATE", "Answers", "Guard", "GuardError", "mapped"]
+
+FIRST_STATE = (16_384, 24_576)
+"""Where the states of a generation's automata are, by generation & 1."""
+ALIVE = 10  # s that an agent may be silent before it is taken for gone
+_GUARDED = struct.Struct("<4I")
+_KEY = struct.Struct("<IIIHHII")
+_VALUE = struct.Struct("<HH")
+_NET = struct.Struct("<I4s16s")
+_NAME = struct.Struct("<II16s")
+_PORT = struct.Struct("<II")
+assert _GUARDED.size == GUARDED.itemsize and _KEY.size == GUARD_KEY.itemsize
+assert _VALUE.size == GUARD_VALUE.itemsize and _NET.size == GUARD_NET.itemsize
+assert _NAME.size == GUARD_NAME.itemsize and _PORT.size == GUARD_PORT.itemsize
+
+
+class GuardError(Exception):
+    """The kernel has no room for all that policy says."""
+
+
+class Answers(NamedTuple):
+    """One answer. facts: bits of hw_guard_key; now, orphaned: enum hw_holds."""
+
+    action: int
+    facts: int
+    row: int
+    port: int
+    now: int
+    orphaned: int
+    name: int = 0
+
+
+def mapped(address: str | Network) -> tuple[bytes, int]:
+    """An address or network as the kernel has it: 16 bytes, IPv4 mapped, and bits."""
+    network = ipaddress.ip_network(str(address))
+    if network.version == 4:
+        return bytes(10) + b"\xff\xff" + network.network_address.packed, network.prefixlen + 96
+    found = network.network_address.ipv4_mapped
+    if found is not None and network.prefixlen >= 96:
+        return network.network_address.packed, network.prefixlen
+    return network.network_address.packed, network.prefixlen
+
+
+class Guard:
+    """For one thread, but for `alive`."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+        maps = programs.object.map
+        self._guarded = maps("guarded")
+        self._answers = maps("guard_answers")
+        self._nets = maps("guard_nets")
+        self._ports = maps("guard_ports")
+        self._names = maps("guard_names")
+        self._inside = maps("guard_inside")
+        self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
+        self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
+        self.generation = 0
+        """In force; 0: none."""
+        self._next = 1
+
+    # -- a generation -----------------------------------------------------------------------
+
+    def begin(
+        self,
+        tables: Tables,
+        networks: Mapping[Network, int],
+        ports: Iterable[int],
+        facts: int,
+    ) -> int:
+        """The next generation; what an unfinished one left is removed first. networks: to rows."""
+        if self._next in self._made:
+            self._remove(self._next)
+        self._next = generation = max(self.generation, self._next) + 1
+        made = self._made[generation] = []
+        states = self._programs.object.map("path_states")
+        data, size = tables.states.tobytes(), PATH_STATE.itemsize
+        first = FIRST_STATE[generation & 1]
+        for number in range(len(tables.states)):
+            states.update(
+                struct.pack("<I", first + number), data[number * size : (number + 1) * size]
+            )
+        table = self._programs.object.map("path_table")
+        table.update(struct.pack("<I", 1 + (generation & 1)), tables.table.tobytes())
+        for network, row in networks.items():
+            addr, bits = mapped(network)
+            key = _NET.pack(bits + 32, generation.to_bytes(4, "big"), addr)
+            self._put(self._nets, key, struct.pack("<I", row), made)
+        for port in ports:
+            key = _PORT.pack(generation, port)
+            self._put(self._ports, key, struct.pack("<H", port), made)
+        self._programs.settings["policy_facts"][0][generation & 1] = np.uint32(facts)
+        return generation
+
+    def first_state(self) -> int:
+        """Of the generation that `begin` will give."""
+        return FIRST_STATE[(max(self.generation, self._next) + 1) & 1]
+
+    def put(self, generation: int, scope: int, answers: Iterable[Answers]) -> int:
+        """How many. GuardError."""
+        made, count = self._made[generation], 0
+        for one in answers:
+            key = _KEY.pack(generation, scope, one.facts, one.action, one.port, one.row, one.name)
+            self._put(self._answers, key, _VALUE.pack(one.now, one.orphaned), made)
+            count += 1
+        return count
+
+    def put_name(self, generation: int, scope: int, address: str, name: int) -> None:
+        """An address has these names from now on, for workloads of this scope. 0: none."""
+        key = _NAME.pack(generation, scope, mapped(address)[0])
+        if name:
+            self._put(self._names, key, struct.pack("<I", name), self._made[generation])
+        else:
+            self._names.delete(key)
+
+    def commit(self, generation: int) -> None:
+        """In force from now on; the one before is removed."""
+        before, self.generation = self.generation, generation
+        self.alive()
+        self._programs.set(policy=generation)
+        if before:
+            self._remove(before)
+
+    def end(self) -> None:
+        """Nothing is guarded any more."""
+        self._programs.set(policy=0)
+        self._remove(self.generation)
+        self.generation = 0
+
+    def alive(self) -> None:
+        """Say so each second: else only policies that fail closed go on stopping anything."""
+        until = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ALIVE * 10**9 >> 30) + 1
+        self._programs.set(policy_alive=until)
+
+    # -- who ------------------------------------------------------------------------------
+
+    def hold(self, generation: int, cgroup: int, scope: int) -> None:
+        """A container's cgroup is of this scope, with all that is below it."""
+        scopes = self._scopes.setdefault(cgroup, {})
+        scopes[generation] = scope
+        for old in [one for one in scopes if one < self.generation]:
+            del scopes[old]
+        halves = [(0, 0), (0, 0)]
+        for at, of in sorted(scopes.items()):
+            halves[at & 1] = (at, of)
+        value = _GUARDED.pack(halves[0][0], halves[1][0], halves[0][1], halves[1][1])
+        self._put(self._guarded, struct.pack("<Q", cgroup), value, [])
+        self._changed()
+
+    def let_go(self, cgroup: int) -> None:
+        if self._scopes.pop(cgroup, None) is not None:
+            self._guarded.delete(struct.pack("<Q", cgroup))
+            self._changed()
+
+    def inside(self, tgids: Iterable[int]) -> None:
+        """Processes that run a program of their container already."""
+        for tgid in tgids:
+            self._put(self._inside, struct.pack("<I", tgid), bytes(8), [])
+
+    def _changed(self) -> None:
+        changes = int(self._programs.settings["policy_changes"][0])
+        self._programs.set(policy_changes=changes + 1 & 0xFFFFFFFF)
+
+    # -- maps ------------------------------------------------------------------------------
+
+    def _put(self, to: Map, key: bytes, value: bytes, made: list[tuple[str, bytes]]) -> None:
+        try:
+            to.update(key, value)
+        except BpfError as error:
+            if error.errno not in (errno.E2BIG, errno.ENOSPC, errno.ENOMEM):
+                raise
+            name = to.name
+            raise GuardError(f"{name} has no room for more") from None
+        made.append((to.name, key))
+
+    def _remove(self, generation: int) -> None:
+        for name, key in self._made.pop(generation, []):
+            self._programs.object.map(name).delete(key)
+
+    def stats(self) -> dict[str, int]:
+        made = self._made.get(self.generation, [])
+        answers = sum(name == "guard_answers" for name, _ in made)
+        return {"generation": self.generation, "answers": answers, "guarded": len(self._scopes)}
