@@ -12,9 +12,10 @@ import pytest
 from hullwatch.cli import main
 from hullwatch.detect.baseline.baselines import Baselines, profile_row
 from hullwatch.detect.baseline.values import EntryRow, ProfileRow
+from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.wire import StrKind
 from hullwatch.store import baselines as stored
-from hullwatch.store.behaviour import address_of, read_history
+from hullwatch.store.behaviour import read_history
 from hullwatch.store.state import CountRow, State
 from support.baselines import DIGEST, Town
 from support.enriched import CONTAINER, WALL, Builder

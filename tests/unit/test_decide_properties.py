@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +123,106 @@ def test_one_look_says_what_two_passes_of_cedar_say(made: list[Made], approved: 
     engine = Engine.of([(text, "p.cedar")])
     expected = plain_cedar(engine.policies.values(), QUESTION, approved)
     assert engine.decide(QUESTION, approved=approved).effect is expected
+
+
+class Of(NamedTuple):
+    """A policy about some of the resources a, b and c. fails: also about whether it is labelled,
+    which is not known; asked only for those."""
+
+    effect: str  # permit, forbid, challenge
+    holds: frozenset[str]
+    fails: bool
+    open: bool
+    fits: bool
+
+    def text(self, number: int) -> str:
+        word = "permit" if self.effect == "permit" else "forbid"
+        notes = [f'@id("p{number}")', f'@fail("{"open" if self.open else "closed"}")']
+        notes += ['@effect("challenge")'] * (self.effect == "challenge")
+        who = f'principal == Agent::"{"a" if self.fits else "b"}"'
+        names = ", ".join(f'"{name}"' for name in sorted(self.holds)) or '"-"'
+        label = '&& context.labels.contains("x")' if self.fails else ""
+        condition = f"[{names}].contains(resource.name) {label}"
+        return f'{" ".join(notes)} {word} ({who}, action == Action::"tool-call", resource)' + (
+            f" when {{ {condition} }};"
+        )
+
+    def counts(self, asked: frozenset[str]) -> bool:
+        if not self.fits or not self.holds & asked:
+            return False
+        return (self.open == (self.effect == "permit")) if self.fails else True
+
+
+OFS = st.lists(
+    st.builds(
+        Of,
+        st.sampled_from(("permit", "forbid", "challenge")),
+        st.frozensets(st.sampled_from("abc")),
+        *(st.booleans() for _ in range(3)),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(OFS, st.frozensets(st.sampled_from("abc"), min_size=1), st.booleans(), st.booleans())
+def test_of_several_questions_what_holds_for_any_holds(
+    made: list[Of], asked: frozenset[str], approved: bool, listed: bool
+):
+    engine = Engine.of([("\n".join(one.text(at) for at, one in enumerate(made)), "p.cedar")])
+    questions = [
+        Question(principal=Entity("Agent", "a"), action="tool-call", resource=Entity("Tool", name))
+        for name in sorted(asked)
+    ]
+    decided = engine.decide_any(questions, listed=listed, approved=approved)
+    counting = [one.effect for one in made if one.counts(asked)]
+    expected = Effect.ALLOW
+    if "challenge" in counting and not approved:
+        expected = Effect.CHALLENGE
+    if listed and any(one.effect == "permit" and one.fits for one in made):
+        expected = expected if "permit" in counting else Effect.BLOCK
+    if "forbid" in counting:
+        expected = Effect.BLOCK
+    assert decided.effect is expected
+    fails = {
+        f"p{at}" for at, one in enumerate(made) if one.fails and one.fits & bool(asked & one.holds)
+    }
+    assert set(decided.failed) == fails
+    again = engine.decide_any([*reversed(questions), *questions], listed=listed, approved=approved)
+    assert (again.effect, again.policies) == (decided.effect, decided.policies)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sets(tuple(CONDITION)), st.booleans())
+def test_one_of_several_is_one(made: list[Made], approved: bool):
+    text = "\n".join(one.text(at) for at, one in enumerate(made))
+    engine, other = Engine.of([(text, "p.cedar")]), Engine.of([(text, "p.cedar")])
+    one = engine.decide(QUESTION, approved=approved)
+    many = other.decide_any([QUESTION, QUESTION], approved=approved)
+    assert _but_time(many) == _but_time(one)
+    assert _but_time(other.decide(QUESTION, approved=approved)) == _but_time(one)
+    assert other.cache.hits == 1, "it was the same question"
+
+
+def _but_time(decision: Decision) -> Decision:
+    return msgspec.structs.replace(decision, took=0)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [QUESTION, msgspec.structs.replace(QUESTION, principal=Entity("Agent", "b"))],
+        [QUESTION, msgspec.structs.replace(QUESTION, action="exec")],
+        [QUESTION, msgspec.structs.replace(QUESTION, action=7)],
+    ],
+    ids=["none", "two principals", "two actions", "no action"],
+)
+def test_what_cannot_be_asked_together_fails_every_policy(others):
+    text = '@id("p") forbid (principal, action == Action::"tool-call", resource) when { false };'
+    engine = Engine.of([(text, "p")])
+    decided = engine.decide_any(others)
+    assert decided.effect is Effect.BLOCK and decided.failed == ("p",)
 
 
 VALUE = st.one_of(

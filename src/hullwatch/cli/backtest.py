@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import DEFAULT_STORE, Container, Json, Store, Until
+from hullwatch.cli.options import DEFAULT_STORE, Container, Json, Progress, Store, Until
+from hullwatch.cli.progress import progress_line
 from hullwatch.cli.show import iso, print_json, print_table, safe, say, short_time
 from hullwatch.cli.up import load_rules
 from hullwatch.cli.when import parse_time
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from hullwatch.store.catalog import Catalog
     from hullwatch.tally import Line, Tally
 
-__all__ = ["register"]
+__all__ = ["cgroups_of", "register"]
 
 STORED = "findings"
-_EVERY = 0.5  # s between two lines of progress on a terminal; ten times that elsewhere
 
 
 def register(app: typer.Typer) -> None:
@@ -68,10 +68,7 @@ def backtest(
         int, typer.Option("--samples", min=0, max=100, help="Findings shown of each rule.")
     ] = 3,
     store: Store = DEFAULT_STORE,
-    progress: Annotated[
-        bool | None,
-        typer.Option("--progress/--no-progress", help="Say how far it is. Default: on a terminal."),
-    ] = None,
+    progress: Progress = None,
     json: Json = False,
 ) -> None:
     """Run rules over stored history, by the same engine as live: what would have fired, and where.
@@ -94,11 +91,11 @@ def backtest(
     if against is not None and against != STORED:
         sets.append(_chosen(load_rules([Path(against)]), rule))
     with Catalog(store) as catalog:
-        cgroups = _cgroups(catalog, container, image)
+        cgroups = cgroups_of(catalog, container, image)
     run = Backtest(store, sets, begin, end, cgroups, samples)
     try:
         shown = sys.stderr.isatty() if progress is None else progress
-        report = run.run(_progress() if shown else lambda done, of: None)
+        report = run.run(progress_line() if shown else lambda done, of: None)
         other = run.tallies[-1] if len(sets) > 1 else None
         if against == STORED:
             other = run.stored(samples)
@@ -119,9 +116,10 @@ def _chosen(rules: RuleSet, names: Sequence[str] | None) -> RuleSet:
     return rules
 
 
-def _cgroups(
+def cgroups_of(
     catalog: Catalog, container: str | None, image: str | None
 ) -> frozenset[tuple[int, int]] | None:
+    """(boot, cgroup) of what is meant; None: nothing was said. ContainerUnknown, CommandError."""
     from hullwatch.store.tables import unsigned
 
     found = None
@@ -138,27 +136,6 @@ def _cgroups(
         of_image = frozenset((boot, unsigned(cgroup)) for boot, cgroup in rows)
         found = of_image if found is None else found & of_image
     return found
-
-
-def _progress() -> Callable[[int, int], None]:
-    """One line on stderr, rewritten on a terminal."""
-    terminal = sys.stderr.isatty()
-    began = due = time.monotonic()
-
-    def show(done: int, of: int) -> None:
-        nonlocal due
-        now = time.monotonic()
-        ended = done == of
-        if now < due and not ended:
-            return
-        due = now + (_EVERY if terminal else 10 * _EVERY)
-        rate = done / max(now - began, 1e-3)
-        left = f", {(of - done) / rate:.0f} s left" if done and not ended else ""
-        text = f"{done / max(of, 1):4.0%} of about {of:,} events, {rate:,.0f} a second{left}"
-        print(f"\r{text:<70}" if terminal else text, end="" if terminal and not ended else "\n",
-              file=sys.stderr, flush=True)  # fmt: skip
-
-    return show
 
 
 def _show(run: Backtest, report: Report, other: Tally | None, as_json: bool) -> None:

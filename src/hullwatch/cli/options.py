@@ -13,6 +13,7 @@ __all__ = [
     "DEFAULT_STORE",
     "Json",
     "Limit",
+    "Progress",
     "Rules",
     "Since",
     "Store",
@@ -47,6 +48,10 @@ Container = Annotated[
     typer.Option(
         "--container", metavar="NAME", help="Container id (or its beginning), name or [NS/]POD."
     ),
+]
+Progress = Annotated[
+    bool | None,
+    typer.Option("--progress/--no-progress", help="Say how far it is. Default: on a terminal."),
 ]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the newest.")]
 Rules = Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.hindsight import backtest
 from hullwatch.cli.inforce import apply, diff, rollback, show
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
 from hullwatch.cli.policies import (
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
     policy.command("check")(check)
     policy.command("test")(test)
     policy.command("explain")(explain)
+    policy.command("backtest")(backtest)
     policy.command("diff")(diff)
     policy.command("apply")(apply)
     policy.command("rollback")(rollback)

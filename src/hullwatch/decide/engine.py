@@ -87,6 +87,15 @@ class _Asked(NamedTuple):
     of_resource: tuple[Any, ...]
 
 
+class _Key(NamedTuple):
+    """What a decision depends on."""
+
+    action: str
+    approved: bool
+    listed: bool
+    asked: tuple[_Asked, ...]
+
+
 class Engine:
     """Immutable but for its cache; may be asked by many threads."""
 
@@ -94,7 +103,7 @@ class Engine:
         self.policies: dict[str, Policy] = {one.id: one for one in policies}
         self.version = _version(self.policies.values())
         self._parts = {action: _part(action, self.policies.values()) for action in APPLIES}
-        self._cache: OrderedDict[tuple[str, bool, _Asked], Decision] = OrderedDict()
+        self._cache: OrderedDict[_Key, Decision] = OrderedDict()
         self._lock = Lock()
         self._hits = self._misses = 0
 
@@ -129,11 +138,23 @@ class Engine:
     ) -> Decision:
         """Never raises: what cannot be asked fails every policy. approved: a person said yes to
         exactly this. now: aware, else local; where the context has no `hour` and `weekday`."""
+        return self.decide_any((question,), approved=approved, now=now)
+
+    def decide_any(
+        self,
+        questions: Sequence[Question],
+        *,
+        listed: bool = True,
+        approved: bool = False,
+        now: datetime | None = None,
+    ) -> Decision:
+        """Of one action that has several questions, such as a connection to an address and to each
+        of its names: same principal and action. A policy that holds for any of them holds; one that
+        cannot be evaluated for one of them and holds for none fails. listed=False: permits make no
+        list here. For the rest as `decide`."""
         began = perf_counter_ns()
         try:
-            part = self._parts[question.action]
-            asked = _asked(part, question, now)
-            key = (question.action, approved, asked)
+            part, key = self._key(questions, listed, approved, now)
             with self._lock:
                 found = self._cache.get(key)
                 if found is not None:
@@ -143,18 +164,32 @@ class Engine:
                     self._misses += 1
             if found is not None:
                 return msgspec.structs.replace(found, took=perf_counter_ns() - began)
-            answer = self._answer(part, question.action, asked)
+            answer = _joined([self._answer(part, key.action, asked) for asked in key.asked])
         except _STOP:
             raise
         except BaseException:
-            return self._weigh(question, self._all_fail(question), approved, began)
-        made = self._weigh(question, answer, approved, began)
-        if _length(asked) <= MAX_CACHED_TEXT:
+            answer = self._all_fail(questions)
+            return self._weigh(questions, answer, approved, listed, began)
+        made = self._weigh(questions, answer, approved, listed, began)
+        if sum(map(_length, key.asked)) <= MAX_CACHED_TEXT:
             with self._lock:
                 self._cache[key] = made
                 if len(self._cache) > MAX_CACHED:
                     self._cache.popitem(last=False)
         return made
+
+    def _key(
+        self, questions: Sequence[Question], listed: bool, approved: bool, now: datetime | None
+    ) -> tuple[_Part, _Key]:
+        """ValueError, KeyError and others where they cannot be asked together."""
+        action = questions[0].action
+        part = self._parts[action]
+        asked = tuple(dict.fromkeys(_asked(part, one, now) for one in questions))
+        if any(one.action != action for one in questions):
+            raise ValueError("questions about several actions")
+        if any(one.principal != asked[0].principal for one in asked):
+            raise ValueError("questions about several principals")
+        return part, _Key(action, approved, listed, asked)
 
     def answer(self, question: Question, now: datetime | None = None) -> Answer:
         """What each policy says; every one fails where the question cannot be asked."""
@@ -164,11 +199,11 @@ class Engine:
         except _STOP:
             raise
         except BaseException:
-            return self._all_fail(question)
+            return self._all_fail((question,))
 
-    def _all_fail(self, question: Question) -> Answer:
-        action = question.action
-        part = self._parts.get(action) if isinstance(action, str) else None
+    def _all_fail(self, questions: Sequence[Question]) -> Answer:
+        actions = {one.action if isinstance(one.action, str) else "" for one in questions}
+        part = self._parts.get(actions.pop()) if len(actions) == 1 else None
         return _all_fail(part.policies if part else tuple(self.policies.values()))
 
     def _answer(self, part: _Part, action: str, asked: _Asked) -> Answer:
@@ -205,12 +240,20 @@ class Engine:
             frozenset(part.policies[int(one[1])].id for one in failed if one),
         )
 
-    def _weigh(self, question: Question, answer: Answer, approved: bool, began: int) -> Decision:
+    def _weigh(
+        self,
+        questions: Sequence[Question],
+        answer: Answer,
+        approved: bool,
+        listed: bool,
+        began: int,
+    ) -> Decision:
+        who = questions[0].principal if questions and listed else None
         enforced = tuple(one for one in answer.asked if one.mode is Mode.ENFORCE)
-        effect = weigh(enforced, answer, question.principal, approved)
+        effect = weigh(enforced, answer, who, approved)
         wanted = effect
         if len(enforced) != len(answer.asked):
-            wanted = weigh(answer.asked, answer, question.principal, approved)
+            wanted = weigh(answer.asked, answer, who, approved)
         reason = effect.reason
         if wanted.effect is not effect.effect and not effect.policies:
             reason = f"only observed: {wanted.reason}"
@@ -236,12 +279,15 @@ class Weighed(NamedTuple):
         return list(Effect).index(self.effect)
 
 
-def weigh(policies: Iterable[Policy], answer: Answer, principal: Entity, approved: bool) -> Weighed:
-    """What these policies of an answer come to."""
+def weigh(
+    policies: Iterable[Policy], answer: Answer, principal: Entity | None, approved: bool
+) -> Weighed:
+    """What these policies of an answer come to. principal: whose permits make a list; None:
+    nobody's."""
     holding: dict[Effect, list[Policy]] = {effect: [] for effect in Effect}
     listed = False
     for one in policies:
-        if one.does is Effect.ALLOW:
+        if one.does is Effect.ALLOW and principal is not None:
             listed = listed or one.principal.fits(principal.kind, clean(principal.id))
         # closed: the stricter way, which for a permit is that it does not hold.
         strict = Fail.OPEN if one.does is Effect.ALLOW else Fail.CLOSED
@@ -267,6 +313,15 @@ def _said_by(effect: Effect, policies: Sequence[Policy], answer: Answer) -> Weig
     if first.id in answer.failed:
         said = f"policy {first.id} could not be evaluated, and fails {first.fail}"
     return Weighed(effect, tuple(one.id for one in policies), said)
+
+
+def _joined(answers: Sequence[Answer]) -> Answer:
+    """Of the questions about one action: what holds for any of them holds."""
+    if len(answers) == 1:
+        return answers[0]
+    matched = frozenset[str]().union(*(one.matched for one in answers))
+    failed = frozenset[str]().union(*(one.failed for one in answers))
+    return Answer(answers[0].asked, matched, failed - matched)
 
 
 def _all_fail(policies: tuple[Policy, ...]) -> Answer:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from hullwatch.sensor.batch import String
 from hullwatch.sensor.wire import StrKind
 
-__all__ = ["Address", "Dictionary"]
+__all__ = ["Address", "Dictionary", "address_of"]
 
 _FAMILY = struct.Struct("<HH")
 _NONE = String(0, 0, 0, 0, b"")
@@ -52,6 +52,23 @@ def decode_address(data: bytes) -> Address:
         text = rest.split(b"\0")[0] if rest[:1] != b"\0" else b"@" + rest[1:].rstrip(b"\0")
         return Address(family, None, 0, text.decode("utf-8", "backslashreplace"))
     return Address(family, None, 0, "")
+
+
+def address_of(text: str) -> Address | None:
+    """What `str(Address)` made, as an address again; None for a family without one."""
+    if text[:1] in ("/", "@"):
+        return Address(socket.AF_UNIX, None, 0, text)
+    host, port = text, "0"
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.lstrip(":") or "0"
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        ip = ipaddress.ip_address(host)
+        return Address(socket.AF_INET if ip.version == 4 else socket.AF_INET6, ip, int(port), "")
+    except ValueError:
+        return None
 
 
 def decode_text(entry: String) -> str:

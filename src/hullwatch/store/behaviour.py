@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ from hullwatch.detect.baseline.objects import (
     path_object,
 )
 from hullwatch.detect.baseline.values import EntryRow
-from hullwatch.sensor.dictionary import Address
+from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import BY_NAME as CLASS_OF
 from hullwatch.sensor.events import CLASSES
 from hullwatch.store.query import Reader
@@ -116,20 +114,3 @@ def _entry(image: str, row: dict[str, Any]) -> EntryRow | None:
         *(image, kind.name, name, first, max(first, last), int(row["n"])),
         (container,) if container else (),
     )
-
-
-def address_of(text: str) -> Address | None:
-    """What `str(Address)` made, as an address again; None for a family without one."""
-    if text[:1] in ("/", "@"):
-        return Address(socket.AF_UNIX, None, 0, text)
-    host, port = text, "0"
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.lstrip(":") or "0"
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    try:
-        ip = ipaddress.ip_address(host)
-        return Address(socket.AF_INET if ip.version == 4 else socket.AF_INET6, ip, int(port), "")
-    except ValueError:
-        return None
