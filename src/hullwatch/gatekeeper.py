@@ -2,7 +2,8 @@
 action that waits for a person, and all of it entries of the decision log.
 
 A decider that hangs is not waited for: its question is answered as the set fails, and so is every
-further one until it comes back. What cannot be logged is not let through.
+further one until it comes back. What cannot be logged is not let through. Where the set in force is
+followed, each call is decided by one set, the old or the new one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hullwatch.agent.mcp.gate import Asked, Ruling
 from hullwatch.agent.report import Reporter
 from hullwatch.agent.secrets import Key, redact
 from hullwatch.context.call import MAX_TEXT, Signal
+from hullwatch.decide.applied import Entry as Change
 from hullwatch.decide.approvals import (
     Approvals,
     Challenge,
@@ -35,6 +37,7 @@ from hullwatch.decide.approvals import (
     ancestors,
     terms_of,
 )
+from hullwatch.decide.following import Following
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question
 
@@ -42,10 +45,12 @@ __all__ = ["Decider", "Gatekeeper", "Requester"]
 
 DECIDING = 1.0  # s that a decision may take: ten thousand times what it usually takes
 FLUSH = 1.0  # s between two writings of what nobody waits for
+FOLLOW = 0.5  # s between two looks at the set in force
 COUNTED = 60.0  # s between two of the counts of remembered allows
 MAX_SHOWN = 2048  # characters of a held call's arguments that are shown
 MAX_KNOWN = 4096  # allows that are remembered
 _TIER = "gateway"
+_OTHER_TERMS = "the policies changed while it waited, and now ask for another approval; ask again"
 
 
 class Decider(Protocol):
@@ -99,7 +104,8 @@ class Requester(NamedTuple):
 
 
 class Gatekeeper:
-    """A Gate (agent/mcp/gate.py). fail: of a set that cannot be asked."""
+    """A Gate (agent/mcp/gate.py). following: gives another decider when the set in force changes.
+    tell: says what a person at the gateway should know, without waiting for it."""
 
     def __init__(
         self,
@@ -108,6 +114,9 @@ class Gatekeeper:
         requester: Requester,
         reporter: Reporter,
         clock: Callable[[], int] = time.time_ns,
+        *,
+        following: Following | None = None,
+        tell: Callable[[str], None] = lambda said: None,
     ) -> None:
         self._decider = decider
         self._log = log
@@ -115,7 +124,9 @@ class Gatekeeper:
         self._reporter = reporter
         self._clock = clock
         self.approvals = Approvals(log, requester.pid, clock)
-        self._asking = _Asking(decider)
+        self._following = following
+        self._tell = tell
+        self._asking = _Asking()
         self._known: OrderedDict[Entry, int] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self._flooded = 0  # when that was told last
@@ -127,6 +138,8 @@ class Gatekeeper:
         """LogError."""
         self.approvals.sweep()
         self._tasks = [asyncio.create_task(self._tidy())]
+        if self._following is not None:
+            self._tasks.append(asyncio.create_task(self._follow(self._following)))
 
     def close(self) -> None:
         for task in self._tasks:
@@ -149,15 +162,16 @@ class Gatekeeper:
     # --- one call -------------------------------------------------------------------------
 
     async def ask(self, asked: Asked) -> Ruling:
+        decider = self._decider
         try:
             question = self._question(asked)
-            approved = asked.approved == question.hash()
-            decision = await self._decide(question, approved)
+            approved = asked.approved == _approval(decider, question)
+            decision = await self._decide(decider, question, approved)
             entry = self._entry(asked, question, decision)
             if decision.effect is Effect.ALLOW:
                 return self._allow(entry, asked.approved if approved else "")
             if decision.effect is Effect.CHALLENGE:
-                return await self._challenge(asked, question, decision, entry)
+                return await self._challenge(decider, asked, question, decision, entry)
             self._log.append(entry)
             return _blocked(decision)
         except LogError as error:
@@ -205,11 +219,16 @@ class Gatekeeper:
         return Ruling(True, approved=approved)
 
     async def _challenge(
-        self, asked: Asked, question: Question, decision: Decision, entry: Entry
+        self,
+        decider: Decider,
+        asked: Asked,
+        question: Question,
+        decision: Decision,
+        entry: Entry,
     ) -> Ruling:
         granted = self.approvals.granted(entry)
         if granted is not None:
-            again = await self._decide(question, True)
+            again = await self._decide(decider, question, True)
             if again.effect is not Effect.ALLOW:
                 self._log.append(self._entry(asked, question, again))
                 return _blocked(again)
@@ -219,12 +238,12 @@ class Gatekeeper:
                     entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
                 )
             )
-            return Ruling(True, approved=question.hash())
+            return Ruling(True, approved=_approval(decider, question))
         over = asyncio.Event()
         try:
             waiting = self.approvals.hold(
                 entry,
-                self._terms(decision),
+                _terms(decider, decision),
                 over.set,
                 {
                     "definition": asked.definition,
@@ -247,44 +266,43 @@ class Gatekeeper:
         text = redact(raw[: 16 * MAX_SHOWN].decode("utf-8", "replace"), self._key)
         return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
-    async def approved(self, asked: Asked) -> Ruling:
-        """Asked again with what is known now: an approval lifts a challenge, and nothing else."""
+    async def approved(self, asked: Asked, waiting: Waiting) -> Ruling:
+        """Asked again with what is known now: an approval lifts the challenge that it was given
+        for, and nothing else."""
+        decider = self._decider
         question = self._question(asked)
-        decision = await self._decide(question, True)
+        if decider.version != waiting.entry.version:
+            again = await self._decide(decider, question, False)
+            if again.effect is Effect.CHALLENGE and not (
+                set(again.policies) <= set(waiting.entry.policies)
+                and _terms(decider, again) == waiting.terms
+            ):
+                entry = self._entry(asked, question, again)
+                self._log.append(
+                    msgspec.structs.replace(entry, effect=Effect.BLOCK, reason=_OTHER_TERMS)
+                )
+                return Ruling(False, f"blocked by hullwatch: {_OTHER_TERMS}", again.policies)
+        decision = await self._decide(decider, question, True)
         if decision.effect is not Effect.ALLOW:
             self._log.append(self._entry(asked, question, decision))
             return _blocked(decision)
-        return Ruling(True, approved=question.hash())
+        return Ruling(True, approved=_approval(decider, question))
 
-    async def _decide(self, question: Question, approved: bool) -> Decision:
+    async def _decide(self, decider: Decider, question: Question, approved: bool) -> Decision:
         began = time.perf_counter_ns()
-        decision = await self._asking.ask(question, approved)
+        decision = await self._asking.ask(decider, question, approved)
         if decision is not None:
             return decision
-        fail = self._fail()
+        fail = _fail(decider)
         effect = Effect.ALLOW if fail is Fail.OPEN else Effect.BLOCK
         return Decision(
             effect=effect,
             wanted=Effect.BLOCK,
-            failed=tuple(self._decider.policies)[:8],
+            failed=tuple(decider.policies)[:8],
             reason=f"the policies gave no answer within {DECIDING:g} s, and fail {fail}",
-            version=self._decider.version,
+            version=decider.version,
             took=time.perf_counter_ns() - began,
         )
-
-    def _fail(self) -> Fail:
-        """Of the whole set: open only where every policy of it that is enforced is."""
-        fails = [one.fail for one in self._decider.policies.values() if one.mode is Mode.ENFORCE]
-        return Fail.OPEN if all(one is Fail.OPEN for one in fails) else Fail.CLOSED
-
-    def _terms(self, decision: Decision) -> Terms:
-        known = self._decider.policies
-        said: list[Challenge] = [
-            known[one]
-            for one in decision.policies
-            if one in known and known[one].does is Effect.CHALLENGE
-        ]
-        return terms_of(said)
 
     def _entry(self, asked: Asked, question: Question, decision: Decision) -> Entry:
         return Entry(
@@ -331,6 +349,61 @@ class Gatekeeper:
                 time=now,
                 server=entry.server[:MAX_TEXT],
                 held=True,
+            )
+        )
+
+    async def _follow(self, following: Following) -> None:
+        """Each change is in the log before it has an effect; one that cannot be logged waits."""
+        new: Decider | None = None
+        said = ""
+        while True:
+            await asyncio.sleep(FOLLOW)
+            # Reading a set takes longer than a call may wait.
+            new = await asyncio.to_thread(following.follow) or new
+            try:
+                if new is not None and following.entry is not None:
+                    self._put_into_force(new, following.entry)
+                    new = None
+                if following.problem != said:
+                    said = following.problem
+                    if said:
+                        self._keep(said)
+            except LogError as error:
+                self.problem = str(error)
+
+    def _put_into_force(self, decider: Decider, change: Change) -> None:
+        self._log.append(
+            Entry(
+                time=self._clock(),
+                kind="policies",
+                action=change.what,
+                resource=f"Set:{change.version}",
+                version=change.version,
+                by=change.by,
+                why=change.note,
+                tier=_TIER,
+            )
+        )
+        self._decider = decider
+        self.approvals.policies_changed()
+        if self._asking.stuck:  # with a set that is no longer asked
+            self._asking.close()
+            self._asking = _Asking()
+        self._tell(f"policies: set {change.version[:12]} is in force, by {change.by}")
+
+    def _keep(self, problem: str) -> None:
+        version = self._decider.version
+        said = f"{problem}; set {version[:12]} stays in force"
+        self._tell(f"policies: {said}")
+        self._log.append(
+            Entry(
+                time=self._clock(),
+                kind="policies",
+                action="keep",
+                resource=f"Set:{version}",
+                version=version,
+                reason=said,
+                tier=_TIER,
             )
         )
 
@@ -387,7 +460,7 @@ class _Pending:
             except TimeoutError:
                 keeper.approvals.expire(waiting)
             if waiting.effect is Effect.ALLOW:
-                return await keeper.approved(self._asked)
+                return await keeper.approved(self._asked, waiting)
         except LogError as error:
             keeper.problem = str(error)
             return Ruling(False, f"held by hullwatch: a decision cannot be logged: {error}")
@@ -415,43 +488,42 @@ class _Pending:
 
 
 class _Asking:
-    """The decider in a thread of its own, so that it can be given up on."""
+    """Deciders in a thread of their own, so that they can be given up on. stuck: it hangs."""
 
-    def __init__(self, decider: Decider) -> None:
-        self._decider = decider
+    def __init__(self) -> None:
         self._questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._stuck = False
+        self.stuck = False
         # A daemon: one that hangs must not keep the gateway from ending.
         threading.Thread(target=self._serve, name="decider", daemon=True).start()
 
     def close(self) -> None:
         self._questions.put(None)
 
-    async def ask(self, question: Question, approved: bool) -> Decision | None:
+    async def ask(self, decider: Decider, question: Question, approved: bool) -> Decision | None:
         """None: no answer in time, or it raised."""
-        if self._stuck:
+        if self.stuck:
             return None
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Decision | None] = loop.create_future()
-        self._questions.put((question, approved, loop, answer))
+        self._questions.put((decider, question, approved, loop, answer))
         try:
             async with asyncio.timeout(DECIDING):
                 return await answer
         except TimeoutError:
-            self._stuck = True
-            self._questions.put((question, approved, loop, None))  # tells when it is back
+            self.stuck = True
+            self._questions.put((decider, question, approved, loop, None))  # tells when it is back
             return None
 
     def _serve(self) -> None:
         while (item := self._questions.get()) is not None:
-            question, approved, loop, answer = item
+            decider, question, approved, loop, answer = item
             if answer is None:
-                self._stuck = False
+                self.stuck = False
                 continue
             decision = None
             if not answer.cancelled():
                 try:
-                    decision = self._decider.decide(question, approved=approved)
+                    decision = decider.decide(question, approved=approved)
                 except BaseException:  # a panic in native code, too: as if it had not answered
                     decision = None
             try:
@@ -463,6 +535,27 @@ class _Asking:
 def _give(answer: asyncio.Future[Decision | None], decision: Decision | None) -> None:
     if not answer.done():
         answer.set_result(decision)
+
+
+def _approval(decider: Decider, question: Question) -> str:
+    """What an approval of exactly this action is bound to, while these policies are in force."""
+    return f"{question.hash()}:{decider.version}"
+
+
+def _fail(decider: Decider) -> Fail:
+    """Of the whole set: open only where every policy of it that is enforced is."""
+    fails = [one.fail for one in decider.policies.values() if one.mode is Mode.ENFORCE]
+    return Fail.OPEN if all(one is Fail.OPEN for one in fails) else Fail.CLOSED
+
+
+def _terms(decider: Decider, decision: Decision) -> Terms:
+    known = decider.policies
+    said: list[Challenge] = [
+        known[one]
+        for one in decision.policies
+        if one in known and known[one].does is Effect.CHALLENGE
+    ]
+    return terms_of(said)
 
 
 def _blocked(decision: Decision) -> Ruling:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,10 @@ for line in sys.stdin:
 class Gateway:
     """A client of raw lines, the gateway, the server."""
 
-    def __init__(self, folder: Path, calls: Path | None = None) -> None:
+    def __init__(self, folder: Path, calls: Path | None = None, policy: str = "") -> None:
+        """policy: as `--policy` has it; by default POLICY, in a file."""
         self.folder = folder
+        self.policy = policy or str(folder / "policy.cedar")
         (folder / "server.py").write_text(SERVER)
         (folder / "policy.cedar").write_text(POLICY)
         self.env = os.environ | {
@@ -71,12 +74,12 @@ class Gateway:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "hullwatch", "mcp", "--name", "files"),
-                *("--policy", str(self.folder / "policy.cedar")),
+                *("--policy", self.policy, "--store", str(self.folder / "store")),
                 *("--", sys.executable, str(self.folder / "server.py")),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=(self.folder / "stderr").open("w"),
             env=self.env,
         )
         self.say(1, "tools/list")
@@ -273,6 +276,37 @@ def test_a_log_that_somebody_changed_is_named(gateway: Gateway) -> None:
     link.close()
     done = gateway.decisions("verify", "--json")
     assert done.returncode == 1 and json.loads(done.stdout)["first_bad"] == 1
+
+
+def test_the_gateway_follows_what_is_applied(tmp_path: Path) -> None:
+    def policy(*words: str) -> None:
+        command = [sys.executable, "-m", "hullwatch", "policy", *words]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [*command, "--store", str(tmp_path / "store")], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    def answered(tool: str) -> bool:
+        gateway.call(next(numbers), tool)
+        return "result" in gateway.line()
+
+    (tmp_path / "one.cedar").write_text(POLICY)
+    (tmp_path / "two.cedar").write_text(POLICY.replace("files/delete", "files/read"))
+    policy("apply", str(tmp_path / "one.cedar"))
+    numbers = count(10)
+    gateway = Gateway(tmp_path, policy="applied")
+    assert answered("read") and not answered("delete")
+    policy("apply", str(tmp_path / "two.cedar"), "--note", "ticket 7")
+    poll(lambda: not answered("read"), seconds=20, waiting_for="the new set")
+    assert answered("delete")
+    policy("rollback")
+    poll(lambda: answered("read"), seconds=20, waiting_for="the old set")
+    assert not answered("delete") and gateway.end() == 0
+    listed = gateway.decisions("--kind", "policies").stdout
+    assert "apply Set:" in listed and "ticket 7" in listed and "rollback Set:" in listed
+    assert (tmp_path / "stderr").read_text().count("is in force") == 2
+    assert gateway.decisions("verify").returncode == 0
 
 
 def test_policies_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def test_a_server_and_its_exit_code(hullwatch: Run):
         (["--upstream", "http://h/", "--listen", "7811"], 2, "127.0.0.1:7811"),
         (["--", "/no/such/server"], 127, "no such program"),
         (["--", "/"], 126, "Permission denied"),
+        (
+            ["--policy", "applied", "--store", "/no/such", "--", "x"],
+            6,
+            "no set is in /no/such/policy",
+        ),
+        (["--policy", "applied", "--policy", "x.cedar", "--", "x"], 2, "give no other"),
+        (["--policy", "./applied", "--", "x"], 6, "applied: cannot be read"),
         (["pins", "accept", "s"], 2, "a TOOL, or --all"),
         (["pins", "accept", "s", "--all"], 1, "nothing of s waits"),
         (["pins", "show", "s", "t"], 1, "no tool t of s"),

@@ -20,130 +20,15 @@ from hullwatch.agent.mcp import observer as observer_module
 from hullwatch.agent.mcp.gate import Asked, Held, Ruling
 from hullwatch.agent.mcp.message import read
 from hullwatch.agent.mcp.observer import BLOCKED, Dialogue, Observer
-from hullwatch.agent.mcp.pins import Pins
 from hullwatch.agent.mcp.proxy import Proxy
 from hullwatch.agent.mcp.upstream import Upstream
 from hullwatch.agent.secrets.examples import fill
 from hullwatch.decide.approvals import Person
-from hullwatch.decide.engine import Engine
-from hullwatch.decide.log import Log
 from hullwatch.decide.question import Decision, Effect, Fail, Mode
-from hullwatch.gatekeeper import Gatekeeper, Requester
+from support.gatekeeping import PERSON, Scene, over, raw_call, reply, request_of
 from support.mcp_http_server import Asked as Got
 from support.mcp_http_server import Peer, Raw, chunk, json_answer, request, sse
 from support.mcp_reporter import Recording
-
-POLICIES = """
-@id("no-delete") @reason("nothing is deleted here")
-forbid (principal, action == Action::"tool-call", resource == Tool::"srv/delete_file");
-
-@id("ask-write") @effect("challenge") @reason("writing needs a person") @deadline("60s")
-forbid (principal, action == Action::"tool-call", resource)
-when { resource.name == "write_file" };
-
-@id("ask-soon") @effect("challenge") @deadline("1s")
-forbid (principal, action == Action::"tool-call", resource) when { resource.name == "soon" };
-
-@id("ask-open") @effect("challenge") @deadline("1s") @fail("open")
-forbid (principal, action == Action::"tool-call", resource) when { resource.name == "open" };
-
-@id("ask-self") @effect("challenge") @answer("requester") @approvers("uid:1000")
-forbid (principal, action == Action::"tool-call", resource) when { resource.name == "own" };
-
-@id("no-secrets") forbid (principal, action == Action::"tool-call", resource)
-when { context has secret_kinds && context.secret_kinds.contains("test_key") };
-
-@id("watch") @mode("observe")
-forbid (principal, action == Action::"tool-call", resource) when { resource.name == "watched" };
-
-@id("changed") forbid (principal, action == Action::"tool-call", resource)
-when { context has definition && context.definition == "changed" };
-"""
-PERSON = Person(0, 1, 0)
-
-
-def request_of(ident: Any, method: str = "tools/call", **params: Any) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
-
-
-def raw_call(ident: Any, name: Any, **params: Any) -> bytes:
-    return json.dumps(request_of(ident, name=name, **params)).encode()
-
-
-class Found:
-    kind, start, end = "test_key", 0, 1
-
-
-def detect(data: bytes) -> list[Found]:
-    return [Found()] if b"s3cr3t" in data else []
-
-
-class Scene:
-    """A gateway's inside with a real policy, a real log, and no transport."""
-
-    def __init__(self, folder: Path, decider: Any = None) -> None:
-        self.reporter = Recording()
-        self.log = Log(folder / "log")
-        engine = decider or Engine.of([(POLICIES, "p.cedar")])
-        self.pins = Pins(folder / "pins.db")
-        self.keeper = Gatekeeper(engine, self.log, Requester(1000), self.reporter)
-        self.observer = Observer(
-            "srv",
-            self.reporter,
-            pins=self.pins,
-            gate=self.keeper,
-            hasher=lambda data: f"h{hash(data)}",
-            detect=detect,
-        )
-        self.dialogue = Dialogue()
-        self.told: list[dict[str, Any]] = []
-
-    async def sent(self, raw: bytes) -> Any:
-        outcome = await self.observer.sent(self.dialogue, read(raw), len(raw))
-        if isinstance(outcome, list):
-            return [json.loads(one) for one in outcome]
-        return outcome
-
-    async def tell(self, messages: Any) -> None:
-        self.told += [json.loads(one) for one in messages]
-
-    async def settle(self, held: Held) -> Any:
-        answers = await held.settle(self.tell)
-        return None if answers is None else [json.loads(one) for one in answers]
-
-    async def lists(self, *names: str, description: str = "d") -> None:
-        assert await self.sent(json.dumps(request_of("l", "tools/list")).encode()) is None
-        tools = [{"name": name, "description": description} for name in names]
-        answer = json.dumps({"jsonrpc": "2.0", "id": "l", "result": {"tools": tools}}).encode()
-        self.observer.heard(self.dialogue, read(answer), len(answer))
-
-    def waits(self) -> str:
-        (ident,) = self.keeper.approvals.waiting
-        return ident
-
-    def answer(self, yes: bool, **more: Any) -> str:
-        return self.keeper.approvals.answer(self.waits(), PERSON, yes, "because", **more)
-
-    def kinds(self) -> list[tuple[str, str]]:
-        self.log.flush()
-        return [(one.kind, str(one.effect)) for one in self.log.entries()]
-
-
-def over(test: Callable[..., Any]) -> Callable[..., None]:
-    def run(tmp_path: Path) -> None:
-        async def play() -> None:
-            scene = Scene(tmp_path)
-            await scene.keeper.start()
-            try:
-                await test(scene)
-            finally:
-                scene.keeper.close()
-                assert scene.log.verify().ok
-
-        asyncio.run(asyncio.wait_for(play(), 60))
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
 
 
 @over
@@ -330,10 +215,6 @@ async def own_call(scene: Scene, tool: str = "own") -> tuple[Any, list[Any]]:
     settled = asyncio.create_task(scene.settle(held))
     await asyncio.sleep(0.05)
     return settled, list(scene.told)
-
-
-def reply(asked: Any, **result: Any) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode()
 
 
 @over

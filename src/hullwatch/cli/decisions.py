@@ -58,7 +58,9 @@ def decisions(
     kind: Annotated[
         str,
         typer.Option(
-            "--kind", metavar="KIND", help="verdict, held, approved, denied, expired and so on."
+            "--kind",
+            metavar="KIND",
+            help="verdict, held, approved, denied, expired, policies and so on.",
         ),
     ] = "",
     policy: Annotated[
@@ -92,7 +94,7 @@ def decisions(
 
         def wanted(entry: Entry) -> bool:
             return (
-                effect in ("", entry.effect)
+                (not effect or (effect == entry.effect and entry.kind != "policies"))
                 and (not policy or policy in entry.policies)
                 and principal in entry.principal
             )
@@ -158,13 +160,13 @@ def _print(entry: Entry, as_json: bool) -> None:
     if as_json:
         print_json(_row(entry))
         return
-    said = f"{entry.kind}: {entry.effect}"
+    said = entry.kind if entry.kind == "policies" else f"{entry.kind}: {entry.effect}"
     if entry.wanted is not entry.effect and entry.kind == "verdict":
         said += f" (observed: {entry.wanted})"
     parts = [
         f"{entry.number:>6}  {short_time(entry.time, True)}  {said:<20}",
         f"{entry.action} {safe(entry.resource)}",
-        f"by {safe(entry.principal)}",
+        f"by {safe(entry.principal)}" if entry.principal else "",
         safe(", ".join(entry.policies)),
         f"x{entry.count}" if entry.count else "",
         f"{safe(entry.by)}: {safe(entry.why)}" if entry.by else safe(entry.why or entry.reason),

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import Json
+from hullwatch.cli.options import DEFAULT_STORE, Json, Store
 from hullwatch.cli.show import iso, print_json, print_table, safe, say
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from hullwatch.agent.mcp.pins import Pin, Pins
     from hullwatch.agent.mcp.signals import Detect
     from hullwatch.agent.secrets.canaries import Canaries
+    from hullwatch.decide.following import Following
     from hullwatch.gatekeeper import Decider, Gatekeeper, Requester
 
 __all__ = ["register"]
 
 DEFAULT_LISTEN = "127.0.0.1:7811"
+APPLIED = "applied"  # instead of files: the set in force; a file of this name is ./applied
 _COMMAND = "hullwatch.mcp.command"
 
 State = Annotated[
@@ -121,15 +123,16 @@ def run(
         ),
     ] = "none",
     policy: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--policy",
-            metavar="PATH",
-            readable=False,
+            metavar="PATH|applied",
             help="Ask these policies (a .cedar file or a folder of them; may be repeated) before"
-            " each call: allow, block, or wait for a person.",
+            " each call: allow, block, or wait for a person. `applied`: the set that `hullwatch"
+            " policy apply` put into force, and every change of it.",
         ),
     ] = None,
+    store: Store = DEFAULT_STORE,
     log: LogFolder = None,
     head: HeadFile = None,
     state: State = None,
@@ -145,16 +148,16 @@ def run(
         )
     if hold not in ("none", "changed"):
         raise CommandError(f"--hold {hold}: is none or changed", ExitCode.USAGE)
-    decider = _decider(policy or [])
+    decider, following = _decider(policy or [], store)
     if upstream:
         hosts = frozenset(one.lower() for one in allow_host or ())
-        made = _Made(hold, state, decider, log, head)
+        made = _Made(hold, state, decider, following, log, head)
         _proxy(upstream, listen, hosts, ca, name, made)
         return
     from hullwatch.agent.mcp import identity, stdio
     from hullwatch.gatekeeper import Requester
 
-    made = _Made(hold, state, decider, log, head)
+    made = _Made(hold, state, decider, following, log, head)
 
     async def serve() -> int:
         named = name or identity.of_command(command)
@@ -256,6 +259,7 @@ class _Made(NamedTuple):
     hold: str
     state: Path | None
     decider: Decider | None
+    following: Following | None
     log: Path | None
     head: Path | None
 
@@ -284,7 +288,7 @@ class _Made(NamedTuple):
             gate = None
             if self.decider is not None:
                 gate = await stack.enter_async_context(
-                    _gate(self.decider, self.log, self.head, requester(), reporter)
+                    _gate(self, self.decider, requester(), reporter)
                 )
             yield Observer(
                 server,
@@ -302,15 +306,15 @@ class _Made(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def _gate(
-    decider: Decider, folder: Path | None, head: Path | None, requester: Requester, reporter: Any
+    made: _Made, decider: Decider, requester: Requester, reporter: Any
 ) -> AsyncIterator[Gatekeeper]:
     """With its log and the desk where people answer."""
     from hullwatch.cli.decisions import open_log
     from hullwatch.decide.desk import Desk
     from hullwatch.gatekeeper import Gatekeeper
 
-    with open_log(folder, head, write=True) as log:
-        keeper = Gatekeeper(decider, log, requester, reporter)
+    with open_log(made.log, made.head, write=True) as log:
+        keeper = Gatekeeper(decider, log, requester, reporter, following=made.following, tell=say)
         await keeper.start()
         desk = Desk(keeper.approvals, keeper.story)
         try:
@@ -327,13 +331,18 @@ async def _gate(
                 say(f"decisions: {keeper.problem}")
 
 
-def _decider(paths: list[Path]) -> Decider | None:
-    """None where no policy was given; CommandError says what is wrong with one."""
-    if not paths:
-        return None
+def _decider(paths: list[str], store: Path) -> tuple[Decider | None, Following | None]:
+    """(None, None) where no policy was given; CommandError says what is wrong with one."""
     from hullwatch.decide.engine import Engine
     from hullwatch.decide.policy import PolicyError
 
+    if not paths:
+        return None, None
+    if APPLIED in paths:
+        if len(paths) > 1:
+            said = f"--policy {APPLIED}: the set in force is all there is, give no other"
+            raise CommandError(said, ExitCode.USAGE)
+        return _in_force(store)
     try:
         engine = Engine.load(paths)
     except PolicyError as error:
@@ -343,7 +352,20 @@ def _decider(paths: list[Path]) -> Decider | None:
         raise CommandError("--policy: there is no policy in it", ExitCode.CONTENT)
     for problem in engine.overdue():
         say(str(problem))
-    return engine
+    return engine, None
+
+
+def _in_force(store: Path) -> tuple[Decider, Following]:
+    from hullwatch.decide.applied import Applied
+    from hullwatch.decide.following import Following
+
+    following = Following(Applied(store))
+    engine = following.follow()
+    if engine is None:
+        raise CommandError(f"--policy {APPLIED}: {following.problem}", ExitCode.CONTENT)
+    for problem in engine.overdue():
+        say(str(problem))
+    return engine, following
 
 
 def _cleaner(folder: Path) -> Callable[[bytes, int], str] | None:

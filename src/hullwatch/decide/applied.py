@@ -74,11 +74,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Applied:
-    """root: the state directory. AppliedError and OSError wherever it cannot be read or written."""
+    """root: the state directory. path: of the log. AppliedError and OSError wherever it cannot be
+    read or written."""
 
     def __init__(self, root: Path) -> None:
         self.folder = root / "policy"
-        self._log = self.folder / "log.jsonl"
+        self.path = self.folder / "log.jsonl"
 
     def log(self) -> list[Entry]:
         """All changes, oldest first; none before the first one."""
@@ -90,6 +91,15 @@ class Applied:
 
     def set(self, version: str) -> Set:
         """AppliedError where there is none, or its file was changed."""
+        return self._usable(version)[0]
+
+    def engine(self, version: str = "") -> Engine | None:
+        """Of a set, as `set`; by default of the one in force."""
+        entry = self.current() if not version else None
+        version = entry.version if entry is not None else version
+        return self._usable(version)[1] if version else None
+
+    def _usable(self, version: str) -> tuple[Set, Engine]:
         path = self._path(version)
         try:
             found = msgspec.json.decode(path.read_bytes(), type=Set)
@@ -97,14 +107,10 @@ class Applied:
             raise AppliedError(f"no set {version} was applied") from None
         except msgspec.DecodeError as error:
             raise AppliedError(f"{path}: damaged: {error}") from None
-        if found.engine().version != version:
+        engine = found.engine()
+        if engine.version != version:
             raise AppliedError(f"{path}: was changed after it was applied")
-        return found
-
-    def engine(self) -> Engine | None:
-        """Of the set in force."""
-        entry = self.current()
-        return self.set(entry.version).engine() if entry else None
+        return found, engine
 
     def apply(self, new: Set, at: int, by: str, note: str = "") -> Entry:
         """Put a set into force that was checked and tested."""
@@ -138,7 +144,7 @@ class Applied:
     def _read(self) -> tuple[list[Entry], int]:
         """The entries, and where the last whole one ends."""
         try:
-            data = self._log.read_bytes()
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return [], 0
         whole = data[: data.rfind(b"\n") + 1]
@@ -148,9 +154,9 @@ class Applied:
             try:
                 entry = msgspec.json.decode(line, type=Entry)
             except msgspec.DecodeError:
-                raise AppliedError(f"{self._log}:{number}: damaged") from None
+                raise AppliedError(f"{self.path}:{number}: damaged") from None
             if entry.before != before or entry.sealed().chain != entry.chain:
-                raise AppliedError(f"{self._log}:{number}: was changed after it was written")
+                raise AppliedError(f"{self.path}:{number}: was changed after it was written")
             before = entry.chain
             entries.append(entry)
         return entries, len(whole)
@@ -167,7 +173,7 @@ class Applied:
     ) -> Entry:
         before = entries[-1].chain if entries else ""
         made = Entry(at=at, what=what, version=version, by=by, note=note, before=before).sealed()
-        file = os.open(self._log, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        file = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(file, end)  # what a crash cut short
             os.pwrite(file, msgspec.json.encode(made) + b"\n", end)

@@ -149,6 +149,11 @@ class Approvals:
         self._clock = clock
         self._owner = _owner()
         self.waiting: dict[str, Waiting] = {}
+        self._changed = 0  # when other policies came into force
+
+    def policies_changed(self) -> None:
+        """What was widened ends, also where the policies of then come back."""
+        self._changed = self._clock()
 
     def sweep(self) -> int:
         """End in the log what was held by processes that are gone. How many."""
@@ -259,6 +264,7 @@ class Approvals:
                 (entry.principal, entry.identity) == (asked.principal, asked.identity)
                 and (entry.action, entry.server) == (asked.action, asked.server)
                 and entry.version == asked.version
+                and entry.time >= self._changed
                 and set(asked.policies) <= set(entry.policies)
             )
             if same and (entry.scope == "server" or entry.resource == asked.resource):

@@ -30,10 +30,11 @@ __all__ = ["Checked", "Entry", "Head", "Log", "LogError", "directory"]
 
 Kind = Literal[
     "verdict", "allows", "held", "agreed", "approved", "denied", "expired", "cancelled", "lost",
-    "revoked",
+    "revoked", "policies",
 ]  # fmt: skip
 """allows: how often a remembered allow was given again. agreed: one of several who have to approve.
-lost: whoever held it has ended. What comes after `held` names it."""
+lost: whoever held it has ended. What comes after `held` names it. policies: another set is in force
+from here on, or stays in force since the new one cannot be used."""
 ENDS = ("approved", "denied", "expired", "cancelled", "lost")
 
 FILE, KEY, HEAD = "decisions.db", "decisions.key", "decisions.head"

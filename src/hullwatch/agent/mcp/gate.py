@@ -21,8 +21,8 @@ _STEP = 1e-6  # of progress: what the server says later is more
 
 class Asked(NamedTuple):
     """A tools/call that wants to go on. call: its id here. arguments: their keyed hash, of the JSON
-    as it was written. definition: the tool's, against its pin. approved: hash of a question that
-    was approved in an earlier round of this call. raw: the arguments; not to be kept."""
+    as it was written. definition: the tool's, against its pin. approved: what the ruling
+    of an earlier round of this call had there. raw: the arguments; not to be kept."""
 
     server: str
     tool: str
@@ -36,8 +36,9 @@ class Asked(NamedTuple):
 
 
 class Ruling(NamedTuple):
-    """passes: it may go on. reason: why not, for the client. approved: hash of what a person
-    approved. pending: a person is asked; then nothing else counts yet."""
+    """passes: it may go on. reason: why not, for the client. approved: what a person
+    approved, for further rounds of the call. pending: a person is asked; then nothing else counts
+    yet."""
 
     passes: bool
     reason: str = ""

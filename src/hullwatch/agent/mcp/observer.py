@@ -61,8 +61,8 @@ Clean = Callable[[bytes, int], str]
 
 
 class Open:
-    """A request without an answer yet. call: only for tools/call. approved: hash of the question
-    that a person approved for it. definition: the tool's against its pin, when that was asked."""
+    """A request without an answer yet. call: only for tools/call. approved: what a person approved
+    for it, as its ruling had it. definition: the tool's against its pin, when that was asked."""
 
     __slots__ = ("approved", "call", "cursor", "definition", "key", "message", "rounds")
 
