@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from hullwatch import __version__
 from hullwatch.agent.mcp.state import hasher
@@ -35,14 +36,19 @@ from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
 from hullwatch.context.told import told_call, told_signal
 from hullwatch.control import Control
+from hullwatch.decide.applied import Applied
+from hullwatch.decide.following import Following
+from hullwatch.decide.log import Log
 from hullwatch.detect.engine import Engine
 from hullwatch.detect.finding import Finding
 from hullwatch.detect.fold import IDLE, MAX_FOLDS
 from hullwatch.detect.reach import Sight, unreachable
+from hullwatch.detect.row import row_of
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.detect.suppress import Suppression
 from hullwatch.feedback import Feedback
+from hullwatch.guarding import Guarding, Named, stopped_of
 from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
 from hullwatch.otlp import Otlp
@@ -57,6 +63,7 @@ from hullwatch.sensor.patterns import compiled
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tier import Tier
+from hullwatch.sensor.wire import Class
 from hullwatch.store.loaded import LoadedRule
 from hullwatch.store.retention import Limits
 from hullwatch.store.state import CountRow, SequenceRow, Session
@@ -108,6 +115,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     export: str = ""  # OTLP endpoint that is told of calls and findings
     export_headers: str = ""  # file:PATH or env:NAME
     export_ca: Path | None = None
+    enforce: bool = True  # policies that were applied, in the kernel
+    resolvers: tuple[str, ...] = ()  # whose word about names counts
 
 
 class Daemon:
@@ -195,6 +204,9 @@ class Daemon:
         self.keeping: Keeping | None = self._guard("content", self._keep, None)
         self._canaries = self._guard("canaries", self._planted, Canaries())
         self._mentions = Mentions(self._canaries)
+        self.guarding: Guarding | None = None
+        if options.enforce:
+            self.guarding = self._guard("policy", self._keep_policy, None)
         self.listening: Listening | None = None
         if options.tap:
             self.listening = self._guard("tap", self._listen, None)
@@ -251,6 +263,8 @@ class Daemon:
         for batch in batches:
             self.resolver.began(batch.procs)
         self.resolver.scan()
+        if (guarding := self.guarding) is not None:
+            guarding.start()
         for batch in batches:
             self._step(batch)
 
@@ -284,6 +298,8 @@ class Daemon:
         finally:
             if self.listening is not None:
                 self.listening.close()
+            if self.guarding is not None:
+                self._guard("policy", self.guarding.close, None)
             self.sensor.close()
             self.control.close()
             self.resolver.close()
@@ -315,6 +331,8 @@ class Daemon:
             self.writer.put_workloads(self.context.workload_news)
         for part in enriched:
             self._handle(part)
+        if (guarding := self.guarding) is not None:
+            self._guard("policy", lambda: self._guard_by(guarding, batch, enriched), None)
         if (listening := self.listening) is not None:
             self._guard("tap", lambda: listening.follow(batch), None)
             if listening.problem:
@@ -428,6 +446,8 @@ class Daemon:
             self._say("lost", lost)
         self._guard("sequences", self._keep_sequences, None)
         self._guard("quarantine", self._set_apart, None)
+        if self.guarding is not None:
+            self._guard("policy", self.guarding.tick, None)
         self._guard("otlp", self._take_otlp, None)
         self._guard("calls", self._keep_calls, None)
         if (keeping := self.keeping) is not None:
@@ -514,6 +534,38 @@ class Daemon:
         if not self.writer.put_calls(calls, sets):
             self.context.calls.unsaved(calls, sets)
 
+    def _keep_policy(self) -> Guarding:
+        store = self.options.store
+        return Guarding(
+            self.sensor.guard,
+            Following(Applied(store)),
+            lambda: Log(store),
+            self.options.resolvers,
+            self._say,
+        )
+
+    def _guard_by(self, guarding: Guarding, batch: Batch, enriched: list[Enriched]) -> None:
+        """What policy has to know of this batch."""
+        if self.context.workload_news:
+            guarding.found(self.context.workload_news)
+        events = batch.events
+        guarding.gone(events["num"][events["cls"] == Class.CGROUP_RMDIR].tolist())
+        if batch.names:
+            address = self.context.dictionary.address
+            guarding.named(
+                Named(one.cgroup, ip, one.name, one.addresses)
+                for one in batch.names
+                if (ip := address(one.server).ip) is not None
+            )
+        if guarding.on and len(batch.procs):
+            known = guarding.cgroups
+            guarding.inside(one["pid"] for one in batch.procs if int(one["cgroup"]) in known)
+        for part in enriched:
+            rows = np.flatnonzero(part.batch.events["cls"] == Class.POLICY).tolist()
+            guarding.stopped(
+                stopped_of(row_of(part, at, 0), batch.wall_offset, batch.tier) for at in rows
+            )
+
     def _set_apart(self) -> None:
         for one in self._quarantining.follow(self.writer.quarantines()):
             self._say("quarantine", f"{one.container} ({one.how}), {one.id}: {one.state}")
@@ -573,6 +625,7 @@ class Daemon:
                 "cpu_allowed": round(self.governor.allowed, 4),
             },
             "rings": {name: round(fill, 4) for name, fill in self.sensor.fill().items()},
+            "policy": self.guarding.stats() if self.guarding is not None else {},
             "losses": dict(self._losses),
             "faults": dict(self.faults),
             "privileges": self.rights.report(),

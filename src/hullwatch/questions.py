@@ -33,6 +33,7 @@ __all__ = [
     "classes_of",
     "needs_object",
     "never_told",
+    "of_workload",
     "said_of_call",
     "workload_name",
 ]
@@ -168,7 +169,7 @@ def asked_of_call(call: Call, workload: Workload | None) -> Iterator[Asked]:
     who = Entity("Agent", call.client or "unknown")
     context: dict[str, Value] = {"labels": ()}
     if workload is not None and inside:
-        who, context = Entity("Workload", workload_name(workload)), _of_workload(workload)
+        who, context = Entity("Workload", workload_name(workload)), of_workload(workload)
         context["labels"] = ()
     arguments, kinds = said_of_call(call)
     if arguments:
@@ -199,7 +200,7 @@ def said_of_call(call: Call) -> tuple[str, str]:
 # --- parts of a question ------------------------------------------------------------------
 
 
-def _of_workload(workload: Workload) -> dict[str, Value]:
+def of_workload(workload: Workload) -> dict[str, Value]:
     known = {
         "kind": workload.labels.get(KIND_LABEL) or workload.pod_labels.get(KIND_LABEL),
         "image": workload.image,
@@ -211,7 +212,7 @@ def _of_workload(workload: Workload) -> dict[str, Value]:
 
 
 def _context(actor: Actor) -> dict[str, Value]:
-    context = _of_workload(actor.workload)
+    context = of_workload(actor.workload)
     context["labels"] = actor.labels
     if actor.program:
         context["program"] = actor.program
@@ -283,19 +284,15 @@ def _connect(act: Act, resolvers: Collection[str] | None) -> Iterator[Asked]:
         yield _one(act, "connect", "Address", end, {})
         return
     host = end.removesuffix(f":{address.port}")
-    names = [dns_object(name) for name in act.names] or [host]
-    things = [Entity("Address", end)]
-    things += [Entity("Host", f"{name}:{address.port}") for name in dict.fromkeys(names)]
-    questions = tuple(_question(act, "connect", thing) for thing in things)
-    yield Asked(questions, listed=not _own(address, host, resolvers))
-
-
-def _own(address: Address, host: str, resolvers: Collection[str] | None) -> bool:
-    """Whether it stays on the machine, or asks a resolver."""
     mapped = getattr(address.ip, "ipv4_mapped", None) or address.ip
-    if mapped is not None and (mapped.is_loopback or mapped.is_unspecified):
-        return True
-    return address.port == _DNS_PORT and (resolvers is None or host.strip("[]") in resolvers)
+    own = mapped.is_loopback or mapped.is_unspecified
+    resolver = address.port == _DNS_PORT and (resolvers is None or host.strip("[]") in resolvers)
+    names = [dns_object(name) for name in act.names] or (["localhost"] if own else [host])
+    things = [Entity("Address", end)]
+    if not resolver:  # it is how names are found
+        things += [Entity("Host", f"{name}:{address.port}") for name in dict.fromkeys(names)]
+    questions = tuple(_question(act, "connect", thing) for thing in things)
+    yield Asked(questions, listed=not own and not resolver)
 
 
 def _listen(act: Act, _: object) -> Iterator[Asked]:

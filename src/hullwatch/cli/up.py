@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Iterable
@@ -155,6 +156,22 @@ def up(
             help="Of all content; the oldest goes first.",
         ),
     ] = 64 << 20,
+    enforce: Annotated[
+        bool,
+        typer.Option(
+            "--enforce/--no-enforce",
+            help="Hold containers to the policies that `hullwatch policy apply` put into force.",
+        ),
+    ] = True,
+    resolver: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resolver",
+            metavar="ADDRESS",
+            help="Name server of containers, whose word about names counts for policies: the"
+            " cluster's, 10.96.0.10; may be repeated. Default: those in /etc/resolv.conf.",
+        ),
+    ] = None,
     otlp: Annotated[
         list[str] | None,
         typer.Option(
@@ -193,6 +210,7 @@ def up(
     given = tuple(name for name in labels.split(",") if name and name != "none")
     _check_labels(given, private or (), trusted or ())
     _check_content(content or (), content_limit)
+    _check_addresses(resolver or ())
     content_seconds = parse_duration(content_keep, "--content-keep")
     if content_seconds < 1:
         raise CommandError(f"--content-keep {content_keep}: at least 1s", ExitCode.USAGE)
@@ -228,6 +246,8 @@ def up(
         export=export_otlp,
         export_headers=export_headers,
         export_ca=export_ca,
+        enforce=enforce,
+        resolvers=tuple(resolver or _name_servers()),
         calls=calls or (_CALLS if store == DEFAULT_STORE else store / "calls.sock"),
     )
 
@@ -295,6 +315,27 @@ def _check_labels(labels: Iterable[str], private: Iterable[str], trusted: Iterab
             ipaddress.ip_network(text)
         except ValueError as problem:
             raise CommandError(f"--trusted {text}: {problem}", ExitCode.USAGE) from None
+
+
+def _check_addresses(given: Iterable[str]) -> None:
+    """As `_check_labels`."""
+    for text in given:
+        try:
+            ipaddress.ip_address(text)
+        except ValueError as problem:
+            raise CommandError(f"--resolver {text}: {problem}", ExitCode.USAGE) from None
+
+
+def _name_servers() -> list[str]:
+    """Of the host, as far as they are addresses."""
+    found: list[str] = []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in Path("/etc/resolv.conf").read_text()[:65536].splitlines():
+            match line.split():
+                case ["nameserver", address, *_]:
+                    with contextlib.suppress(ValueError):
+                        found.append(str(ipaddress.ip_address(address)))
+    return found
 
 
 def _check_content(patterns: Iterable[str], limit: int) -> None:

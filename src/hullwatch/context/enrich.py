@@ -37,7 +37,7 @@ _MAX_STRINGS_HELD = 200_000
 _NETWORK = classes_mask(
     (
         *(Class.CONNECT, Class.SEND, Class.FLOW, Class.BIND, Class.LISTEN, Class.ACCEPT),
-        *(Class.DUP, Class.LABEL),
+        *(Class.DUP, Class.LABEL, Class.POLICY),
     )
 )
 _CGROUPS = classes_mask((Class.CGROUP_MKDIR, Class.CGROUP_RMDIR))

@@ -10,26 +10,29 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
 from hullwatch.decide.ahead import PATH_ACTIONS, Held, Holds, Needs, Network, holds, needs
 from hullwatch.decide.engine import Answer, Engine
 from hullwatch.decide.policy import Policy
-from hullwatch.decide.question import Entity, Question
+from hullwatch.decide.question import Entity, Question, Value
 from hullwatch.decide.schema import kind_of
 
 __all__ = ["PRIVILEGES", "Cell", "Facts", "NetRow", "Plan", "Row", "Who"]
 
 PRIVILEGES = ("ptrace", "mount", "bpf", "module")
+MAX_GROUPS = 8
 MAX_LABELS = 5  # that policies tell apart: each doubles the answers
 DNS = 53
 _KINDS = {"exec": "Binary", "privilege": "Binary", "open-read": "Path", "open-write": "Path"}
 _OF_WORKLOAD = ("kind", "image", "image_digest", "container", "namespace")
 _LIST = Holds.LISTED | Holds.WOULD_LIST
 _ORDINARY = ("198.51.100.7", "2001:db8::7")  # RFC 5737, RFC 3849
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+# To connect to no address at all is to connect to oneself.
+LOOPBACK: tuple[Network, ...] = tuple(
+    map(ipaddress.ip_network, ("127.0.0.0/8", "0.0.0.0/32", "::1/128", "::/128"))
+)
 _ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
@@ -108,13 +111,26 @@ class Plan:
         )
         self._engines: dict[tuple[str, ...], Engine] = {}
 
-    def drop(self, group: int, why: str) -> None:
-        """Policies that no room is for."""
-        for ident in self.groups[group]:
-            self.unheld[ident] = why
-            self.policies.pop(ident, None)
-            self.needs.pop(ident, None)
-        self.groups = [one for at, one in enumerate(self.groups) if at != group]
+    def halve(self, group: int, why: str) -> None:
+        """There is no room for so many patterns in one automaton; a policy that has none to itself
+        is not held."""
+        idents = self.groups[group]
+        if len(idents) == 1 or len(self.groups) >= MAX_GROUPS:
+            half = len(idents) // 2
+            for ident in idents[half:]:
+                self.unheld[ident] = why
+                del self.policies[ident], self.needs[ident]
+            parts: tuple[tuple[str, ...], ...] = (idents[:half],)
+        else:
+            parts = idents[: len(idents) // 2], idents[len(idents) // 2 :]
+        self.groups[group : group + 1] = [part for part in parts if part]
+
+    def row_of(self, address: str) -> int | None:
+        """The place in `networks` of the narrowest that an address is in."""
+        found = ipaddress.ip_address(address)
+        mapped = getattr(found, "ipv4_mapped", None) or found
+        fits = [at for at, one in enumerate(self.networks) if mapped in one.network]
+        return max(fits, key=lambda at: self.networks[at].network.prefixlen, default=None)
 
     def patterns(self, group: int) -> list[str]:
         return sorted({text for ident in self.groups[group] for text in self.needs[ident].paths})
@@ -123,9 +139,9 @@ class Plan:
 
     def who(self, principal: str, context: Mapping[str, Any]) -> Who:
         known = {name: context[name] for name in self._read if context.get(name) not in (None, "")}
-        if "kind" in self._read and "kind" not in known and (image := context.get("image")):
-            if kind := kind_of(str(image)):
-                known["kind"] = kind
+        image = str(context.get("image") or "")
+        if "kind" in self._read and "kind" not in known and (kind := kind_of(image)):
+            known["kind"] = kind
         return Who(principal if self._principal else "", tuple(sorted(known.items())))
 
     def facts(self, files: bool) -> list[Facts]:
@@ -139,8 +155,11 @@ class Plan:
 
     # -- answers ----------------------------------------------------------------------------------
 
-    def of_paths(self, who: Who, rows: Sequence[Row], any_row: int, unknown: int) -> Iterator[Cell]:
-        """rows: by number; where an answer is not of one of them, `any_row` or `unknown`."""
+    def of_paths(
+        self, who: Who, rows: Sequence[Row], any_row: int, unknown: int, first_row: int
+    ) -> Iterator[Cell]:
+        """rows: numbered from first_row on. any_row: what holds whatever the path; unknown: where
+        it cannot be told."""
         principal = Entity("Workload", who.principal)
         for action in PATH_ACTIONS:
             about = self._about(action)
@@ -156,19 +175,17 @@ class Plan:
                     yield Cell(action, facts, any_row, port, holds(about, answer, principal))
                     maybe: set[str] = set()
                     for number, row in enumerate(rows):
-                        if row.group < 0:
-                            continue
                         group = [one for one in bound if one.id in self.groups[row.group]]
                         held = Held(Holds(0), Holds(0))
                         if group:
                             answer = ask(group, row.text)
                             maybe |= answer.matched | answer.failed
                             held = _bare(holds(group, answer, principal))
-                        yield Cell(action, facts, number, port, held)
+                        yield Cell(action, facts, first_row + number, port, held)
                     lost = Answer((), frozenset(), frozenset(maybe))
                     yield Cell(action, facts, unknown, port, _bare(holds(bound, lost, principal)))
 
-    def of_networks(self, who: Who, any_row: int, unknown: int, first_row: int) -> Iterator[Cell]:
+    def of_networks(self, who: Who, unknown: int, first_row: int) -> Iterator[Cell]:
         """What holds where no name is known; rows of `networks` are numbered from first_row on."""
         principal = Entity("Workload", who.principal)
         for action in ("connect", "listen"):
@@ -224,7 +241,9 @@ class Plan:
             context["privilege"] = PRIVILEGES[port - 1]
 
         def ask(policies: Sequence[Policy], ident: str, kind: str = "") -> Answer:
-            upper = {"upper": facts.upper} if action in _KINDS and self.upper else {}
+            upper: dict[str, Value] = {}
+            if action in _KINDS and self.upper:
+                upper["upper"] = facts.upper
             resource = Entity(kind or _KINDS[action], ident, upper)
             question = Question(
                 principal=Entity("Workload", who.principal),
@@ -256,7 +275,7 @@ def _end(host: str, port: int) -> str:
 
 
 def _words(policy: Policy) -> frozenset[str]:
-    return frozenset(_OF_WORKLOAD + ("hour", "weekday")) if policy.reads is None else policy.reads
+    return frozenset((*_OF_WORKLOAD, "hour", "weekday")) if policy.reads is None else policy.reads
 
 
 def _groups(wanted: Mapping[str, Needs]) -> list[tuple[str, ...]]:
@@ -267,15 +286,6 @@ def _groups(wanted: Mapping[str, Needs]) -> list[tuple[str, ...]]:
         if one.paths:
             (others if any(text.endswith("**") for text in one.paths) else ends).append(ident)
     return [tuple(group) for group in (ends, others) if group]
-
-
-@cache
-def _mapped(network: Network) -> ipaddress.IPv6Network:
-    if network.version == 6:
-        return network
-    return ipaddress.ip_network(
-        (int(network.network_address) | 0xFFFF << 32, network.prefixlen + 96)
-    )  # type: ignore[return-value]
 
 
 def _net_rows(networks: set[Network], resolvers: set[Network]) -> list[NetRow]:

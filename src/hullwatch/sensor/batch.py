@@ -14,7 +14,7 @@ import numpy as np
 
 from hullwatch.sensor.wire import EVENT, PROC
 
-__all__ = ["Batch", "Loss", "String", "in_order", "merge"]
+__all__ = ["Batch", "Loss", "Name", "String", "in_order", "merge"]
 
 
 class String(NamedTuple):
@@ -34,6 +34,15 @@ class Loss(NamedTuple):
     cls: int
     cgroup: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants
+
+
+class Name(NamedTuple):
+    """A DNS answer that a container got: from whom (dictionary id of an address), and what."""
+
+    cgroup: int
+    server: int
+    name: str
+    addresses: tuple[str, ...]
 
 
 def _none(dtype: np.dtype[Any]) -> np.ndarray:
@@ -57,6 +66,7 @@ class Batch:
     wall_offset: int = 0
     drained: int = 0
     tier: str = ""
+    names: tuple[Name, ...] = ()
 
 
 def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -80,6 +90,7 @@ def merge(batches: Sequence[Batch]) -> Batch:
         procs=in_order(procs) if procs else np.empty(0, PROC),
         strings=tuple(entry for batch in batches for entry in batch.strings),
         losses=tuple(loss for batch in batches for loss in batch.losses),
+        names=tuple(name for batch in batches for name in batch.names),
         dict_base=batches[0].dict_base,
         wall_offset=last.wall_offset,
         drained=last.drained,

@@ -6,11 +6,12 @@ import ipaddress
 import struct
 from typing import NamedTuple
 
-__all__ = ["Answer", "Message", "parse"]
+__all__ = ["ADDRESSES", "Answer", "Message", "parse"]
 
 _MAX_ANSWERS = 64
 _MAX_LABELS = 128
 _A, _CNAME, _AAAA = 1, 5, 28
+ADDRESSES = (_A, _AAAA)
 
 
 class Answer(NamedTuple):

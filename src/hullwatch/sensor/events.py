@@ -154,6 +154,17 @@ CLASSES: dict[int, EventClass] = {
             "family << 16 | 0: the process took them; 1: gave them",
             6003,
         ),
+        EventClass(
+            Class.POLICY,
+            "policy",
+            V,
+            "path or server end",
+            "",
+            "privilege, 1 = mapped, or family << 16 | type << 8 | protocol",
+            "generation",
+            "action; what was done << 16",
+            6003,
+        ),
         EventClass(Class.CGROUP_MKDIR, "cgroup_mkdir", V, "path", "", "cgroup id", "", "", 6003),
         EventClass(Class.CGROUP_RMDIR, "cgroup_rmdir", V, "path", "", "cgroup id", "", "", 6003),
         EventClass(

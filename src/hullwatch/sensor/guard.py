@@ -90,7 +90,7 @@ class Guard:
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
         self.generation = 0
         """In force; 0: none."""
-        self._next = 1
+        self._last = 0  # that was in force: what is known of a path bears its number
 
     # -- a generation -----------------------------------------------------------------------
 
@@ -102,9 +102,8 @@ class Guard:
         facts: int,
     ) -> int:
         """The next generation; what an unfinished one left is removed first. networks: to rows."""
-        if self._next in self._made:
-            self._remove(self._next)
-        self._next = generation = max(self.generation, self._next) + 1
+        generation = self._last + 1
+        self._remove(generation)
         made = self._made[generation] = []
         states = self._programs.object.map("path_states")
         data, size = tables.states.tobytes(), PATH_STATE.itemsize
@@ -127,7 +126,7 @@ class Guard:
 
     def first_state(self) -> int:
         """Of the generation that `begin` will give."""
-        return FIRST_STATE[(max(self.generation, self._next) + 1) & 1]
+        return FIRST_STATE[self._last + 1 & 1]
 
     def put(self, generation: int, scope: int, answers: Iterable[Answers]) -> int:
         """How many. GuardError."""
@@ -148,7 +147,7 @@ class Guard:
 
     def commit(self, generation: int) -> None:
         """In force from now on; the one before is removed."""
-        before, self.generation = self.generation, generation
+        before, self.generation, self._last = self.generation, generation, generation
         self.alive()
         self._programs.set(policy=generation)
         if before:

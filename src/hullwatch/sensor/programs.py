@@ -6,6 +6,7 @@ the table in syscalls.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Callable
@@ -66,6 +67,14 @@ _ONLY_IF: dict[str, Callable[[libbpf.KernelTypes], bool]] = {
 }
 
 
+def _host_mounts() -> int:
+    """Inode of the mount namespace that containers are set up in."""
+    for process in ("1", "self"):
+        with contextlib.suppress(OSError):
+            return os.stat(f"/proc/{process}/ns/mnt").st_ino
+    return 0
+
+
 class Programs:
     """Loads on construction; `attach()` starts the events; `close()` ends them.
 
@@ -103,6 +112,7 @@ class Programs:
                 raise SensorError(f"{again}\n{again.log[-2000:]}") from again
         self.facts = facts
         self.settings = self.object.map(".data.settings").shared(SETTINGS)
+        self.set(host_mnt=_host_mounts())
         self._wire_calls()
 
     def _load(self, tier: Tier) -> libbpf.Object:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from hullwatch.sensor import dns, procfs, tls
-from hullwatch.sensor.batch import Batch, Loss, String, in_order
+from hullwatch.sensor.batch import Batch, Loss, Name, String, in_order
 from hullwatch.sensor.clock import read_offset
 from hullwatch.sensor.cut import Cut
+from hullwatch.sensor.guard import Guard
 from hullwatch.sensor.labels import Labels
 from hullwatch.sensor.programs import Programs, RingSizes
 from hullwatch.sensor.ring import Ring
@@ -72,6 +73,7 @@ class Sensor:
         self.spans = Spans(self._programs)
         self.labels = Labels(self._programs)
         self.cut = Cut(self._programs)
+        self.guard = Guard(self._programs)
         self.told = ToldQueue()
         self.tap = Tap(self._programs, self.spans)
         self.on_pieces: Callable[[Iterator[Piece]], None] = lambda pieces: None
@@ -96,6 +98,7 @@ class Sensor:
         self._made: dict[tuple[int, bytes], int] = {}
         self._next_made = 1
         self._pending: list[String] = []
+        self._names: list[Name] = []
         self._wall_offset = 0
         self.unreadable_packets = 0
         self.bulk_events = 0
@@ -233,6 +236,7 @@ class Sensor:
         events = in_order(parts)
         strings = tuple(self._pending)
         self._pending.clear()
+        names, self._names = tuple(self._names), []
         self._in_epoch += len(strings)
         self._turn_epoch()
         return Batch(
@@ -240,6 +244,7 @@ class Sensor:
             procs=procs,
             strings=strings,
             losses=self._take_losses(final),
+            names=names,
             dict_base=self._epoch_start[0],
             wall_offset=self._offset(),
             drained=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
@@ -289,6 +294,9 @@ class Sensor:
                 row["num"] = message.qtype
                 row["num2"] = min((a.ttl for a in message.answers), default=0)
                 row["flags"] = int(message.response) | message.rcode << 8
+                if message.response and not message.rcode:
+                    addresses = [a.value for a in message.answers if a.kind in dns.ADDRESSES]
+                    self._names.append(Name(cgroup, obj, message.name, tuple(addresses)))
             else:
                 name = tls.server_name(data)
                 if name is None:

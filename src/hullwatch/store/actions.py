@@ -96,7 +96,8 @@ def names() -> str:
     WITH {_MINE}, e AS (SELECT * FROM stored_events JOIN mine USING (boot, cgroup)
         WHERE time < make_timestamptz($4) AND $3 IS NOT NULL),
     told AS (
-        SELECT boot, cgroup, unnest(string_split(object2, ' ')) AS address, object AS name, time FROM e
+        SELECT boot, cgroup, unnest(string_split(object2, ' ')) AS address, object AS name, time
+        FROM e
         WHERE class = 'dns' AND flags & 1 = 1 AND object2 != ''
         UNION ALL SELECT boot, cgroup, object, dest_name, time FROM e
         WHERE class IN ('connect', 'send') AND dest_name != '' AND (boot, cgroup, dest_name) NOT IN
