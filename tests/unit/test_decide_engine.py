@@ -212,6 +212,16 @@ def test_attributes_follow_from_ids():
     assert made.decide(identity).policies == ("domain",)
 
 
+def test_a_name_with_escapes_may_be_of_any_attribute():
+    held = 'permit (principal, action == Action::"exec", resource is Binary) when {{ {} }};'
+    listed = engine(held.format('["/x", "x\\ny"].contains(resource.path)'))
+    odd = engine(held.format('resource["pat\\u{68}"] == "/x"'))
+    assert listed.policies["set-1"].reads is not None and odd.policies["set-1"].reads is None
+    for made in (listed, odd):
+        decided = made.decide(ask("exec", "/x", kind="Binary"))
+        assert (decided.effect, decided.failed) == (Effect.ALLOW, ()), decided
+
+
 def test_hours_and_days_are_filled_in():
     made = engine(
         '@id("night") forbid(principal, action, resource) when { context.hour >= 22 };',

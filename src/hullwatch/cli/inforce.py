@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hullwatch.decide.engine import Engine
     from hullwatch.decide.question import Question
 
-__all__ = ["apply", "diff", "rollback", "show"]
+__all__ = ["apply", "diff", "rollback", "show", "who"]
 
 Note = Annotated[str, typer.Option("--note", help="Why, for the log.")]
 
@@ -174,7 +174,7 @@ def apply(
     for late in engine.overdue():
         say(f"warning: {late}")
     with refusing():
-        entry = Applied(store).apply(new, time.time_ns(), _who(), note)
+        entry = Applied(store).apply(new, time.time_ns(), who(), note)
     _print_entry(entry, engine, len(results), json)
 
 
@@ -191,12 +191,12 @@ def rollback(
 
     with refusing():
         applied = Applied(store)
-        entry = applied.rollback(version, time.time_ns(), _who(), note)
+        entry = applied.rollback(version, time.time_ns(), who(), note)
         engine = applied.set(entry.version).engine()
     _print_entry(entry, engine, 0, json)
 
 
-def _who() -> str:
+def who() -> str:
     """Who asked for it; behind sudo the person, not root."""
     name = os.environ.get("SUDO_USER", "") if os.geteuid() == 0 else ""
     if name:

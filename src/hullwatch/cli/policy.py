@@ -22,6 +22,7 @@ from hullwatch.cli.policies import (
     refusing,
 )
 from hullwatch.cli.show import print_json, print_table, safe, say
+from hullwatch.cli.suggest import suggest
 
 if TYPE_CHECKING:
     from hullwatch.decide.engine import Engine
@@ -50,6 +51,7 @@ def register(app: typer.Typer) -> None:
     policy.command("check")(check)
     policy.command("test")(test)
     policy.command("explain")(explain)
+    policy.command("suggest")(suggest)
     policy.command("backtest")(backtest)
     policy.command("diff")(diff)
     policy.command("apply")(apply)

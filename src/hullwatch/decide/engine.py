@@ -49,6 +49,7 @@ MAX_CACHED_TEXT = 4_096  # characters of one question; longer ones are asked aga
 # A panic in Cedar is no Exception, and must not let anything through.
 _STOP = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_ALL = {name for owner in (CONTEXT, *ENTITIES.values()) for name in owner}
 _ERROR = re.compile(r"policy `policy(\d+)`")
 
 
@@ -338,7 +339,7 @@ def _part(action: str, policies: Iterable[Policy]) -> _Part:
     chosen = tuple(one for one in policies if action in one.actions)
     words: set[str] = set()
     for one in chosen:
-        words |= {*CONTEXT} if one.reads is None else one.reads
+        words |= _ALL if one.reads is None else one.reads
 
     def read(attributes: Mapping[str, Attribute]) -> tuple[Attribute, ...]:
         return tuple(one for one in attributes.values() if one.name in words)

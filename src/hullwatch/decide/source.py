@@ -434,8 +434,14 @@ def _member(tokens: Sequence[Token], name: str, *, context: bool) -> tuple[Token
 
 def _reads(tokens: Sequence[Token]) -> frozenset[str] | None:
     for token, after in pairwise(tokens):
-        bare = token.text == "context" and after.text not in (".", "[", "has")
-        if bare or (token.kind == "string" and "\\" in token.text and after.text == "]"):
+        if token.text == "context" and after.text not in (".", "[", "has"):
+            return None
+    for owner, opens, token, closes in zip(
+        tokens, tokens[1:], tokens[2:], tokens[3:], strict=False
+    ):
+        # An attribute's name with escapes. The brackets of a set follow no word.
+        named = owner.kind == "word" or owner.text in (")", "]")
+        if named and (opens.text, closes.text) == ("[", "]") and "\\" in token.text:
             return None
     return frozenset(token.value for token in tokens if token.kind != "mark")
 

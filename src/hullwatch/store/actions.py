@@ -13,7 +13,7 @@ from hullwatch.context.call import AMBIGUOUS
 from hullwatch.sensor.events import CLASSES
 from hullwatch.sensor.wire import Class, Mark, ProcMark
 
-__all__ = ["QUARTER", "counted", "done", "names", "strangers"]
+__all__ = ["QUARTER", "counted", "done", "names", "strangers", "unproved"]
 
 QUARTER = 15 * 60
 """s: the hour and the day, in whatever zone, are the same within it."""
@@ -49,7 +49,7 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         joins += _joined("above", "e.parent", "<=")
     if exec_too:
         joins += _joined("before", "e.proc", "<")
-    program = f"CASE WHEN class = 'exec' THEN {_AFTER_EXEC} ELSE exe END" if exec_too else "e.exe"
+    program = f"CASE WHEN class = 'exec' THEN {_AFTER_EXEC} ELSE e.exe END" if exec_too else "e.exe"
     known = {
         "program": f"CASE WHEN {acts} THEN {program} END",
         "comm": f"CASE WHEN class != 'exec' AND ({acts}) THEN name END",
@@ -89,20 +89,31 @@ def _joined(name: str, whose: str, sign: str) -> str:
         AND {name}.mono {sign} e.mono"""
 
 
+_TOLD = f"""{_MINE}, e AS (SELECT * FROM stored_events JOIN mine USING (boot, cgroup)
+        WHERE time < make_timestamptz($4) AND class IN ('dns', 'tls', 'connect', 'send')),
+    dns AS (SELECT boot, cgroup, object AS name, unnest(string_split(object2, ' ')) AS address, time
+        FROM e WHERE class = 'dns' AND flags & 1 = 1 AND object2 != ''),
+    tls AS (SELECT boot, cgroup, object AS name FROM e WHERE class = 'tls' AND object != ''),
+    ends AS (SELECT boot, cgroup, dest_name AS name, object AS address, time FROM e
+        WHERE class IN ('connect', 'send') AND dest_name != '' AND {_DONE})"""
+"""A destination's name may be what a TLS client said, which is for itself to choose."""
+
+
 def names() -> str:
-    """Names that DNS told containers for addresses, with when first (unix µs), whenever it was; not
-    what a TLS client says, which is for itself to choose. address: maybe with a port."""
+    """Names that DNS told containers for addresses, with when first (unix µs), even before the
+    span. address: maybe with a port."""
     return f"""
-    WITH {_MINE}, e AS (SELECT * FROM stored_events JOIN mine USING (boot, cgroup)
-        WHERE time < make_timestamptz($4) AND $3 IS NOT NULL),
-    told AS (
-        SELECT boot, cgroup, unnest(string_split(object2, ' ')) AS address, object AS name, time
-        FROM e
-        WHERE class = 'dns' AND flags & 1 = 1 AND object2 != ''
-        UNION ALL SELECT boot, cgroup, object, dest_name, time FROM e
-        WHERE class IN ('connect', 'send') AND dest_name != '' AND (boot, cgroup, dest_name) NOT IN
-            (SELECT (boot, cgroup, object) FROM e WHERE class = 'tls' AND object IS NOT NULL))
-    SELECT boot, cgroup, address, name, epoch_us(min(time)) AS first FROM told GROUP BY ALL"""
+    WITH {_TOLD}, told AS (SELECT * FROM dns
+        UNION ALL SELECT * FROM ends ANTI JOIN tls USING (boot, cgroup, name))
+    SELECT boot, cgroup, address, name, epoch_us(min(time)) AS first FROM told
+    WHERE $3 IS NOT NULL GROUP BY ALL"""
+
+
+def unproved() -> str:
+    """Destinations, with how often, whose names are only what TLS clients said."""
+    return f"""
+    WITH {_TOLD} SELECT address, count(*) AS n FROM ends SEMI JOIN tls USING (boot, cgroup, name)
+        ANTI JOIN dns USING (boot, cgroup, name) WHERE $3 IS NOT NULL GROUP BY ALL"""
 
 
 def strangers(classes: Collection[int]) -> str:
