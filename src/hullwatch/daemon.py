@@ -553,9 +553,8 @@ class Daemon:
         if batch.names:
             address = self.context.dictionary.address
             guarding.named(
-                Named(one.cgroup, ip, one.name, one.addresses)
+                Named(one.ts, one.cgroup, address(one.server).ip, one.name, one.addresses)
                 for one in batch.names
-                if (ip := address(one.server).ip) is not None
             )
         if guarding.on and len(batch.procs):
             known = guarding.cgroups

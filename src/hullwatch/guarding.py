@@ -23,9 +23,10 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.plan import Cell, Facts, Plan, Row, Who
-from hullwatch.decide.question import Effect, Mode
+from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.row import Row as EventRow
-from hullwatch.questions import Asked, act_of, asked, of_workload, workload_name
+from hullwatch.questions import Act, Asked, act_of, asked, of_workload, workload_name
+from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.guard import Answers, Guard, GuardError
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import Pattern, Tables, TooManyPatterns, told_apart
@@ -65,27 +66,25 @@ class Follow(Protocol):
 
 
 class Named(NamedTuple):
-    """A resolver told a container which addresses a name has. server: of the resolver."""
+    """A container was told which addresses a name has. server: by whom; None: not known."""
 
+    ts: int
     cgroup: int
-    server: Address
+    server: Address | None
     name: str
     addresses: tuple[str, ...]
 
 
 class Stopped(NamedTuple):
-    """What the kernel did at the policies' word. ts: unix ns. asked: the questions that it stands
-    for. done: enum hw_done."""
+    """What the kernel did at the policies' word. ts: unix ns. done: enum hw_done."""
 
     ts: int
     done: int
     action: str
-    object: str
-    workload: str
+    act: Act
     identity: str
     tool_call: str
     tier: str
-    asked: tuple[Asked, ...]
 
 
 def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
@@ -94,20 +93,18 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
     name = _NAME[action]
     act = act_of(row)
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
-    act = act._replace(cls=int(cls), flags=int(name == "open-write"))
-    questions = [one for one in asked(act) if one.questions[0].action == name]
+    # Names that anybody may have said are not what policy knows: `Guarding.questions`.
+    act = act._replace(cls=int(cls), flags=int(name == "open-write"), names=())
     image = row.image
     identity = f"uid:{image.euid} {image.exepath}" if image is not None else ""
     return Stopped(
         row.ts + offset,
         done,
         name,
-        act.object,
-        workload_name(row.workload),
+        act,
         identity,
         f"{row.span:016x}" if row.span else "",
         tier,
-        tuple(questions),
     )
 
 
@@ -143,6 +140,7 @@ class Guarding:
         self._engine: Engine | None = None
         self._in_force: _Tables | None = None
         self._containers: dict[int, Workload] = {}
+        self._kinds: dict[int, Who] = {}  # by cgroup
         self._scopes: dict[Who, int] = {}
         self._next_scope = 1
         self._names: OrderedDict[tuple[int, str], set[str]] = OrderedDict()  # cgroup, address
@@ -191,9 +189,10 @@ class Guarding:
             self._work.put(lambda cgroup=cgroup: self._let_go(cgroup))  # type: ignore[misc]
 
     def named(self, answers: Iterable[Named]) -> None:
+        if not self.on:
+            return
         for one in answers:
-            if one.server in self._trusted:
-                self._work.put(lambda one=one: self._learn(one))  # type: ignore[misc]
+            self._work.put(lambda one=one: self._learn(one))  # type: ignore[misc]
 
     def stopped(self, verdicts: Iterable[Stopped]) -> None:
         for one in verdicts:
@@ -336,6 +335,7 @@ class Guarding:
             )
             self._guard.put(tables.number, scope, map(_answer, cells))
             self._scopes[who] = scope
+        self._kinds[container.cgroup] = who
         self._guard.hold(tables.number, container.cgroup, scope)
 
     def _hold(self, container: Workload) -> None:
@@ -345,6 +345,7 @@ class Guarding:
 
     def _let_go(self, cgroup: int) -> None:
         self._containers.pop(cgroup, None)
+        self._kinds.pop(cgroup, None)
         self._guard.let_go(cgroup)
         for key in [key for key in self._names if key[0] == cgroup]:
             del self._names[key]
@@ -352,6 +353,11 @@ class Guarding:
     # -- names -------------------------------------------------------------------------------
 
     def _learn(self, answer: Named) -> None:
+        if answer.server in self._trusted:
+            self._name(answer)
+        self._guard.answered(answer.cgroup, answer.ts)
+
+    def _name(self, answer: Named) -> None:
         """The addresses have this name, too. A name is kept as long as its container is there: the
         connections that were made by it are judged by it."""
         if answer.cgroup not in self._containers:
@@ -375,18 +381,12 @@ class Guarding:
             self._give_name(tables, cgroup, address)
 
     def _give_name(self, tables: _Tables, cgroup: int, address: str) -> None:
-        container = self._containers[cgroup]
         plan = tables.plan
         if not any("connect" in one.actions for one in plan.policies.values()):
             return
-        who = plan.who(workload_name(container), of_workload(container))
+        who = self._kinds[cgroup]
         scope = self._scopes[who]
-        kin = {
-            one.cgroup
-            for one in self._containers.values()
-            if plan.who(workload_name(one), of_workload(one)) == who
-        }
-        names = frozenset(name for one in kin for name in self._names.get((one, address), ()))
+        names = self._names_of(cgroup, address)
         place = plan.row_of(address)
         if not names or place is None:
             self._guard.put_name(tables.number, scope, address, 0)
@@ -404,7 +404,26 @@ class Guarding:
             self._guard.put(tables.number, scope, cells)
         self._guard.put_name(tables.number, scope, address, number)
 
+    def _names_of(self, cgroup: int, address: str) -> frozenset[str]:
+        """That any container of the same kind was told."""
+        who = self._kinds.get(cgroup)
+        kin = (one for one, kind in self._kinds.items() if kind == who)
+        return frozenset(name for one in kin for name in self._names.get((one, address), ()))
+
     # -- the log -----------------------------------------------------------------------------
+
+    def questions(self, one: Stopped) -> list[Asked]:
+        """What the kernel's answer was about, with the names that counted."""
+        act = one.act
+        address = address_of(act.object) if one.action in ("connect", "listen") else None
+        if address is not None and address.ip is not None:
+            names = self._names_of(act.actor.workload.cgroup, str(address.ip))
+            act = act._replace(names=tuple(sorted(names)))
+        return [
+            found
+            for found in asked(act, self._resolvers)
+            if found.questions[0].action == one.action
+        ]
 
     def _write(self, one: Stopped) -> None:
         self._waiting -= 1
@@ -412,30 +431,30 @@ class Guarding:
             self.lost += 1
             return
         stopped = one.done != Done.TOLD
+        questions = self.questions(one)
         ranks = list(Effect)
-        decisions = [
-            self._engine.decide_any(asked.questions, listed=asked.listed) for asked in one.asked
-        ]
-        decision = max(decisions, key=lambda found: ranks.index(found.wanted), default=None)
-        resource = one.object
-        if one.asked:
-            thing = one.asked[0].questions[0].resource
-            resource = f"{thing.kind}:{thing.id}"
-        wanted = decision.wanted if decision is not None else Effect.BLOCK
-        reason = decision.reason if decision is not None else "it cannot be told what it is"
+        decision = max(
+            (self._engine.decide_any(each.questions, listed=each.listed) for each in questions),
+            key=lambda found: ranks.index(found.wanted),
+            default=Decision(effect=Effect.BLOCK, wanted=Effect.BLOCK, reason=_UNKNOWN),
+        )
+        wanted = decision.wanted
+        if stopped and wanted is Effect.ALLOW:  # the policies are others by now
+            wanted = Effect.BLOCK
+        thing = questions[0].questions[0].resource if questions else None
         entry = Entry(
             time=one.ts,
-            principal=f"Workload:{one.workload}",
+            principal=f"Workload:{workload_name(one.act.actor.workload)}",
             action=one.action,
-            resource=resource,
+            resource=f"{thing.kind}:{thing.id}" if thing is not None else one.act.object,
             effect=Effect.BLOCK if stopped else Effect.ALLOW,
-            wanted=wanted if wanted is not Effect.ALLOW or not stopped else Effect.BLOCK,
+            wanted=wanted,
             mode=Mode.ENFORCE if stopped else Mode.OBSERVE,
-            policies=decision.policies if decision is not None else (),
-            failed=decision.failed if decision is not None else (),
-            reason=reason,
+            policies=decision.policies,
+            failed=decision.failed,
+            reason=decision.reason,
             version=self._engine.version,
-            took=decision.took if decision is not None else 0,
+            took=decision.took,
             tier=one.tier,
             identity=one.identity,
             tool_call=one.tool_call,
@@ -452,6 +471,7 @@ class Guarding:
             self._once("decisions", str(error))
 
 
+_UNKNOWN = "what it is about cannot be told"
 _HOW = {
     int(Done.KILLED): "the program was ended before its first instruction",
     int(Done.DROPPED): "a packet of an open connection was dropped",

@@ -41,11 +41,20 @@ when { context.container == "guarded" && ["sh", "ash"].contains(resource.name) }
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "guarded" && resource.path == "/etc/shadow" };
 
+@id("one-host")
+@reason("only the mirror")
+forbid (principal, action == Action::"connect", resource is Host)
+when { context.container == "guarded" && resource has port && resource.port == 7777 }
+unless { resource.name == "mirror.example" };
+
 @id("only-seen")
 @mode("observe")
 forbid (principal, action == Action::"connect", resource is Address)
 when { context.container == "guarded" && resource has port && resource.port == 8888 };
 """
+
+
+RESOLVER = "198.51.100.53"
 
 
 class Stage(NamedTuple):
@@ -100,8 +109,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     network = Network("guard")
     network.add_address("198.51.100.9/32")
     network.add_address("169.254.169.254/32")
+    for address in (RESOLVER, "198.51.100.66", "198.51.100.67"):
+        network.add_address(f"{address}/32")
     try:
-        with Agent(store, rules=()) as agent, Runc(python_image) as runc:
+        resolvers = (RESOLVER,)
+        with Agent(store, rules=(), resolvers=resolvers) as agent, Runc(python_image) as runc:
             guarded = Puppet(runc, python_image, folder, "guarded", network=network.path)
             other = Puppet(runc, python_image, folder, "other", network=network.path)
             guarded.until(TO_METADATA, "EPERM")
@@ -156,3 +168,48 @@ def test_observed_goes_on_and_is_told(stage: Stage):
     assert stage.guarded.do(OUT.replace("9))", "8888))")) == 111
     told = stage.logged(resource="Address:198.51.100.9:8888")
     assert (told["effect"], told["wanted"], told["mode"]) == ("allow", "block", "observe")
+
+
+RESOLVE = """
+import struct
+def serve(address, answer):
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, 53))
+    def loop():
+        data, peer = server.recvfrom(512)
+        record = b"\\xc0\\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + socket.inet_aton(answer)
+        server.sendto(data[:2] + b"\\x81\\x80\\0\\1\\0\\1\\0\\0\\0\\0" + data[12:] + record, peer)
+    threading.Thread(target=loop, daemon=True).start()
+def resolve(name, server):
+    said = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    link.settimeout(5)
+    link.sendto(b"hw\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0" + said + b"\\0\\0\\1\\0\\1", (server, 53))
+    return link.recv(512)
+"""
+
+
+def resolved(name: str, server: str, address: str) -> str:
+    """A name server answers so, and then somebody connects there."""
+    return (
+        f"{RESOLVE}serve({server!r}, {address!r})\n"
+        f"server = socket.create_server(({address!r}, 7777))\n"
+        f"resolve({name!r}, {server!r})\n"
+        f"s = socket.socket(); s.settimeout(20); said = s.connect_ex(({address!r}, 7777))"
+    )
+
+
+def test_a_name_that_a_resolver_told_counts_at_once(stage: Stage):
+    mine, other, third = "198.51.100.9", "198.51.100.66", "198.51.100.67"
+    out = "s = socket.socket(); s.settimeout(5); said = s.connect_ex((%r, 7777))"
+    assert stage.guarded.do(out % mine) == 1  # it has no name, so it is its own
+    assert stage.guarded.do(resolved("mirror.example", RESOLVER, mine)) == 0
+    assert stage.guarded.do(out % mine) == 111  # from now on without a resolver
+    # Who is no resolver can say what it likes; and another name is another name.
+    forged = stage.guarded.begin(resolved("mirror.example", mine, other))
+    named = stage.guarded.begin(resolved("evil.example", RESOLVER, third))
+    assert stage.guarded.end(forged) == 110  # ETIMEDOUT, as an answer had just come
+    assert stage.guarded.end(named) == 110
+    assert stage.guarded.do(out % other) == stage.guarded.do(out % third) == 1
+    told = stage.logged(resource=f"Address:{other}:7777")
+    assert told["policies"] == ["one-host"]

@@ -221,7 +221,7 @@ static __noinline int tell_dropped(const struct owner *o, const struct guard_end
 HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 {
 	u32 generation = settings.policy, scope;
-	struct guard_end end;
+	struct guard_end end = {};
 	struct owner *o;
 	u64 cookie;
 
@@ -245,6 +245,51 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 	return true;
 }
 
+/* Where a packet goes, whether it carries anything or not. */
+HOT bool packet_end(struct __sk_buff *skb, struct guard_end *end)
+{
+	u8 head[40];
+	u32 at;
+	u16 port;
+
+	if (bpf_skb_load_bytes(skb, 0, head, 20))
+		return false;
+	if (head[0] >> 4 == 4) {
+		at = (head[0] & 15) * 4;
+		end_v4(end, *(u32 *)(head + 16), 0);
+	} else {
+		if (bpf_skb_load_bytes(skb, 0, head, 40))
+			return false;
+		at = 40;
+		__builtin_memcpy(end->addr, head + 24, 16);
+	}
+	if (bpf_skb_load_bytes(skb, at + 2, &port, 2))
+		return false;
+	end->port = bpf_ntohs(port);
+	return true;
+}
+
+/* Of a connection that waits for its name, and has none yet. */
+static __noinline int is_held(struct __sk_buff *skb)
+{
+	struct guard_held_key key = {};
+	u32 generation = settings.policy;
+	struct guard_held *held;
+	u64 now = bpf_ktime_get_boot_ns();
+
+	if (!generation || settings.policy_held < now >> 30 || !packet_end(skb, &key.end))
+		return false;
+	key.scope = scope_of_packet(skb, generation);
+	if (!key.scope)
+		return false;
+	held = bpf_map_lookup_elem(&guard_holds, &key);
+	if (!held || !guard_packet(&key.end, key.scope, held->by.labels))
+		return false;
+	if (held->since + ANSWER_NS / 2 < now) /* it has been looked at: this is what policy says */
+		tell_dropped(&held->by, &key.end);
+	return true;
+}
+
 HOT int packet(struct __sk_buff *skb, u16 outgoing)
 {
 	struct layers l;
@@ -253,6 +298,8 @@ HOT int packet(struct __sk_buff *skb, u16 outgoing)
 	u8 head[6];
 
 	if (packet_is_cut(skb))
+		return 0;
+	if (outgoing && settings.policy_held && is_held(skb))
 		return 0;
 	if (!find_layers(skb, &l))
 		return 1;
@@ -280,6 +327,8 @@ HOT int packet(struct __sk_buff *skb, u16 outgoing)
 	if ((outgoing ? l.dport : l.sport) != 53 || l.len < 12)
 		return 1;
 	cgroup = o ? o->cgroup : bpf_skb_cgroup_id(skb);
+	if (settings.policy && !outgoing)
+		guard_answer(cgroup);
 	copy_packet(skb, &l, o, cgroup, HW_DNS, outgoing);
 	return 1;
 }

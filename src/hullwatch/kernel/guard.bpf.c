@@ -8,35 +8,52 @@
 
 /* ---- network, on every tier --------------------------------------------------------------- */
 
-/* 1: goes on. */
+enum { GOES, STOPS, HELD };
+
 __noinline int guard_end(const struct guard_end *end, u32 action)
 {
 	struct guard g;
 	int says;
 
 	if (!end || !guard_begin(&g, action))
-		return 1;
+		return GOES;
 	says = guard_net(&g, end);
 	if (says == PASSES)
-		return 1;
+		return GOES;
+	if (says == STOPPED && action == HW_A_CONNECT &&
+	    guard_hold(end, g.key.scope, g.key.facts))
+		return HELD;
 	guard_tell(action | (says == STOPPED ? HW_DONE_DENIED : HW_DONE_TOLD) << 16,
 		   plain_end(end->addr, true, end->port, HW_POLICY, bpf_get_current_cgroup_id()), 0, 0);
-	return says != STOPPED;
+	return says == STOPPED ? STOPS : GOES;
+}
+
+#define SOL_TCP 6
+#define TCP_SYNCNT 7
+
+/* One that is held is tried twice, a second apart: what stays forbidden does not hang for minutes. */
+HOT int guard_answers_to(struct bpf_sock_addr *ctx, const struct guard_end *end, u32 action)
+{
+	int once = 1, how = guard_end(end, action);
+
+	if (how == HELD && ctx->type == SOCK_STREAM)
+		bpf_setsockopt(ctx, SOL_TCP, TCP_SYNCNT, &once, sizeof(once));
+	return how != STOPS;
 }
 
 HOT int guard_v4(struct bpf_sock_addr *ctx, u32 action)
 {
-	struct guard_end end;
+	struct guard_end end = {};
 
 	if (!settings.policy || is_own())
 		return 1;
 	end_v4(&end, ctx->user_ip4, bpf_ntohs(ctx->user_port));
-	return guard_end(&end, action) != 0;
+	return guard_answers_to(ctx, &end, action);
 }
 
 HOT int guard_v6(struct bpf_sock_addr *ctx, u32 action)
 {
-	struct guard_end end;
+	struct guard_end end = {};
 
 	if (!settings.policy || is_own())
 		return 1;
@@ -45,7 +62,7 @@ HOT int guard_v6(struct bpf_sock_addr *ctx, u32 action)
 	((u32 *)end.addr)[2] = ctx->user_ip6[2];
 	((u32 *)end.addr)[3] = ctx->user_ip6[3];
 	end.port = bpf_ntohs(ctx->user_port);
-	return guard_end(&end, action) != 0;
+	return guard_answers_to(ctx, &end, action);
 }
 
 SEC("cgroup/connect4")

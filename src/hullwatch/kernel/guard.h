@@ -435,7 +435,8 @@ HOT int guard_file(u32 action, struct file *file, u64 num)
 
 /* ---- network ------------------------------------------------------------------------------ */
 
-struct guard_end { u8 addr[16]; u32 port; };
+/* Aligned, as the address is read by words on the stack. */
+struct guard_end { u8 addr[16]; u32 port, pad; } __attribute__((aligned(8)));
 
 HOT void end_v4(struct guard_end *end, u32 ip, u32 port)
 {
@@ -494,6 +495,61 @@ __noinline int guard_socket(u32 family, u32 type, u32 protocol)
 		guard_tell(HW_A_CONNECT | (says == STOPPED ? HW_DONE_DENIED : HW_DONE_TOLD) << 16, 0,
 			   (u64)family << 16 | (type & 0xff) << 8 | (protocol & 0xff), 0);
 	return says == STOPPED;
+}
+
+/* ---- names that are not known yet --------------------------------------------------------- */
+
+/*
+ * A program asks for a name and connects at once, before user space has read the answer. So for a
+ * moment after an answer a connection that would be stopped is let go, and its packets are held
+ * back: TCP sends them again after a second, and by then it is known what the address is called.
+ */
+#define ANSWER_NS 1000000000ULL
+#define HELD_SECONDS 130 /* as long as packets of a connection that is not made are sent again */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64); /* cgroup */
+	__type(value, u64); /* CLOCK_BOOTTIME ns of an answer that user space has not read */
+} guard_answered SEC(".maps");
+
+struct guard_held_key { struct guard_end end; u32 scope, pad; };
+struct guard_held { struct owner by; u64 since; };
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct guard_held_key);
+	__type(value, struct guard_held);
+} guard_holds SEC(".maps");
+
+HOT void guard_answer(u64 cgroup)
+{
+	u64 now = bpf_ktime_get_boot_ns();
+
+	bpf_map_update_elem(&guard_answered, &cgroup, &now, BPF_ANY);
+}
+
+/* Whether this connection, which would be stopped, is held instead. */
+__noinline int guard_hold(const struct guard_end *end, u32 scope, u32 labels)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u64 cgroup = bpf_get_current_cgroup_id(), now = bpf_ktime_get_boot_ns();
+	u64 *answered = bpf_map_lookup_elem(&guard_answered, &cgroup);
+	struct guard_held_key key = { .scope = scope };
+	struct guard_held held = { .since = now };
+
+	if (!end || !answered || *answered + ANSWER_NS < now)
+		return false;
+	key.end = *end;
+	held.by.proc = key_of(task);
+	held.by.cgroup = cgroup;
+	held.by.exec_id = BPF_CORE_READ(task, self_exec_id);
+	held.by.span = current_span();
+	held.by.tid = (u32)bpf_get_current_pid_tgid();
+	held.by.labels = labels;
+	settings.policy_held = (now >> 30) + HELD_SECONDS;
+	return bpf_map_update_elem(&guard_holds, &key, &held, BPF_ANY) == 0;
 }
 
 /* ---- open connections --------------------------------------------------------------------- */

@@ -516,6 +516,7 @@ struct hw_settings {
 	__u32 policy_facts[2]; /* by generation & 1: of hw_guard_key.facts, what is told apart */
 	__u32 policy_changes;  /* counts changes of who is guarded */
 	__u32 policy_alive;    /* 2^30 ns of CLOCK_BOOTTIME: until then the agent is taken to be there */
+	__u32 policy_held;     /* the same: until then connections may be held */
 };
 
 #endif

@@ -39,6 +39,7 @@ class Loss(NamedTuple):
 class Name(NamedTuple):
     """A DNS answer that a container got: from whom (dictionary id of an address), and what."""
 
+    ts: int
     cgroup: int
     server: int
     name: str

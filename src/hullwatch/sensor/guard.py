@@ -86,6 +86,7 @@ class Guard:
         self._ports = maps("guard_ports")
         self._names = maps("guard_names")
         self._inside = maps("guard_inside")
+        self._answered = maps("guard_answered")
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
         self.generation = 0
@@ -144,6 +145,13 @@ class Guard:
             self._put(self._names, key, struct.pack("<I", name), self._made[generation])
         else:
             self._names.delete(key)
+
+    def answered(self, cgroup: int, ts: int) -> None:
+        """A DNS answer of that time has been looked at. ts: CLOCK_BOOTTIME ns."""
+        key = struct.pack("<Q", cgroup)
+        last = self._answered.lookup(key)
+        if last is not None and int.from_bytes(last, "little") <= ts:
+            self._answered.delete(key)
 
     def commit(self, generation: int) -> None:
         """In force from now on; the one before is removed."""

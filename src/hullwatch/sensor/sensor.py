@@ -294,9 +294,9 @@ class Sensor:
                 row["num"] = message.qtype
                 row["num2"] = min((a.ttl for a in message.answers), default=0)
                 row["flags"] = int(message.response) | message.rcode << 8
-                if message.response and not message.rcode:
+                if message.response:
                     addresses = [a.value for a in message.answers if a.kind in dns.ADDRESSES]
-                    self._names.append(Name(cgroup, obj, message.name, tuple(addresses)))
+                    self._names.append(Name(ts, cgroup, obj, message.name, tuple(addresses)))
             else:
                 name = tls.server_name(data)
                 if name is None:
