@@ -60,6 +60,7 @@ from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
 from hullwatch.sensor.patterns import compiled
+from hullwatch.sensor.pins import Pins, mount
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tier import Tier
@@ -536,11 +537,14 @@ class Daemon:
 
     def _keep_policy(self) -> Guarding:
         store = self.options.store
+        if problem := self.rights.call(mount):
+            self._say("policy", f"it ends with this agent: {problem}")
         return Guarding(
             self.sensor.guard,
             Following(Applied(store)),
             lambda: Log(store),
             self.options.resolvers,
+            Pins(self.sensor.descriptors),
             self._say,
         )
 

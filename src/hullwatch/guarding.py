@@ -62,7 +62,17 @@ class Follow(Protocol):
 
     problem: str
 
+    @property
+    def none(self) -> bool: ...
     def follow(self) -> Engine | None: ...
+
+
+class Holder(Protocol):
+    """sensor/pins.py: the programs go on without the agent, should it be killed."""
+
+    def hold(self) -> None: ...
+    def let_go(self) -> None: ...
+    def take_over(self) -> None: ...
 
 
 class Named(NamedTuple):
@@ -126,6 +136,7 @@ class Guarding:
         follow: Follow,
         log: Callable[[], Log],
         resolvers: Sequence[str],
+        hold: Holder,
         say: Callable[[str, str], None],
     ) -> None:
         self._guard = guard
@@ -133,6 +144,7 @@ class Guarding:
         self._open_log = log
         self._log: Log | None = None
         self._resolvers = tuple(resolvers)
+        self._hold_on = hold
         self._trusted = frozenset(map(ipaddress.ip_address, resolvers))
         self._say = say
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -148,6 +160,7 @@ class Guarding:
         self._told: dict[str, str] = {}
         self._waiting = 0
         self._hour = -1
+        self._started = False
         self.filled = 0.0
         """Seconds that the answers in force took."""
         self.lost = 0
@@ -168,6 +181,7 @@ class Guarding:
             self._thread.join(10)
         if self._guard.generation:
             self._guard.end()
+        self._guarded("policy", self._hold_on.let_go)
 
     def tick(self) -> None:
         """Each second."""
@@ -267,6 +281,9 @@ class Guarding:
         self._once("policy in force", self._follow.problem)
         hour = time.localtime().tm_hour
         timed = self._in_force is not None and self._in_force.plan.timed and hour != self._hour
+        if self._follow.none and not self._started:
+            self._hold_on.take_over()  # what an agent held that was killed is in force no more
+        self._started = True
         if engine is not None:
             self._engine = engine
         if self._engine is not None and (engine is not None or timed):
@@ -293,6 +310,13 @@ class Guarding:
             raise
         self._guard.commit(number)
         self._in_force = tables
+        try:
+            self._hold_on.hold()
+        except OSError as error:
+            self._once(
+                "policy", f"what it forbids is forbidden no longer than this agent runs: {error}"
+            )
+        self._hold_on.take_over()
         self.filled = time.monotonic() - began
         self.unheld = dict(plan.unheld)
         self._say(

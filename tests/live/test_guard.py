@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from hullwatch.sensor.pins import left
 from support.agent import Agent
 from support.images import Image
 from support.needs import missing
@@ -213,3 +214,47 @@ def test_a_name_that_a_resolver_told_counts_at_once(stage: Stage):
     assert stage.guarded.do(out % other) == stage.guarded.do(out % third) == 1
     told = stage.logged(resource=f"Address:{other}:7777")
     assert told["policies"] == ["one-host"]
+
+
+def test_what_fails_closed_outlives_the_agent(
+    tmp_path: Path, runc: Runc, python_image: Image, stage: Stage
+):
+    """Killed, it leaves what it holds; the next one takes over, and leaves nothing behind."""
+    store = tmp_path / "store"
+    store.mkdir(mode=0o700)
+    apply(
+        store,
+        """
+        @id("closed")
+        forbid (principal, action == Action::"connect", resource is Address)
+        when { context.container == "left" && resource has port && resource.port == 81 };
+        @id("open") @fail("open")
+        forbid (principal, action == Action::"connect", resource is Address)
+        when { context.container == "left" && resource has port && resource.port == 82 };
+        """,
+    )
+    closed, opened = (
+        "s = socket.socket(); said = s.connect_ex(('127.0.0.1', %d))" % port for port in (81, 82)
+    )
+    puppet = Puppet(runc, python_image, tmp_path, "left")
+    before = left()
+    first = Agent(store, rules=())
+    try:
+        puppet.until(closed, 1)
+        assert puppet.do(opened) == 1
+        assert len(left()) == len(before) + 1
+        first.process.kill()
+        first.process.wait(20)
+        assert puppet.do(closed) == 1
+        puppet.until(opened, 111)  # once it is taken for gone
+        assert puppet.do(closed) == 1
+    finally:
+        first.stop()
+    with Agent(store, rules=()):
+        poll(
+            lambda: len(left()) == len(before) + 1, seconds=30, waiting_for="the next to take over"
+        )
+        puppet.until(opened, 1)
+        assert puppet.do(closed) == 1
+    assert left() == before
+    assert puppet.do(closed) == 111

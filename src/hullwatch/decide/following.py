@@ -30,6 +30,11 @@ class Following:
         self.problem = ""
         self._none = f"no set is in {applied.folder}; `hullwatch policy apply` puts one into force"
 
+    @property
+    def none(self) -> bool:
+        """Nothing was ever put into force here."""
+        return self.problem == self._none
+
     def follow(self) -> Engine | None:
         """The set that is in force from now on, where it is another one than before. Never raises:
         see `problem`."""

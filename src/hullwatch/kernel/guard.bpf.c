@@ -45,7 +45,7 @@ HOT int guard_v4(struct bpf_sock_addr *ctx, u32 action)
 {
 	struct guard_end end = {};
 
-	if (!settings.policy || is_own())
+	if (!settings.policy || is_agent())
 		return 1;
 	end_v4(&end, ctx->user_ip4, bpf_ntohs(ctx->user_port));
 	return guard_answers_to(ctx, &end, action);
@@ -55,7 +55,7 @@ HOT int guard_v6(struct bpf_sock_addr *ctx, u32 action)
 {
 	struct guard_end end = {};
 
-	if (!settings.policy || is_own())
+	if (!settings.policy || is_agent())
 		return 1;
 	((u32 *)end.addr)[0] = ctx->user_ip6[0];
 	((u32 *)end.addr)[1] = ctx->user_ip6[1];
@@ -109,7 +109,7 @@ int guard_made(struct bpf_sock *ctx)
 {
 	u32 type = ctx->type, protocol = ctx->protocol;
 
-	if (!settings.policy || is_own())
+	if (!settings.policy || is_agent())
 		return 1;
 	if ((type == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)) ||
 	    (type == SOCK_DGRAM && protocol == IPPROTO_UDP))
@@ -125,7 +125,7 @@ int BPF_PROG(guard_program, struct task_struct *task, int old_pid, struct linux_
 {
 	struct file *file;
 
-	if (!settings.policy || fixed.lsm_tier || is_own() || in_host_mounts())
+	if (!settings.policy || fixed.lsm_tier || is_agent() || in_host_mounts())
 		return 0;
 	file = BPF_CORE_READ(bprm, file);
 	if (file && guard_asks(HW_A_EXEC | HW_DONE_KILLED << 16, (u64)BPF_CORE_READ(file, f_path.mnt),
@@ -143,14 +143,14 @@ int BPF_PROG(guard_program, struct task_struct *task, int old_pid, struct linux_
 SEC("lsm/bprm_check_security")
 int BPF_PROG(guard_bprm, struct linux_binprm *bprm)
 {
-	if (!settings.policy || is_own() || in_host_mounts())
+	if (!settings.policy || is_agent() || in_host_mounts())
 		return 0;
 	return guard_file(HW_A_EXEC, bprm->file, 0) ? -EPERM : 0;
 }
 
 HOT bool is_guarded(void)
 {
-	return settings.policy && !is_own() && is_inside();
+	return settings.policy && !is_agent() && is_inside();
 }
 
 HOT int guard_opens(u64 address)

@@ -203,13 +203,24 @@ HOT bool would_stop(u32 holds)
 
 enum { PASSES, TOLD, STOPPED };
 
+HOT bool agent_lives(void)
+{
+	return bpf_ktime_get_boot_ns() >> 30 <= settings.policy_alive;
+}
+
+/* Its pid may be another's once it is gone. */
+HOT bool is_agent(void)
+{
+	return is_own() && agent_lives();
+}
+
 /* Once the agent is gone, only what was to outlive it stops anything. */
 HOT int guard_says(const struct guard *g)
 {
 	u32 holds = g->holds & 0xffff;
 
 	if (stops(holds)) {
-		if (bpf_ktime_get_boot_ns() >> 30 <= settings.policy_alive)
+		if (agent_lives())
 			return STOPPED;
 		return stops(g->holds >> 16) ? STOPPED : PASSES;
 	}

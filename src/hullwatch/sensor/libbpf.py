@@ -61,6 +61,7 @@ def _load() -> ctypes.CDLL:
         ("bpf_map__key_size", c_uint32, [c_void_p]),
         ("bpf_map__value_size", c_uint32, [c_void_p]),
         ("bpf_map__initial_value", c_void_p, [c_void_p, ctypes.POINTER(c_size_t)]),
+        ("bpf_obj_pin", c_int, [c_int, c_char_p]),
         ("bpf_map_update_elem", c_int, [c_int, c_void_p, c_void_p, c_uint64]),
         ("bpf_map_lookup_elem", c_int, [c_int, c_void_p, c_void_p]),
         ("bpf_map_delete_elem", c_int, [c_int, c_void_p]),

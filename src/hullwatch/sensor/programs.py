@@ -201,6 +201,12 @@ class Programs:
         finally:
             os.close(cgroup_fd)
 
+    def descriptors(self) -> dict[str, int]:
+        """Of what has to be held for the programs to go on without us. The table of handlers is
+        emptied when nobody holds it (kernel/bpf/arraymap.c, prog_array_map_clear)."""
+        links = {link.name: link.fd for link in self._links if not link.name.startswith("tap_")}
+        return links | {"handlers": self.object.map("handlers").fd}
+
     def attach_tap(self) -> None:
         """Attach what listens to reads and writes; BpfError where that cannot be, SensorError where
         it was not loaded (RingSizes: tap)."""

@@ -113,6 +113,10 @@ class Sensor:
         programs = self._programs.object.programs.items()
         return {name: one.fd for name, one in programs if one.section in ("uprobe", "uretprobe")}
 
+    def descriptors(self) -> dict[str, int]:
+        """Of what has to be held for the programs to go on without us (sensor/pins.py)."""
+        return self._programs.descriptors()
+
     @property
     def wall_offset(self) -> int:
         """From CLOCK_BOOTTIME to the wall clock, ns, as of the last batch."""
