@@ -313,9 +313,7 @@ class Guarding:
         try:
             self._hold_on.hold()
         except OSError as error:
-            self._once(
-                "policy", f"what it forbids is forbidden no longer than this agent runs: {error}"
-            )
+            self._once("policy", f"what it forbids ends with this agent: {error}")
         self._hold_on.take_over()
         self.filled = time.monotonic() - began
         self.unheld = dict(plan.unheld)

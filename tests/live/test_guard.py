@@ -234,7 +234,7 @@ def test_what_fails_closed_outlives_the_agent(
         """,
     )
     closed, opened = (
-        "s = socket.socket(); said = s.connect_ex(('127.0.0.1', %d))" % port for port in (81, 82)
+        f"s = socket.socket(); said = s.connect_ex(('127.0.0.1', {port}))" for port in (81, 82)
     )
     puppet = Puppet(runc, python_image, tmp_path, "left")
     before = left()
@@ -251,9 +251,7 @@ def test_what_fails_closed_outlives_the_agent(
     finally:
         first.stop()
     with Agent(store, rules=()):
-        poll(
-            lambda: len(left()) == len(before) + 1, seconds=30, waiting_for="the next to take over"
-        )
+        poll(lambda: len(left()) == len(before) + 1, seconds=30, waiting_for="the next agent")
         puppet.until(opened, 1)
         assert puppet.do(closed) == 1
     assert left() == before
