@@ -545,6 +545,7 @@ class Daemon:
             lambda: Log(store),
             self.options.resolvers,
             Pins(self.sensor.descriptors),
+            self.writer.quarantine,
             self._say,
         )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import queue
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.plan import Cell, Facts, Plan, Row, Who
+from hullwatch.decide.quarantine import How, Quarantine
 from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.row import Row as EventRow
 from hullwatch.questions import Act, Asked, act_of, asked, of_workload, workload_name
@@ -137,6 +139,7 @@ class Guarding:
         log: Callable[[], Log],
         resolvers: Sequence[str],
         hold: Holder,
+        quarantine: Callable[[Quarantine], None],
         say: Callable[[str, str], None],
     ) -> None:
         self._guard = guard
@@ -145,6 +148,7 @@ class Guarding:
         self._log: Log | None = None
         self._resolvers = tuple(resolvers)
         self._hold_on = hold
+        self._quarantine = quarantine
         self._trusted = frozenset(map(ipaddress.ip_address, resolvers))
         self._say = say
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -483,6 +487,33 @@ class Guarding:
             why=_HOW.get(one.done, ""),
         )
         self._log.note(entry)
+        if stopped:
+            self._set_apart(one, decision)
+
+    def _set_apart(self, one: Stopped, decision: Decision) -> None:
+        """The strongest way that a policy asks for that stopped it; once while it is set apart."""
+        policies = self._engine.policies if self._engine is not None else {}
+        asked = [
+            policy
+            for ident in decision.policies
+            if (policy := policies.get(ident)) and policy.quarantine and policy.mode is Mode.ENFORCE
+        ]
+        workload = one.act.actor.workload
+        if not asked or not workload.container_id:
+            return
+        ways = list(How)
+        policy = max(asked, key=lambda each: ways.index(each.quarantine or How.NETWORK))
+        self._quarantine(
+            Quarantine(
+                id=secrets.token_hex(4),
+                container_id=workload.container_id,
+                container=workload_name(workload),
+                how=policy.quarantine or How.NETWORK,
+                owner=f"policy {policy.id}",
+                reason=policy.reason or f"it was stopped: {one.action} {one.act.object}",
+                created=time.time_ns(),
+            )
+        )
 
     def _flush(self) -> None:
         if self._log is None:

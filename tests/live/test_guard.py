@@ -48,6 +48,11 @@ forbid (principal, action == Action::"connect", resource is Host)
 when { context.container == "guarded" && resource has port && resource.port == 7777 }
 unless { resource.name == "mirror.example" };
 
+@id("no-talk")
+@quarantine("network")
+forbid (principal, action == Action::"connect", resource is Address)
+when { context.container == "talker" && resource has port && resource.port == 6666 };
+
 @id("only-seen")
 @mode("observe")
 forbid (principal, action == Action::"connect", resource is Address)
@@ -256,3 +261,19 @@ def test_what_fails_closed_outlives_the_agent(
         assert puppet.do(closed) == 1
     assert left() == before
     assert puppet.do(closed) == 111
+
+
+def test_a_policy_sets_a_container_apart(
+    stage: Stage, runc: Runc, python_image: Image, tmp_path: Path
+):
+    talker = Puppet(runc, python_image, tmp_path, "talker")
+    bad, good = (
+        f"s = socket.socket(); said = s.connect_ex(('127.0.0.1', {n}))" for n in (6666, 80)
+    )
+    talker.until(bad, 1)
+    talker.until(good, 1)  # which no policy speaks of
+    where = ("--store", str(stage.store))
+    row = json.loads(hullwatch("quarantine", "list", "--json", *where))
+    assert (row["container"], row["owner"], row["how"]) == ("talker", "policy no-talk", "network")
+    hullwatch("quarantine", "lift", row["id"], "--owner", "ann", *where)
+    talker.until(good, 111)

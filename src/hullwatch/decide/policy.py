@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from hullwatch.decide.quarantine import How
 from hullwatch.decide.question import ACTIONS, Effect, Fail, Mode
 from hullwatch.detect.errors import Place, did_you_mean
 from hullwatch.detect.frameworks import NAMES
@@ -26,6 +27,7 @@ __all__ = [
     "DEADLINE",
     "ID",
     "OF_CHALLENGES",
+    "OF_FORBIDS",
     "Policy",
     "PolicyError",
     "Problem",
@@ -84,6 +86,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     review: date | None = None
     controls: tuple[str, ...] = ()
     approvers: tuple[str, ...] = ()
+    quarantine: How | None = None
     deadline: int = 0
     people: int = 1
     answer: str = "others"
@@ -202,5 +205,12 @@ ANNOTATIONS: dict[str, Annotation] = {
         "requester",
         "who asks may approve, too; default others",
     ),
+    "quarantine": Annotation(
+        "quarantine",
+        lambda text: How(_one_of(*How)(text)),
+        "network",
+        "the container that it stops in the kernel is set apart: network, freeze or kill",
+    ),
 }
+OF_FORBIDS = ("quarantine",)
 OF_CHALLENGES = ("approvers", "deadline", "people", "answer")

@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 import cedarpy
 import msgspec
 
-from hullwatch.decide.policy import ANNOTATIONS, DEADLINE, ID, OF_CHALLENGES, Policy, Problem, Scope
+from hullwatch.decide.policy import (
+    ANNOTATIONS,
+    DEADLINE,
+    ID,
+    OF_CHALLENGES,
+    OF_FORBIDS,
+    Policy,
+    Problem,
+    Scope,
+)
 from hullwatch.decide.question import ACTIONS, PRINCIPALS, RESOURCES, Effect
 from hullwatch.decide.schema import APPLIES, CONTEXT, ENTITIES, cedar
 from hullwatch.detect.errors import Place, RuleError, did_you_mean
@@ -381,6 +390,8 @@ def _fields(notes: dict[str, Token], permit: bool) -> tuple[dict[str, Any], list
         except (ValueError, RuleError) as error:
             mend = f'as @{name}("{annotation.example}")'
             refused.append(_Refused(f"@{name}: {error.args[0]}", token.at, mend))
+        if name in OF_FORBIDS and permit:
+            refused.append(_Refused(f"@{name} is for forbids", token.at, "leave it out"))
         if name in OF_CHALLENGES and not challenge:
             mend = 'add @effect("challenge"), or leave it out'
             refused.append(_Refused(f"@{name} is for challenges", token.at, mend))

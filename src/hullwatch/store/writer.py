@@ -340,6 +340,15 @@ class Writer:
         with self._mutex:
             return quarantines.read(self._state.link, only_open=True)
 
+    def quarantine(self, one: Quarantine) -> None:
+        """At a policy's word: once as long as that holds. sqlite3.Error."""
+        with self._mutex:
+            for other in quarantines.read(self._state.link, only_open=True):
+                same = other.container_id == one.container_id and other.owner == one.owner
+                if same and not other.lifted:
+                    return
+            quarantines.add(self._state, one)
+
     def keep_quarantine(self, one: Quarantine) -> None:
         """What was done about one; sqlite3.Error if it could not be written."""
         with self._mutex:
