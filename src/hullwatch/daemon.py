@@ -266,6 +266,7 @@ class Daemon:
         self.resolver.scan()
         if (guarding := self.guarding) is not None:
             guarding.start()
+            self.context.calls.heard = guarding.heard
         for batch in batches:
             self._step(batch)
 

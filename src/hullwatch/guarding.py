@@ -20,10 +20,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from hullwatch.context.call import Call
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
-from hullwatch.decide.plan import Cell, Facts, Plan, Row, Who
+from hullwatch.decide.plan import Cell, Plan, Row, Tool, Who
 from hullwatch.decide.quarantine import How, Quarantine
 from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.row import Row as EventRow
@@ -37,6 +38,7 @@ from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Action, Clas
 __all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
 
 MAX_NAMES = 16_384  # of addresses, all containers together
+MAX_TOOLS = 255  # that policies may tell apart: kernel/wire.h
 MAX_WAITING = 10_000  # verdicts that are still to be logged
 _ACTION = {name.replace("_", "-").lower(): int(value) for name, value in Action.__members__.items()}
 _NAME = {number: name for name, number in _ACTION.items()}
@@ -54,6 +56,7 @@ _PRIVILEGE = {
     int(Privilege.MODULE): Class.MODULE,
 }
 _FIRST = ROW_UNKNOWN + 1
+_FIRST_CALL = 0.15  # s that the first call of a tool waits for its answers
 _POLL = 1.0  # s between two looks at the set in force
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -159,6 +162,7 @@ class Guarding:
         self._kinds: dict[int, Who] = {}  # by cgroup
         self._scopes: dict[Who, int] = {}
         self._next_scope = 1
+        self._tools: dict[Tool, int] = {}
         self._names: OrderedDict[tuple[int, str], set[str]] = OrderedDict()  # cgroup, address
         self._numbers: dict[tuple[Who, int, frozenset[str]], int] = {}
         self._told: dict[str, str] = {}
@@ -219,6 +223,30 @@ class Guarding:
                 continue
             self._waiting += 1
             self._work.put(lambda one=one: self._write(one))  # type: ignore[misc]
+
+    def heard(self, call: Call) -> None:
+        """A call begins: its processes act for that tool from now on, in whatever they do.
+
+        Where it is the first of its tool, its teller waits for the answers, which takes as long as
+        Cedar does; not the agent's own thread, which has to read on."""
+        tables = self._in_force
+        if tables is None or not tables.plan.tools or call.kind != "tool" or call.end:
+            return
+        tool = Tool(call.name, call.server)
+        if number := self._tools.get(tool):
+            self._guard.put_tool(call.id, number)
+            return
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                self._new_tool(tool, call.id)
+            finally:
+                done.set()
+
+        self._work.put(work)
+        if threading.current_thread() is not threading.main_thread():
+            done.wait(_FIRST_CALL)
 
     def inside(self, pids: Iterable[int]) -> None:
         """Processes that run a program of their container."""
@@ -314,6 +342,7 @@ class Guarding:
             raise
         self._guard.commit(number)
         self._in_force = tables
+        self._guard.ask_tools(plan.tools)
         try:
             self._hold_on.hold()
         except OSError as error:
@@ -355,14 +384,47 @@ class Guarding:
         if scope is None:
             scope = self._next_scope
             self._next_scope += 1
-            cells = (
-                *tables.plan.of_paths(who, tables.rows, ROW_ANY, ROW_UNKNOWN, _FIRST),
-                *tables.plan.of_networks(who, ROW_UNKNOWN, _FIRST),
-            )
-            self._guard.put(tables.number, scope, map(_answer, cells))
+            tools = (None, *self._tools) if tables.plan.tools else (None,)
+            self._put(tables, who, scope, tools)
             self._scopes[who] = scope
         self._kinds[container.cgroup] = who
         self._guard.hold(tables.number, container.cgroup, scope)
+
+    def _put(self, tables: _Tables, who: Who, scope: int, tools: Sequence[Tool | None]) -> None:
+        plan = tables.plan
+        cells = (
+            *plan.of_paths(who, tables.rows, ROW_ANY, ROW_UNKNOWN, _FIRST, tools),
+            *plan.of_networks(who, ROW_UNKNOWN, _FIRST, tools),
+        )
+        self._guard.put(tables.number, scope, map(self._answer, cells))
+
+    def _answer(self, cell: Cell) -> Answers:
+        facts = cell.facts
+        return Answers(
+            _ACTION[cell.action],
+            bits_of(facts.labels) | (FACT_UPPER if facts.upper else 0),
+            cell.row,
+            cell.port,
+            int(cell.held.now),
+            int(cell.held.orphaned),
+            self._tools[facts.tool] if facts.tool is not None else 0,
+        )
+
+    def _new_tool(self, tool: Tool, span: int) -> None:
+        """What it may do is answered before its first call goes on."""
+        tables = self._in_force
+        if tables is None or not tables.plan.tools:
+            return
+        if tool not in self._tools:
+            if len(self._tools) == MAX_TOOLS:
+                self._once("policy tools", f"{tool.name}: more than {MAX_TOOLS} tools")
+                return
+            self._tools[tool] = len(self._tools) + 1
+            for who, scope in self._scopes.items():
+                self._put(tables, who, scope, (tool,))
+            for (who, place, names), number in self._numbers.items():
+                self._put_named(tables, who, place, names, number, (tool,))
+        self._guard.put_tool(span, self._tools[tool])
 
     def _hold(self, container: Workload) -> None:
         self._containers[container.cgroup] = container
@@ -421,14 +483,29 @@ class Guarding:
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self._numbers) + 1
-            cells = (
-                _answer(Cell("connect", facts, _FIRST + place, port, held))._replace(name=number)
-                for facts in plan.facts(files=False)
-                for port in (0, *plan.ports)
-                for held in (plan.net(who, facts, place, port, sorted(names)),)
-            )
-            self._guard.put(tables.number, scope, cells)
+            tools = (None, *self._tools) if plan.tools else (None,)
+            self._put_named(tables, who, place, names, number, tools)
         self._guard.put_name(tables.number, scope, address, number)
+
+    def _put_named(
+        self,
+        tables: _Tables,
+        who: Who,
+        place: int,
+        names: frozenset[str],
+        number: int,
+        tools: Sequence[Tool | None],
+    ) -> None:
+        """Answers for an address of this row that has these names."""
+        plan = tables.plan
+        cells = (
+            Cell("connect", facts, _FIRST + place, port, held)
+            for facts in plan.facts(False, tools)
+            for port in (0, *plan.ports)
+            for held in (plan.net(who, facts, place, port, sorted(names)),)
+        )
+        answers = (self._answer(cell)._replace(name=number) for cell in cells)
+        self._guard.put(tables.number, self._scopes[who], answers)
 
     def _names_of(self, cgroup: int, address: str) -> frozenset[str]:
         """That any container of the same kind was told."""
@@ -529,18 +606,3 @@ _HOW = {
     int(Done.KILLED): "the program was ended before its first instruction",
     int(Done.DROPPED): "a packet of an open connection was dropped",
 }
-
-
-def _answer(cell: Cell) -> Answers:
-    return Answers(
-        _ACTION[cell.action],
-        _facts(cell.facts),
-        cell.row,
-        cell.port,
-        int(cell.held.now),
-        int(cell.held.orphaned),
-    )
-
-
-def _facts(facts: Facts) -> int:
-    return bits_of(facts.labels) | (FACT_UPPER if facts.upper else 0)

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from hullwatch.context import tool_call
 from hullwatch.sensor.pins import left
 from support.agent import Agent
+from support.bundles import Mount
 from support.images import Image
 from support.needs import missing
 from support.puppet import Puppet
@@ -52,6 +54,12 @@ unless { resource.name == "mirror.example" };
 @quarantine("network")
 forbid (principal, action == Action::"connect", resource is Address)
 when { context.container == "talker" && resource has port && resource.port == 6666 };
+
+@id("no-calls-home")
+@reason("reports are written, not sent")
+forbid (principal, action == Action::"connect", resource is Address)
+when { context has tool_call && context.tool_call == "report" }
+when { context has server && context.server == "files" };
 
 @id("only-seen")
 @mode("observe")
@@ -119,8 +127,14 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
         network.add_address(f"{address}/32")
     try:
         resolvers = (RESOLVER,)
-        with Agent(store, rules=(), resolvers=resolvers) as agent, Runc(python_image) as runc:
-            guarded = Puppet(runc, python_image, folder, "guarded", network=network.path)
+        calls = folder / "calls"
+        calls.mkdir()
+        told: dict[str, Any] = {"resolvers": resolvers, "calls": calls / "calls.sock"}
+        mounts = (Mount(calls, "/calls"), Mount(Path(tool_call.__file__).parent, "/lib-hullwatch"))
+        with Agent(store, rules=(), **told) as agent, Runc(python_image) as runc:
+            guarded = Puppet(
+                runc, python_image, folder, "guarded", network=network.path, mounts=mounts
+            )
             other = Puppet(runc, python_image, folder, "other", network=network.path)
             guarded.until(TO_METADATA, "EPERM")
             yield Stage(agent, store, guarded, other, network)
@@ -174,6 +188,27 @@ def test_observed_goes_on_and_is_told(stage: Stage):
     assert stage.guarded.do(OUT.replace("9))", "8888))")) == 111
     told = stage.logged(resource="Address:198.51.100.9:8888")
     assert (told["effect"], told["wanted"], told["mode"]) == ("allow", "block", "observe")
+
+
+CALLS = """
+import sys
+sys.path.insert(0, "/lib-hullwatch")
+os.environ["HULLWATCH_CALLS"] = "/calls/calls.sock"
+from tool_call import tool_call
+"""
+
+
+def test_the_tool_call_counts(stage: Stage):
+    """The same process, for another call, may."""
+    there = "s = socket.socket(); said = s.connect_ex(('198.51.100.9', 9))"
+    script = "import socket; " + there + "; print(said)"
+    child = f"said = subprocess.run(['python3', '-c', {script!r}], stdout=-1).stdout.decode()"
+    within = CALLS + "with tool_call('%s', server='files') as told: assert told; %s"
+    assert stage.guarded.do(within % ("report", there)) == 1
+    assert stage.guarded.do(within % ("list", there)) == 111
+    assert stage.guarded.do(within % ("report", child)) == "1\n"
+    told = stage.logged(policies=["no-calls-home"])
+    assert told["tool_call"] and told["reason"] == "reports are written, not sent"
 
 
 RESOLVE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 import numpy as np
@@ -35,12 +35,15 @@ class Calls:
         self._new_sets: dict[int, tuple[int, ...]] = {}
         self._lock = threading.Lock()
         self.forgotten = 0
+        self.heard: Callable[[Call], None] = lambda call: None
+        """Told of each call before anything else is done with it, in the teller's thread."""
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
 
     def put(self, call: Call) -> None:
         """A call has begun, or something more is known of it."""
+        self.heard(call)
         with self._lock:
             self._running.pop(call.id, None)
             self._ended.pop(call.id, None)

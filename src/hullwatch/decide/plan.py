@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from hullwatch.decide.ahead import PATH_ACTIONS, Held, Holds, Needs, Network, holds, needs
@@ -19,7 +19,7 @@ from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Entity, Question, Value
 from hullwatch.decide.schema import kind_of
 
-__all__ = ["PRIVILEGES", "Cell", "Facts", "NetRow", "Plan", "Row", "Who"]
+__all__ = ["PRIVILEGES", "Cell", "Facts", "NetRow", "Plan", "Row", "Tool", "Who"]
 
 PRIVILEGES = ("ptrace", "mount", "bpf", "module")
 MAX_GROUPS = 8
@@ -36,11 +36,19 @@ LOOPBACK: tuple[Network, ...] = tuple(
 _ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
+class Tool(NamedTuple):
+    """Whose call it acts for. server: of MCP, '': not known."""
+
+    name: str
+    server: str = ""
+
+
 class Facts(NamedTuple):
     """What is told apart of who acts, and of where a file is."""
 
     labels: tuple[str, ...] = ()
     upper: bool = False
+    tool: Tool | None = None
 
 
 class Who(NamedTuple):
@@ -99,6 +107,7 @@ class Plan:
         self.policies = {k: engine.policies[k] for k in self.needs}
         self.labels = labels[:MAX_LABELS]
         words = {word for one in self.policies.values() for word in _words(one)}
+        self.tools = not words.isdisjoint(("tool_call", "server"))
         self.timed = not words.isdisjoint(("hour", "weekday"))
         self._read = tuple(name for name in _OF_WORKLOAD if name in words)
         self._principal = any(one.principal for one in self.needs.values())
@@ -144,19 +153,26 @@ class Plan:
             known["kind"] = kind
         return Who(principal if self._principal else "", tuple(sorted(known.items())))
 
-    def facts(self, files: bool) -> list[Facts]:
+    def facts(self, files: bool, tools: Iterable[Tool | None] = (None,)) -> list[Facts]:
+        """All that there can be. tools: None is no call, or one that is not known."""
         sets = [
             some
             for count in range(len(self.labels) + 1)
             for some in combinations(self.labels, count)
         ]
         uppers = (False, True) if files and self.upper else (False,)
-        return [Facts(labels, upper) for labels in sets for upper in uppers]
+        return [Facts(*of) for of in product(sets, uppers, tools)]
 
     # -- answers ----------------------------------------------------------------------------------
 
     def of_paths(
-        self, who: Who, rows: Sequence[Row], any_row: int, unknown: int, first_row: int
+        self,
+        who: Who,
+        rows: Sequence[Row],
+        any_row: int,
+        unknown: int,
+        first_row: int,
+        tools: Sequence[Tool | None] = (None,),
     ) -> Iterator[Cell]:
         """rows: numbered from first_row on. any_row: what holds whatever the path; unknown: where
         it cannot be told."""
@@ -168,7 +184,7 @@ class Plan:
             free = [one for one in about if not self.needs[one.id].paths]
             bound = [one for one in about if self.needs[one.id].paths]
             ports = range(1, len(PRIVILEGES) + 1) if action == "privilege" else (0,)
-            for facts in self.facts(files=True):
+            for facts in self.facts(True, tools):
                 for port in ports:
                     ask = self._ask(action, who, facts, port)
                     answer = ask(free, "/") if free else Answer((), frozenset(), frozenset())
@@ -185,14 +201,20 @@ class Plan:
                     lost = Answer((), frozenset(), frozenset(maybe))
                     yield Cell(action, facts, unknown, port, _bare(holds(bound, lost, principal)))
 
-    def of_networks(self, who: Who, unknown: int, first_row: int) -> Iterator[Cell]:
+    def of_networks(
+        self,
+        who: Who,
+        unknown: int,
+        first_row: int,
+        tools: Sequence[Tool | None] = (None,),
+    ) -> Iterator[Cell]:
         """What holds where no name is known; rows of `networks` are numbered from first_row on."""
         principal = Entity("Workload", who.principal)
         for action in ("connect", "listen"):
             about = self._about(action)
             if not about:
                 continue
-            for facts in self.facts(files=False):
+            for facts in self.facts(False, tools):
                 maybe: set[str] = set()
                 for number, row in enumerate(self.networks):
                     for port in (0, *self.ports):
@@ -237,6 +259,10 @@ class Plan:
 
     def _ask(self, action: str, who: Who, facts: Facts, port: int) -> Callable[..., Answer]:
         context: dict[str, Any] = {**dict(who.context), "labels": facts.labels}
+        if facts.tool is not None:
+            context["tool_call"] = facts.tool.name
+            if facts.tool.server:
+                context["server"] = facts.tool.server
         if action == "privilege":
             context["privilege"] = PRIVILEGES[port - 1]
 
@@ -275,7 +301,9 @@ def _end(host: str, port: int) -> str:
 
 
 def _words(policy: Policy) -> frozenset[str]:
-    return frozenset((*_OF_WORKLOAD, "hour", "weekday")) if policy.reads is None else policy.reads
+    if policy.reads is None:
+        return frozenset((*_OF_WORKLOAD, "hour", "weekday", "tool_call", "server"))
+    return policy.reads
 
 
 def _groups(wanted: Mapping[str, Needs]) -> list[tuple[str, ...]]:

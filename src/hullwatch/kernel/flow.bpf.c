@@ -239,7 +239,7 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 	else
 		end_v4(&end, *(u32 *)l->dst, 0);
 	end.port = l->dport;
-	if (!guard_packet(&end, scope, o->labels | current_labels(o->proc)))
+	if (!guard_packet(&end, scope, o->labels | current_labels(o->proc), o->span))
 		return false;
 	tell_dropped(o, &end);
 	return true;
@@ -283,7 +283,7 @@ static __noinline int is_held(struct __sk_buff *skb)
 	if (!key.scope)
 		return false;
 	held = bpf_map_lookup_elem(&guard_holds, &key);
-	if (!held || !guard_packet(&key.end, key.scope, held->by.labels))
+	if (!held || !guard_packet(&key.end, key.scope, held->by.labels, held->by.span))
 		return false;
 	if (held->since + ANSWER_NS / 2 < now) /* it has been looked at: this is what policy says */
 		tell_dropped(&held->by, &key.end);

@@ -174,6 +174,21 @@ struct guard {
 	u32 without; /* of them, what does not count */
 };
 
+/* Calls to which numbers of tools were given. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64); /* span */
+	__type(value, u32);
+} guard_tools SEC(".maps");
+
+HOT u32 tool_of(u64 span)
+{
+	u32 *tool = span ? bpf_map_lookup_elem(&guard_tools, &span) : NULL;
+
+	return tool ? *tool : 0;
+}
+
 #define EVERY(holds) ((holds) | (holds) << 16)
 
 /* One row more; false: there is no answer. */
@@ -186,6 +201,8 @@ HOT bool guard_row(struct guard *g, u32 row)
 	v = bpf_map_lookup_elem(&guard_answers, &key);
 	if (!v)
 		return false;
+	if (row == HW_ROW_ANY || key.action == HW_A_CONNECT || key.action == HW_A_LISTEN)
+		__sync_fetch_and_add(&v->asked, 1);
 	g->holds |= (v->now | (u32)v->orphaned << 16) & ~g->without;
 	return true;
 }
@@ -247,6 +264,8 @@ HOT bool guard_begin(struct guard *g, u16 action)
 	if (!scope)
 		return false;
 	guard_fill(g, generation, scope, action, settings.labels & HW_CARRIED ? own_labels() : 0);
+	if (settings.policy_tools)
+		g->key.tool = tool_of(current_span());
 	return true;
 }
 
@@ -589,13 +608,15 @@ HOT u32 scope_of_packet(struct __sk_buff *skb, u32 generation)
  * Whoever opened it may have read something since: then it would not be let out any more, and nor is
  * what it sends. True: to be dropped.
  */
-__noinline int guard_packet(const struct guard_end *end, u32 scope, u32 labels)
+__noinline int guard_packet(const struct guard_end *end, u32 scope, u32 labels, u64 span)
 {
 	struct guard g;
 
 	if (!end)
 		return false;
 	guard_fill(&g, settings.policy, scope, HW_A_CONNECT, labels);
+	if (settings.policy_tools)
+		g.key.tool = tool_of(span);
 	return guard_net(&g, end) == STOPPED;
 }
 

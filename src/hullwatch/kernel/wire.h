@@ -429,7 +429,8 @@ struct hw_guard_key {
 	__u32 generation;
 	__u32 scope;
 	__u32 facts; /* labels that policies read; HW_FACT_UPPER */
-	__u16 action; /* enum hw_action */
+	__u8 action; /* enum hw_action */
+	__u8 tool;   /* whose call it acts for, where policies ask for that; 0 = none, or not known */
 	__u16 port;  /* a port that policies name, else 0; enum hw_privilege */
 	__u32 row;   /* path or network, HW_ROW_* */
 	__u32 name;  /* host names of the address, 0 = none known */
@@ -439,6 +440,7 @@ struct hw_guard_key {
 struct hw_guard_value {
 	__u16 now;
 	__u16 orphaned;
+	__u32 asked; /* how often; of paths in HW_ROW_ANY */
 };
 
 #define HW_FACT_UPPER 0x80000000
@@ -517,6 +519,7 @@ struct hw_settings {
 	__u32 policy_changes;  /* counts changes of who is guarded */
 	__u32 policy_alive;    /* 2^30 ns of CLOCK_BOOTTIME: until then the agent is taken to be there */
 	__u32 policy_held;     /* the same: until then connections may be held */
+	__u32 policy_tools;    /* 1: policies ask for which tool it is */
 };
 
 #endif

@@ -37,8 +37,8 @@ FIRST_STATE = (16_384, 24_576)
 """Where the states of a generation's automata are, by generation & 1."""
 ALIVE = 10  # s that an agent may be silent before it is taken for gone
 _GUARDED = struct.Struct("<4I")
-_KEY = struct.Struct("<IIIHHII")
-_VALUE = struct.Struct("<HH")
+_KEY = struct.Struct("<IIIBBHII")
+_VALUE = struct.Struct("<HHI")
 _NET = struct.Struct("<I4s16s")
 _NAME = struct.Struct("<II16s")
 _PORT = struct.Struct("<II")
@@ -60,6 +60,7 @@ class Answers(NamedTuple):
     port: int
     now: int
     orphaned: int
+    tool: int = 0
     name: int = 0
 
 
@@ -86,6 +87,7 @@ class Guard:
         self._ports = maps("guard_ports")
         self._names = maps("guard_names")
         self._inside = maps("guard_inside")
+        self._tools = maps("guard_tools")
         self._answered = maps("guard_answered")
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
@@ -133,8 +135,10 @@ class Guard:
         """How many. GuardError."""
         made, count = self._made[generation], 0
         for one in answers:
-            key = _KEY.pack(generation, scope, one.facts, one.action, one.port, one.row, one.name)
-            self._put(self._answers, key, _VALUE.pack(one.now, one.orphaned), made)
+            key = _KEY.pack(
+                generation, scope, one.facts, one.action, one.tool, one.port, one.row, one.name
+            )
+            self._put(self._answers, key, _VALUE.pack(one.now, one.orphaned, 0), made)
             count += 1
         return count
 
@@ -166,6 +170,22 @@ class Guard:
         self._programs.set(policy=0)
         self._remove(self.generation)
         self.generation = 0
+
+    def asked(self) -> dict[tuple[int, int], int]:
+        """(scope, action) -> how often it was asked in this generation."""
+        keys, values = self._answers.table(GUARD_KEY, GUARD_VALUE)
+        found: dict[tuple[int, int], int] = {}
+        for at in np.flatnonzero((values["asked"] > 0) & (keys["generation"] == self.generation)):
+            which = int(keys["scope"][at]), int(keys["action"][at])
+            found[which] = found.get(which, 0) + int(values["asked"][at])
+        return found
+
+    def put_tool(self, span: int, tool: int) -> None:
+        """A call of it runs. tool: 1 to 255, as in the answers."""
+        self._tools.update(struct.pack("<Q", span), struct.pack("<I", tool))
+
+    def ask_tools(self, on: bool) -> None:
+        self._programs.set(policy_tools=int(on))
 
     def alive(self) -> None:
         """Say so each second: else only policies that fail closed go on stopping anything."""
