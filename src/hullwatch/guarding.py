@@ -39,6 +39,8 @@ __all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
 
 MAX_NAMES = 16_384  # of addresses, all containers together
 MAX_TOOLS = 255  # that policies may tell apart: kernel/wire.h
+MAX_NAMED = 5  # containers that one count names
+COUNTED = 60.0  # s between two counts of what was allowed
 MAX_WAITING = 10_000  # verdicts that are still to be logged
 _ACTION = {name.replace("_", "-").lower(): int(value) for name, value in Action.__members__.items()}
 _NAME = {number: name for name, number in _ACTION.items()}
@@ -169,6 +171,8 @@ class Guarding:
         self._waiting = 0
         self._hour = -1
         self._started = False
+        self._counted: dict[tuple[int, int], int] = {}
+        self._counts_due = 0.0
         self.filled = 0.0
         """Seconds that the answers in force took."""
         self.lost = 0
@@ -281,11 +285,15 @@ class Guarding:
                 due = now + _POLL
                 self._guarded("policy", self._look)
                 self._guarded("decisions", self._flush)
+            if now >= self._counts_due:
+                self._counts_due = now + COUNTED
+                self._guarded("decisions", self._count)
             try:
                 work = self._work.get(timeout=max(due - now, 0.001))
             except queue.Empty:
                 continue
             if work is None:
+                self._guarded("decisions", self._count)
                 if self._log is not None:
                     self._guarded("decisions", self._log.close)
                 return
@@ -340,7 +348,9 @@ class Guarding:
         except GuardError:
             self._scopes, self._numbers = scopes, numbers
             raise
+        self._guarded("decisions", self._count)
         self._guard.commit(number)
+        self._counted = {}
         self._in_force = tables
         self._guard.ask_tools(plan.tools)
         try:
@@ -591,6 +601,32 @@ class Guarding:
                 created=time.time_ns(),
             )
         )
+
+    def _count(self) -> None:
+        """What was allowed, of each kind of container and action: one entry for all of a minute."""
+        if self._log is None or self._in_force is None:
+            return
+        allowed = self._guard.allowed()
+        names: dict[int, list[str]] = {}
+        for cgroup, who in self._kinds.items():
+            names.setdefault(self._scopes[who], []).append(workload_name(self._containers[cgroup]))
+        for (scope, action), count in allowed.items():
+            more = count - self._counted.get((scope, action), 0)
+            whose = sorted(set(names.get(scope, ())))
+            if more > 0 and whose:
+                rest = f" and {len(whose) - MAX_NAMED} more" if len(whose) > MAX_NAMED else ""
+                entry = Entry(
+                    time=time.time_ns(),
+                    kind="allows",
+                    principal=f"Workload:{', '.join(whose[:MAX_NAMED])}{rest}",
+                    action=_NAME[action],
+                    version=self._in_force.plan.version,
+                    reason="answered in the kernel",
+                    tier="kernel",
+                    count=more,
+                )
+                self._log.note(entry)
+        self._counted = allowed
 
     def _flush(self) -> None:
         if self._log is None:

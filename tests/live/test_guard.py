@@ -82,13 +82,9 @@ class Stage(NamedTuple):
     def lsm(self) -> bool:
         return bool((self.agent.status() or {}).get("tier") == "lsm")
 
-    def decisions(self) -> list[dict[str, Any]]:
-        done = hullwatch("decisions", "--json", "--log", str(self.store))
-        return [json.loads(line) for line in done.splitlines()]
-
     def logged(self, **fields: Any) -> dict[str, Any]:
         def found() -> dict[str, Any] | None:
-            for one in self.decisions():
+            for one in decisions(self.store):
                 if all(one.get(name) == value for name, value in fields.items()):
                     return one
             return None
@@ -102,6 +98,11 @@ def hullwatch(*argv: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def decisions(store: Path) -> list[dict[str, Any]]:
+    done = hullwatch("decisions", "--json", "--log", str(store))
+    return [json.loads(line) for line in done.splitlines()]
 
 
 def apply(store: Path, text: str) -> None:
@@ -294,8 +295,11 @@ def test_what_fails_closed_outlives_the_agent(
         poll(lambda: len(left()) == len(before) + 1, seconds=30, waiting_for="the next agent")
         puppet.until(opened, 1)
         assert puppet.do(closed) == 1
+        assert puppet.do(closed.replace("81", "83")) == 111
     assert left() == before
     assert puppet.do(closed) == 111
+    kinds = {one["kind"]: one for one in decisions(store)}
+    assert kinds["allows"]["principal"] == "Workload:left" and kinds["allows"]["count"] > 0
 
 
 def test_a_policy_sets_a_container_apart(

@@ -172,6 +172,7 @@ struct guard {
 	struct hw_guard_key key;
 	u32 holds; /* enum hw_holds, orphaned above now */
 	u32 without; /* of them, what does not count */
+	u32 counted; /* the row that counts what is allowed */
 };
 
 /* Calls to which numbers of tools were given. */
@@ -201,8 +202,10 @@ HOT bool guard_row(struct guard *g, u32 row)
 	v = bpf_map_lookup_elem(&guard_answers, &key);
 	if (!v)
 		return false;
-	if (row == HW_ROW_ANY || key.action == HW_A_CONNECT || key.action == HW_A_LISTEN)
-		__sync_fetch_and_add(&v->asked, 1);
+	if (row == HW_ROW_ANY || key.action == HW_A_CONNECT || key.action == HW_A_LISTEN) {
+		__sync_fetch_and_add(&v->allowed, 1);
+		g->counted = row;
+	}
 	g->holds |= (v->now | (u32)v->orphaned << 16) & ~g->without;
 	return true;
 }
@@ -231,15 +234,32 @@ HOT bool is_agent(void)
 	return is_own() && agent_lives();
 }
 
+/* Not allowed, after all: rare, so it is looked up once more. */
+__noinline int guard_uncount(const struct guard *g)
+{
+	struct hw_guard_value *v;
+	struct hw_guard_key key;
+
+	if (!g)
+		return 0;
+	key = g->key;
+	key.row = g->counted;
+	v = bpf_map_lookup_elem(&guard_answers, &key);
+	if (v)
+		__sync_fetch_and_sub(&v->allowed, 1);
+	return 0;
+}
+
 /* Once the agent is gone, only what was to outlive it stops anything. */
 HOT int guard_says(const struct guard *g)
 {
 	u32 holds = g->holds & 0xffff;
 
 	if (stops(holds)) {
-		if (agent_lives())
-			return STOPPED;
-		return stops(g->holds >> 16) ? STOPPED : PASSES;
+		if (!agent_lives() && !stops(g->holds >> 16))
+			return PASSES;
+		guard_uncount(g);
+		return STOPPED;
 	}
 	return would_stop(holds) ? TOLD : PASSES;
 }

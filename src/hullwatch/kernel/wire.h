@@ -440,7 +440,7 @@ struct hw_guard_key {
 struct hw_guard_value {
 	__u16 now;
 	__u16 orphaned;
-	__u32 asked; /* how often; of paths in HW_ROW_ANY */
+	__u32 allowed; /* how often; of paths in HW_ROW_ANY */
 };
 
 #define HW_FACT_UPPER 0x80000000

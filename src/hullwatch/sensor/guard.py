@@ -171,13 +171,13 @@ class Guard:
         self._remove(self.generation)
         self.generation = 0
 
-    def asked(self) -> dict[tuple[int, int], int]:
-        """(scope, action) -> how often it was asked in this generation."""
+    def allowed(self) -> dict[tuple[int, int], int]:
+        """(scope, action) -> how often it was allowed in this generation."""
         keys, values = self._answers.table(GUARD_KEY, GUARD_VALUE)
         found: dict[tuple[int, int], int] = {}
-        for at in np.flatnonzero((values["asked"] > 0) & (keys["generation"] == self.generation)):
+        for at in np.flatnonzero((values["allowed"] > 0) & (keys["generation"] == self.generation)):
             which = int(keys["scope"][at]), int(keys["action"][at])
-            found[which] = found.get(which, 0) + int(values["asked"][at])
+            found[which] = found.get(which, 0) + int(values["allowed"][at])
         return found
 
     def put_tool(self, span: int, tool: int) -> None:
