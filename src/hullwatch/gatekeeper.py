@@ -50,6 +50,10 @@ COUNTED = 60.0  # s between two of the counts of remembered allows
 MAX_SHOWN = 2048  # characters of a held call's arguments that are shown
 MAX_KNOWN = 4096  # allows that are remembered
 _TIER = "gateway"
+_UNLABELLED = (
+    "policies: some read labels, and no agent tells those of this client and server; they cannot be"
+    " evaluated and take their @fail"
+)
 _OTHER_TERMS = "the policies changed while it waited, and now ask for another approval; ask again"
 
 
@@ -60,6 +64,7 @@ class Decider(Protocol):
     def version(self) -> str: ...
     @property
     def policies(self) -> Mapping[str, Any]: ...
+    def reads(self, action: str) -> frozenset[str]: ...
     def decide(self, question: Question, *, approved: bool = False) -> Decision: ...
 
 
@@ -131,6 +136,7 @@ class Gatekeeper:
         self._tasks: list[asyncio.Task[None]] = []
         self._flooded = 0  # when that was told last
         self._key = Key(os.urandom(32))
+        self._unlabelled = ""  # version of the set that read labels which nobody told
         self._behind = False  # what was noted could not be written
         self.problem = ""
 
@@ -164,7 +170,7 @@ class Gatekeeper:
     async def ask(self, asked: Asked) -> Ruling:
         decider = self._decider
         try:
-            question = self._question(asked)
+            question = await self._question(decider, asked)
             approved = asked.approved == _approval(decider, question)
             decision = await self._decide(decider, question, approved)
             entry = self._entry(asked, question, decision)
@@ -178,10 +184,11 @@ class Gatekeeper:
             self.problem = str(error)
             return Ruling(False, f"held by hullwatch: a decision cannot be logged: {error}")
 
-    def _question(self, asked: Asked) -> Question:
+    async def _question(self, decider: Decider, asked: Asked) -> Question:
         server, tool = asked.server, asked.tool
         known: dict[str, Any] = {
-            "labels": (),
+            "labels": await self._labels(decider),
+            "signals": asked.signals(),
             "server": server,
             "tool_call": tool,
             "definition": asked.definition,
@@ -195,8 +202,19 @@ class Gatekeeper:
             principal=self.requester.principal(asked.client[:MAX_TEXT]),
             action="tool-call",
             resource=Entity("Tool", f"{server}/{tool}", {"name": tool, "server": server}),
-            context={name: value for name, value in known.items() if value != ""},
+            context={name: value for name, value in known.items() if value not in ("", None)},
         )
+
+    async def _labels(self, decider: Decider) -> tuple[str, ...] | None:
+        """Of client and server, as an agent knows them; None: nobody knows, and policies that read
+        them fail as they say."""
+        if "labels" not in decider.reads("tool-call"):
+            return None
+        labels = await self._reporter.labels()
+        if labels is None and self._unlabelled != decider.version:
+            self._unlabelled = decider.version
+            self._tell(_UNLABELLED)
+        return labels
 
     def _allow(self, entry: Entry, approved: str) -> Ruling:
         """One that would say what another one said already is counted. LogError."""
@@ -270,7 +288,7 @@ class Gatekeeper:
         """Asked again with what is known now: an approval lifts the challenge that it was given
         for, and nothing else."""
         decider = self._decider
-        question = self._question(asked)
+        question = await self._question(decider, asked)
         if decider.version != waiting.entry.version:
             again = await self._decide(decider, question, False)
             if again.effect is Effect.CHALLENGE and not (

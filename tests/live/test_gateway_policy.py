@@ -33,6 +33,9 @@ forbid (principal, action == Action::"tool-call", resource == Tool::"files/delet
 forbid (principal, action == Action::"tool-call", resource == Tool::"files/write");
 @id("ask-soon") @effect("challenge") @deadline("1s")
 forbid (principal, action == Action::"tool-call", resource == Tool::"files/soon");
+@id("no-way-out") @reason("it has read what is private")
+forbid (principal, action == Action::"tool-call", resource == Tool::"files/send")
+when { context.labels.contains("private") };
 """
 SERVER = """
 import json, os, sys
@@ -43,6 +46,8 @@ for line in sys.stdin:
     if "id" not in asked:
         continue
     result = {"content": [{"type": "text", "text": "done"}]}
+    if path := asked.get("params", {}).get("arguments", {}).get("path"):
+        open(path).read()
     if asked["method"] == "tools/list":
         schema = {"type": "object"}
         names = ("read", "write", "delete", "soon")
@@ -95,7 +100,7 @@ class Gateway:
         self.process.stdin.flush()
 
     def call(self, ident: Any, name: str, **more: Any) -> None:
-        self.say(ident, "tools/call", name=name, arguments={}, **more)
+        self.say(ident, "tools/call", **{"name": name, "arguments": {}} | more)
 
     def line(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -321,15 +326,23 @@ def test_policies_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:
 def test_what_policy_did_is_found(tmp_path: Path) -> None:
     if reason := missing_bpf():
         pytest.skip(reason)
-    with Agent(tmp_path / "store", calls=tmp_path / "calls.sock") as agent:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("private")
+    followed: dict[str, Any] = {"private": (str(kept),), "label_host": True}
+    with Agent(tmp_path / "store", calls=tmp_path / "calls.sock", **followed) as agent:
         gateway = Gateway(tmp_path, tmp_path / "calls.sock")
         gateway.call(2, "delete")
         gateway.line()
+        for ident, tool, more in (("s1", "send", {}), ("s2", "read", {"path": str(kept)})):
+            gateway.call(ident, tool, arguments=more)
+            assert "result" in gateway.line(), "an agent tells that it has read nothing so far"
+        gateway.call("s3", "send")
+        assert gateway.line()["error"]["data"]["policies"] == ["no-way-out"]
         for number in range(3, 12):
             gateway.call(number, "write")
         poll(lambda: len(gateway.waits()) == 9, seconds=60, waiting_for="all to be held")
         gateway.end()
         agent.settle()
     rules = [one["rule"] for one in cli(tmp_path / "store", "findings")]
-    assert rules.count("Tool call blocked by policy") == 1
+    assert rules.count("Tool call blocked by policy") >= 1
     assert rules.count("Flood of actions that wait for a person") == 1

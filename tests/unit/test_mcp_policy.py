@@ -373,6 +373,9 @@ class Broken:
         self.go = threading.Event()
         self.raises = False
 
+    def reads(self, action: str) -> frozenset[str]:
+        return frozenset()
+
     def decide(self, question: Any, *, approved: bool = False) -> Decision:
         if self.raises:
             raise RuntimeError

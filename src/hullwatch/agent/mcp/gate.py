@@ -22,7 +22,8 @@ _STEP = 1e-6  # of progress: what the server says later is more
 class Asked(NamedTuple):
     """A tools/call that wants to go on. call: its id here. arguments: their keyed hash, of the JSON
     as it was written. definition: the tool's, against its pin. approved: what the ruling
-    of an earlier round of this call had there. raw: the arguments; not to be kept."""
+    of an earlier round of this call had there. raw: the arguments; not to be kept. signals: kinds
+    of those that it is under, at the moment that it is asked."""
 
     server: str
     tool: str
@@ -33,6 +34,7 @@ class Asked(NamedTuple):
     secret_kinds: tuple[str, ...] = ()
     approved: str = ""
     raw: bytes = b""
+    signals: Callable[[], tuple[str, ...]] = tuple
 
 
 class Ruling(NamedTuple):

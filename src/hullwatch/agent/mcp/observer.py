@@ -13,6 +13,7 @@ import shlex
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -33,9 +34,10 @@ from hullwatch.agent.mcp.message import (
     text,
 )
 from hullwatch.agent.mcp.pins import PinError, Pins
-from hullwatch.agent.mcp.signals import FAULT, Detect, Signals
+from hullwatch.agent.mcp.sightings import Sightings
+from hullwatch.agent.mcp.signals import FAULT, WHOLE, Detect, Signals
 from hullwatch.agent.report import Reporter, Said
-from hullwatch.agent.secrets.canaries import Canaries
+from hullwatch.agent.secrets.canaries import USED, Canaries
 from hullwatch.context.call import MAX_TEXT, Call, Status, Value, new_id
 
 __all__ = ["BLOCKED", "HELD", "SERVER_GONE", "Dialogue", "Observer", "Open"]
@@ -77,10 +79,12 @@ class Open:
 
 
 class Dialogue:
-    """One client and the server: a connection, a session, or a single exchange."""
+    """One client and the server: a connection, a session, or (alone) a single exchange."""
 
-    def __init__(self, session: str = "") -> None:
+    def __init__(self, session: str = "", alone: bool = False) -> None:
         self.session = session
+        self.alone = alone
+        self.seen: set[str] = set()  # kinds of signals that may steer the client (sightings.py)
         self.client = ""
         self.version = ""
         self.open: OrderedDict[Key, Open] = OrderedDict()
@@ -131,6 +135,7 @@ class Observer:
         self._clock = clock
         self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
         self._signals = Signals(server, reporter, detect, clock, canaries)
+        self._sightings = Sightings(clock)
         self._listings = Listings(server, pins, hold, self._signals, clock)
 
     # --- client to server -----------------------------------------------------------------
@@ -202,6 +207,7 @@ class Observer:
                 ),
                 approved=one.approved,
                 raw=field(one.message.params, "arguments"),
+                signals=partial(self._under, dialogue, one.message.name),
             )
             rulings[at] = Ruling(False, "whoever decides does not answer")
             with contextlib.suppress(TimeoutError):
@@ -448,6 +454,17 @@ class Observer:
             return "changed"
         return {"pinned": "pinned", "changed": "changed", "removed": "changed"}.get(state, "new")
 
+    def _under(self, dialogue: Dialogue, tool: str) -> tuple[str, ...]:
+        """Kinds of signals that a call of this tool is under now."""
+        seen = self._sightings.of(dialogue)
+        if self._signals.steers(tool) is None and self._pins is not None:
+            with contextlib.suppress(PinError):  # else it is told, and its definition is `changed`
+                # The client may know it from a listing before this gateway's time.
+                self._signals.definition(tool, self._pins.text(self.server, tool).encode())
+        if self._signals.steers(tool) or self._signals.steers(WHOLE):
+            seen.add("injection_in_definition")
+        return tuple(sorted(seen))
+
     def _held(self, tool: str) -> str:
         """Why a call is held, with the mend; '' if it is not."""
         try:
@@ -521,7 +538,8 @@ class Observer:
                     attributes[semconv.ARGUMENTS_HASH] = self._hasher(arguments)
                 call = self._call(dialogue, message, size, pid, attributes)
                 call = self._signals.secrets(call, message.params, "secret_in_arguments")
-                self._signals.canaries(message.params, f"arguments for {call.name}", call.id)
+                if self._signals.canaries(message.params, f"arguments for {call.name}", call.id):
+                    self._sightings.add(dialogue, USED)
                 opened = Open(message, call)
         return opened
 
@@ -618,33 +636,37 @@ class Observer:
         result = fields(message.result)
         if method in ("initialize", "server/discover"):
             dialogue.version = text(result.get("protocolVersion", b"")) or dialogue.version
-            self._signals.definition("instructions", result.get("instructions", b""))
+            self._signals.definition(WHOLE, result.get("instructions", b""))
         elif method == "tools/list" and message.kind == "result":
             self._listings.listed(opened.cursor, message.result)
         call = opened.call
         if call is None:
             if method in NAMED_BY and message.kind == "result":
-                self._signals.result(opened.message.name, message.result, 0)
-                self._signals.canaries(message.result, f"{method} {opened.message.name}")
+                name = opened.message.name
+                if self._signals.result(name, message.result, 0):
+                    self._sightings.add(dialogue, "injection_in_result")
+                if self._signals.canaries(message.result, f"{method} {name}"):
+                    self._sightings.add(dialogue, USED)
             return
         if text(result.get("resultType", b"")) == "input_required":
             self._wait(opened, result, size)
             return
         extra: dict[str, Value] = {semconv.HTTP_STATUS: status} if status else {}
-        opened.call = call = self._signals.secrets(
-            call, message.result or message.error, "secret_in_result"
-        )
-        self._said(call, semconv.TOOL_RESULT, message.result or message.error)
-        self._signals.canaries(
-            message.result or message.error, f"the answer of {call.name}", call.id
-        )
+        answer, before = message.result or message.error, call
+        opened.call = call = self._signals.secrets(call, answer, "secret_in_result")
+        if call is not before:
+            self._sightings.add(dialogue, "secret_in_result")
+        self._said(call, semconv.TOOL_RESULT, answer)
+        if self._signals.canaries(answer, f"the answer of {call.name}", call.id):
+            self._sightings.add(dialogue, USED)
         if message.kind == "error":
             code = field(message.error, "code").decode("ascii", "replace")[:32]
             self._end(opened, "error", code or "rpc", size, extra | {semconv.RPC_STATUS: code})
             return
         if self._hasher:
             extra[semconv.RESULT_HASH] = self._hasher(message.result)
-        self._signals.result(call.name, message.result, call.id)
+        if self._signals.result(call.name, message.result, call.id):
+            self._sightings.add(dialogue, "injection_in_result")
         failed = result.get("isError") == b"true"
         self._end(opened, "error" if failed else "ok", "tool_error" if failed else "", size, extra)
 
