@@ -170,7 +170,7 @@ class Gatekeeper:
     async def ask(self, asked: Asked) -> Ruling:
         decider = self._decider
         try:
-            question = await self._question(decider, asked)
+            question = self._question(asked, await self._labels(decider))
             approved = asked.approved == _approval(decider, question)
             decision = await self._decide(decider, question, approved)
             entry = self._entry(asked, question, decision)
@@ -184,10 +184,10 @@ class Gatekeeper:
             self.problem = str(error)
             return Ruling(False, f"held by hullwatch: a decision cannot be logged: {error}")
 
-    async def _question(self, decider: Decider, asked: Asked) -> Question:
+    def _question(self, asked: Asked, labels: tuple[str, ...] | None = None) -> Question:
         server, tool = asked.server, asked.tool
         known: dict[str, Any] = {
-            "labels": await self._labels(decider),
+            "labels": labels,
             "signals": asked.signals(),
             "server": server,
             "tool_call": tool,
@@ -288,7 +288,7 @@ class Gatekeeper:
         """Asked again with what is known now: an approval lifts the challenge that it was given
         for, and nothing else."""
         decider = self._decider
-        question = await self._question(decider, asked)
+        question = self._question(asked, await self._labels(decider))
         if decider.version != waiting.entry.version:
             again = await self._decide(decider, question, False)
             if again.effect is Effect.CHALLENGE and not (
@@ -462,6 +462,7 @@ class _Pending:
         self._over = over
         self.id = waiting.id
         self.seconds = waiting.terms.deadline
+        self._until = asyncio.get_running_loop().time() + self.seconds
         self.asks = self._question() if waiting.terms.requester else ""
 
     def _question(self) -> str:
@@ -469,14 +470,28 @@ class _Pending:
         asked = f"Call {self._asked.tool} of {self._asked.server}? {entry.reason}"
         return f"{asked} (policy {', '.join(entry.policies)})" + (f"\n{said}" if said else "")
 
+    async def over(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._until):
+                await self._over.wait()
+        except TimeoutError:
+            try:
+                self._keeper.approvals.expire(self._waiting)
+            except LogError as error:  # nothing goes on that cannot be logged
+                self._keeper.problem = str(error)
+
+    def resumes(self, asked: Asked) -> bool:
+        same = self._keeper._question(asked).hash() == self._waiting.entry.question
+        if same:
+            self._asked = asked
+        return same
+
     async def outcome(self) -> Ruling:
         waiting, keeper = self._waiting, self._keeper
         try:
-            try:
-                async with asyncio.timeout(self.seconds):
-                    await self._over.wait()
-            except TimeoutError:
-                keeper.approvals.expire(waiting)
+            await self.over()
+            if not waiting.ended:
+                return Ruling(False, "held by hullwatch: a decision cannot be logged")
             if waiting.effect is Effect.ALLOW:
                 return await keeper.approved(self._asked, waiting)
         except LogError as error:
@@ -493,6 +508,9 @@ class _Pending:
         """One that does not count leaves it waiting for others."""
         keeper = self._keeper
         try:
+            if self._waiting.ended and not yes:
+                keeper.approvals.take_back(self._waiting, keeper.requester.person, why)
+                return
             keeper.approvals.answer(self.id, keeper.requester.person, yes, why)
         except (Refused, LogError) as error:
             keeper.problem = str(error)

@@ -257,6 +257,14 @@ class Approvals:
         """Whoever asked does not want it any more."""
         self._end(waiting, "cancelled", Effect.BLOCK, why)
 
+    def take_back(self, waiting: Waiting, person: Person, why: str) -> None:
+        """Whoever asked says no after others have approved, before anything was passed on."""
+        why = " ".join(why.split())[:MAX_WHY]
+        self._log.append(
+            self._after(waiting.entry, "denied", Effect.BLOCK, why, person.name),
+        )
+        waiting.ended, waiting.effect, waiting.why = "denied", Effect.BLOCK, why
+
     def granted(self, asked: Entry) -> Entry | None:
         """The widened approval under which a challenged action may go on, if there is one."""
         for entry in self._log.widened(self._clock()):
