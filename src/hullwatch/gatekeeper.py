@@ -110,7 +110,8 @@ class Requester(NamedTuple):
 
 class Gatekeeper:
     """A Gate (agent/mcp/gate.py). following: gives another decider when the set in force changes.
-    tell: says what a person at the gateway should know, without waiting for it."""
+    tell: says what a person at the gateway should know, without waiting for it. on_held: called
+    with what begins to wait, and returns at once."""
 
     def __init__(
         self,
@@ -133,6 +134,7 @@ class Gatekeeper:
         self._tell = tell
         self._asking = _Asking()
         self._known: OrderedDict[Entry, int] = OrderedDict()
+        self.on_held: Callable[[Waiting], None] = lambda waiting: None
         self._tasks: list[asyncio.Task[None]] = []
         self._flooded = 0  # when that was told last
         self._key = Key(os.urandom(32))
@@ -276,6 +278,7 @@ class Gatekeeper:
             self._tell_flood(entry)
             return Ruling(False, f"blocked by hullwatch: {error}", decision.policies)
         self._tell_flood(entry)
+        self.on_held(waiting)
         pending = _Pending(self, asked, waiting, over)
         return Ruling(False, decision.reason, decision.policies, pending=pending)
 
