@@ -55,7 +55,7 @@ from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
 from hullwatch.quarantining import Quarantining
-from hullwatch.reports import Reports
+from hullwatch.reports import Reports, is_outside
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.governor import Governor
@@ -487,7 +487,17 @@ class Daemon:
             context.listeners.behind,
             sensor.tap.leave_out,
             self.keeping.content if self.keeping is not None else None,
+            self._labels_of,
         )
+
+    def _labels_of(self, tgids: Iterable[int]) -> tuple[str, ...] | None:
+        """None: the kernel does not follow what one of them reads."""
+        options, asked = self.options, list(tgids)
+        if not (options.labels or options.private):
+            return None
+        if not options.label_host and any(map(is_outside, asked)):
+            return None
+        return self.sensor.labels.of(asked)
 
     def _take_otlp(self) -> None:
         """Calls that frameworks told of: they are over by then."""

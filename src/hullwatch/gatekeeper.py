@@ -50,6 +50,10 @@ COUNTED = 60.0  # s between two of the counts of remembered allows
 MAX_SHOWN = 2048  # characters of a held call's arguments that are shown
 MAX_KNOWN = 4096  # allows that are remembered
 _TIER = "gateway"
+_UNLABELLED = (
+    "policies: some read labels, and no agent tells those of this client and server; they cannot be"
+    " evaluated and take their @fail"
+)
 _OTHER_TERMS = "the policies changed while it waited, and now ask for another approval; ask again"
 
 
@@ -60,6 +64,7 @@ class Decider(Protocol):
     def version(self) -> str: ...
     @property
     def policies(self) -> Mapping[str, Any]: ...
+    def reads(self, action: str) -> frozenset[str]: ...
     def decide(self, question: Question, *, approved: bool = False) -> Decision: ...
 
 
@@ -105,7 +110,8 @@ class Requester(NamedTuple):
 
 class Gatekeeper:
     """A Gate (agent/mcp/gate.py). following: gives another decider when the set in force changes.
-    tell: says what a person at the gateway should know, without waiting for it."""
+    tell: says what a person at the gateway should know, without waiting for it. on_held: called
+    with what begins to wait, and returns at once."""
 
     def __init__(
         self,
@@ -128,9 +134,11 @@ class Gatekeeper:
         self._tell = tell
         self._asking = _Asking()
         self._known: OrderedDict[Entry, int] = OrderedDict()
+        self.on_held: Callable[[Waiting], None] = lambda waiting: None
         self._tasks: list[asyncio.Task[None]] = []
         self._flooded = 0  # when that was told last
         self._key = Key(os.urandom(32))
+        self._unlabelled = ""  # version of the set that read labels which nobody told
         self._behind = False  # what was noted could not be written
         self.problem = ""
 
@@ -164,7 +172,7 @@ class Gatekeeper:
     async def ask(self, asked: Asked) -> Ruling:
         decider = self._decider
         try:
-            question = self._question(asked)
+            question = self._question(asked, await self._labels(decider))
             approved = asked.approved == _approval(decider, question)
             decision = await self._decide(decider, question, approved)
             entry = self._entry(asked, question, decision)
@@ -178,10 +186,11 @@ class Gatekeeper:
             self.problem = str(error)
             return Ruling(False, f"held by hullwatch: a decision cannot be logged: {error}")
 
-    def _question(self, asked: Asked) -> Question:
+    def _question(self, asked: Asked, labels: tuple[str, ...] | None = None) -> Question:
         server, tool = asked.server, asked.tool
         known: dict[str, Any] = {
-            "labels": (),
+            "labels": labels,
+            "signals": asked.signals(),
             "server": server,
             "tool_call": tool,
             "definition": asked.definition,
@@ -195,8 +204,19 @@ class Gatekeeper:
             principal=self.requester.principal(asked.client[:MAX_TEXT]),
             action="tool-call",
             resource=Entity("Tool", f"{server}/{tool}", {"name": tool, "server": server}),
-            context={name: value for name, value in known.items() if value != ""},
+            context={name: value for name, value in known.items() if value not in ("", None)},
         )
+
+    async def _labels(self, decider: Decider) -> tuple[str, ...] | None:
+        """Of client and server, as an agent knows them; None: nobody knows, and policies that read
+        them fail as they say."""
+        if "labels" not in decider.reads("tool-call"):
+            return None
+        labels = await self._reporter.labels()
+        if labels is None and self._unlabelled != decider.version:
+            self._unlabelled = decider.version
+            self._tell(_UNLABELLED)
+        return labels
 
     def _allow(self, entry: Entry, approved: str) -> Ruling:
         """One that would say what another one said already is counted. LogError."""
@@ -258,6 +278,7 @@ class Gatekeeper:
             self._tell_flood(entry)
             return Ruling(False, f"blocked by hullwatch: {error}", decision.policies)
         self._tell_flood(entry)
+        self.on_held(waiting)
         pending = _Pending(self, asked, waiting, over)
         return Ruling(False, decision.reason, decision.policies, pending=pending)
 
@@ -270,7 +291,7 @@ class Gatekeeper:
         """Asked again with what is known now: an approval lifts the challenge that it was given
         for, and nothing else."""
         decider = self._decider
-        question = self._question(asked)
+        question = self._question(asked, await self._labels(decider))
         if decider.version != waiting.entry.version:
             again = await self._decide(decider, question, False)
             if again.effect is Effect.CHALLENGE and not (
@@ -444,6 +465,7 @@ class _Pending:
         self._over = over
         self.id = waiting.id
         self.seconds = waiting.terms.deadline
+        self._until = asyncio.get_running_loop().time() + self.seconds
         self.asks = self._question() if waiting.terms.requester else ""
 
     def _question(self) -> str:
@@ -451,14 +473,28 @@ class _Pending:
         asked = f"Call {self._asked.tool} of {self._asked.server}? {entry.reason}"
         return f"{asked} (policy {', '.join(entry.policies)})" + (f"\n{said}" if said else "")
 
+    async def over(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._until):
+                await self._over.wait()
+        except TimeoutError:
+            try:
+                self._keeper.approvals.expire(self._waiting)
+            except LogError as error:  # nothing goes on that cannot be logged
+                self._keeper.problem = str(error)
+
+    def resumes(self, asked: Asked) -> bool:
+        same = self._keeper._question(asked).hash() == self._waiting.entry.question
+        if same:
+            self._asked = asked
+        return same
+
     async def outcome(self) -> Ruling:
         waiting, keeper = self._waiting, self._keeper
         try:
-            try:
-                async with asyncio.timeout(self.seconds):
-                    await self._over.wait()
-            except TimeoutError:
-                keeper.approvals.expire(waiting)
+            await self.over()
+            if not waiting.ended:
+                return Ruling(False, "held by hullwatch: a decision cannot be logged")
             if waiting.effect is Effect.ALLOW:
                 return await keeper.approved(self._asked, waiting)
         except LogError as error:
@@ -475,6 +511,9 @@ class _Pending:
         """One that does not count leaves it waiting for others."""
         keeper = self._keeper
         try:
+            if self._waiting.ended and not yes:
+                keeper.approvals.take_back(self._waiting, keeper.requester.person, why)
+                return
             keeper.approvals.answer(self.id, keeper.requester.person, yes, why)
         except (Refused, LogError) as error:
             keeper.problem = str(error)

@@ -10,9 +10,12 @@ everything attributed. Lines of JSON both ways:
     {"served": true}                        ... but not this process itself
     {"begin": CALL, "scope": "server"}      scope: server | process | thread (with "tid")
     {"end": CALL}
+    {"labels": true}                        what it and its server's processes carry
     {"signal": SIGNAL}
     {"said": SAID}                          redacted content of a call that runs; no answer to this,
                                             to end and signal, but with "answer": true
+
+The answer to `labels` has them: names, or null where nobody follows what these processes read.
 
 Where the peer's workload was chosen for it, the answer to `begin` has `content`: the bytes of an
 item that are kept.
@@ -48,7 +51,7 @@ from hullwatch.sensor.spans import Spans
 from hullwatch.sensor.told import ToldQueue
 from hullwatch.sensor.wire import OF_THREAD
 
-__all__ = ["Reports"]
+__all__ = ["Reports", "is_outside"]
 
 _UCRED = struct.Struct("3i")
 _LINE_MAX = 64 << 10
@@ -57,6 +60,7 @@ _OF_ONE_USER = 64  # of root too: it is a limit for mistakes
 _SKEW = 5 * 10**9  # ns: a time further from ours is not believed
 _THREADS_MAX = 64  # of one peer, that speak for themselves at once
 _LINES_A_SECOND, _BURST = 2_000.0, 8_000.0  # of one user
+_SERVED_FRESH = 0.02  # s: whoever asks often must not make us go through all processes each time
 _ATTRIBUTES_MAX = 4_096  # bytes of a call's
 _MOST = (1 << 63) - 1
 _SAID = frozenset((semconv.TOOL_ARGUMENTS, semconv.TOOL_RESULT))
@@ -87,6 +91,7 @@ class _Peer:
         self.server = 0
         self.marked: set[int] = set()
         self.threads: dict[int, int] = {}  # tid of the host -> actor
+        self.served: tuple[float, list[int]] = (0.0, [])  # when asked, its server's processes
         self.open: dict[int, tuple[int, Call]] = {}
 
 
@@ -118,12 +123,15 @@ class Reports:
         behind: Callable[[int, int], Iterable[int]] = lambda pid, port: (),
         leave_out: Callable[[int], None] = lambda pid: None,
         content: Content | None = None,
+        labels: Callable[[Iterable[int]], tuple[str, ...] | None] = lambda tgids: None,
     ) -> None:
         """behind: the processes that serve a port, as a process (tgid) sees ports. leave_out: a
         gateway's own process (tgid), for the tap: its server's calls are told already. content:
-        takes what is said in calls of chosen workloads."""
+        takes what is said in calls of chosen workloads. labels: what processes carry; None: not
+        known."""
         self.path = path
         self._content = content
+        self._labels = labels
         self._leave_out = leave_out
         self._spans, self._calls, self._told, self._behind = spans, calls, told, behind
         self._peers: dict[int, _Peer] = {}
@@ -245,6 +253,8 @@ class Reports:
             self._handle(peer, request, line)
             if "begin" in request:
                 answer |= self._content_of(peer)
+            elif "labels" in request:
+                answer["labels"] = self._labels_of(peer)
         except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
             self.refused["malformed"] += 1
             answer = {"error": f"not understood: {error}"[:MAX_TEXT]}
@@ -273,8 +283,15 @@ class Reports:
         elif "served" in request:
             self._unmark(peer, peer.pid)
             self._leave_out(peer.pid)
-        else:
-            raise _Refused("say begin, end, signal, serve or served")
+        elif "labels" not in request:
+            raise _Refused("say begin, end, signal, serve, served or labels")
+
+    def _labels_of(self, peer: _Peer) -> tuple[str, ...] | None:
+        """Of the peer itself, too: it has read what its client and its server wrote."""
+        now = time.monotonic()
+        if peer.server and now - peer.served[0] > _SERVED_FRESH:
+            peer.served = now, self._spans.of(peer.server)
+        return self._labels({peer.pid, *peer.marked, *peer.served[1]})
 
     def _be_server(self, peer: _Peer, name: str) -> None:
         peer.name = name[:MAX_TEXT]
@@ -492,6 +509,19 @@ def _uid_of(pid: int) -> int:
         return Path(f"/proc/{pid}").stat().st_uid
     except OSError:
         return -1
+
+
+def is_outside(pid: int) -> bool:
+    """Whether a process is in no pid namespace below ours, as one of a container is. One that has
+    ended is nowhere."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    spaces = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+    return len(spaces) <= 1
 
 
 def _host_tid(pid: int, tid: int) -> int:

@@ -36,6 +36,7 @@ when { resource.name == "fail" };
 forbid (principal, action == Action::"tool-call", resource) when { resource.name == "write" };
 """
 TOOLS = ("read", "write", "fail")
+OWN = POLICY.replace('@deadline("2m")', '@answer("requester") @deadline("2m")')
 
 
 class Person:
@@ -65,14 +66,33 @@ class Person:
                         self.approved.append(one)
 
 
-def gateway(folder: Path, *words: str) -> list[str]:
-    (folder / "policy.cedar").write_text(POLICY)
+def gateway(folder: Path, *words: str, policy: str = POLICY) -> list[str]:
+    (folder / "policy.cedar").write_text(policy)
     return [
         *("env", f"HULLWATCH_CALLS={folder / 'no-agent.sock'}"),
         *(f"HULLWATCH_APPROVALS={folder / 'desks'}", f"PYTHONPATH={REPOSITORY / 'src'}"),
         *(sys.executable, "-m", "hullwatch", "mcp", "--policy", str(folder / "policy.cedar")),
         *("--state", str(folder / "pins"), "--log", str(folder / "log"), *words),
     ]
+
+
+@contextmanager
+def listening(folder: Path, url: str, policy: str = POLICY) -> Iterator[str]:
+    """A gateway over HTTP before a server: where clients reach it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ("--upstream", url, "--listen", f"127.0.0.1:{port}")
+    running = subprocess.Popen(
+        gateway(folder, *words, policy=policy), env=os.environ, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stderr is not None
+        while "listening" not in (line := running.stderr.readline()):
+            assert line
+        yield f"http://127.0.0.1:{port}{urlsplit(url).path}"
+    finally:
+        running.terminate()
+        running.wait(20)
 
 
 def judge(folder: Path, truths: list[Any], person: Person) -> None:
@@ -103,24 +123,34 @@ def test_over_stdio(client: Client, at: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["http", "http-json"])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_over_http(client: Client, how: Any, name: str, tmp_path: Path) -> None:
-    with serve(server(name), tmp_path, how) as served:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        words = ("--upstream", served.url, "--listen", f"127.0.0.1:{port}")
-        running = subprocess.Popen(
-            gateway(tmp_path, *words), env=os.environ, stderr=subprocess.PIPE, text=True
+    with (
+        serve(server(name), tmp_path, how) as served,
+        listening(tmp_path, served.url) as url,
+        Person(tmp_path / "desks").at_work() as person,
+    ):
+        truths = drive(
+            served.server, client, folder=tmp_path, calls=12, concurrency=2, tools=TOOLS, url=url
         )
-        try:
-            assert running.stderr is not None
-            while "listening" not in (line := running.stderr.readline()):
-                assert line
-            url = f"http://127.0.0.1:{port}{urlsplit(served.url).path}"
-            with Person(tmp_path / "desks").at_work() as person:
-                truths = drive(
-                    served.server, client, folder=tmp_path, calls=12, concurrency=2, tools=TOOLS,
-                    url=url,
-                )  # fmt: skip
-        finally:
-            running.terminate()
-            running.wait(20)
     judge(tmp_path, truths, person)
+
+
+@pytest.mark.parametrize("era", ["old", "new"])
+@pytest.mark.parametrize("how", ["stdio", "http"])
+def test_the_client_s_own_user(how: Any, era: Any, tmp_path: Path) -> None:
+    """Asked by elicitation while the call waits, or in an answer (input_required) in 2026-07-28."""
+    worker = server("worker-py2-async")
+    plan: dict[str, Any] = {"folder": tmp_path, "calls": 6, "tools": TOOLS[:2], "era": era}
+    if how == "stdio":
+        truths = drive(worker, "py2", via=gateway(tmp_path, "--", policy=OWN), **plan)
+    else:
+        with (
+            serve(worker, tmp_path, how) as served,
+            listening(tmp_path, served.url, OWN) as url,
+        ):
+            truths = drive(worker, "py2", url=url, **plan)
+    assert [truth for truth in truths if not truth.ok] == []
+    log = Log(tmp_path / "log", write=False)
+    approved = [one for one in log.entries() if one.kind == "approved"]
+    assert len(approved) == 3 and {one.why for one in approved} == {"its user"}
+    assert log.verify().ok
+    log.close()

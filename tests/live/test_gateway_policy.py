@@ -11,14 +11,20 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
+from hullwatch.decide.webhook import signature
 from support.agent import Agent
 from support.cli import cli
 from support.scratch import poll
@@ -33,6 +39,11 @@ forbid (principal, action == Action::"tool-call", resource == Tool::"files/delet
 forbid (principal, action == Action::"tool-call", resource == Tool::"files/write");
 @id("ask-soon") @effect("challenge") @deadline("1s")
 forbid (principal, action == Action::"tool-call", resource == Tool::"files/soon");
+@id("no-way-out") @reason("it has read what is private")
+forbid (principal, action == Action::"tool-call", resource == Tool::"files/send")
+when { context.labels.contains("private") };
+@id("ask-link") @effect("challenge") @approvers("link:oncall") @reason("somebody on call decides")
+forbid (principal, action == Action::"tool-call", resource == Tool::"files/page");
 """
 SERVER = """
 import json, os, sys
@@ -43,6 +54,8 @@ for line in sys.stdin:
     if "id" not in asked:
         continue
     result = {"content": [{"type": "text", "text": "done"}]}
+    if path := asked.get("params", {}).get("arguments", {}).get("path"):
+        open(path).read()
     if asked["method"] == "tools/list":
         schema = {"type": "object"}
         names = ("read", "write", "delete", "soon")
@@ -54,9 +67,12 @@ for line in sys.stdin:
 class Gateway:
     """A client of raw lines, the gateway, the server."""
 
-    def __init__(self, folder: Path, calls: Path | None = None, policy: str = "") -> None:
-        """policy: as `--policy` has it; by default POLICY, in a file."""
+    def __init__(
+        self, folder: Path, calls: Path | None = None, policy: str = "", more: Sequence[str] = ()
+    ) -> None:
+        """policy: as `--policy` has it; by default POLICY, in a file. more: options."""
         self.folder = folder
+        self.more = more
         self.policy = policy or str(folder / "policy.cedar")
         (folder / "server.py").write_text(SERVER)
         (folder / "policy.cedar").write_text(POLICY)
@@ -75,6 +91,7 @@ class Gateway:
             [
                 *(sys.executable, "-m", "hullwatch", "mcp", "--name", "files"),
                 *("--policy", self.policy, "--store", str(self.folder / "store")),
+                *self.more,
                 *("--", sys.executable, str(self.folder / "server.py")),
             ],
             stdin=subprocess.PIPE,
@@ -95,7 +112,7 @@ class Gateway:
         self.process.stdin.flush()
 
     def call(self, ident: Any, name: str, **more: Any) -> None:
-        self.say(ident, "tools/call", name=name, arguments={}, **more)
+        self.say(ident, "tools/call", **{"name": name, "arguments": {}} | more)
 
     def line(self) -> dict[str, Any]:
         assert self.process.stdout
@@ -309,6 +326,55 @@ def test_the_gateway_follows_what_is_applied(tmp_path: Path) -> None:
     assert gateway.decisions("verify").returncode == 0
 
 
+def test_somebody_elsewhere_answers_by_link(tmp_path: Path) -> None:
+    told: list[tuple[dict[str, str], bytes]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    secret = tmp_path / "secret"
+    secret.write_text("sixteen bytes or more\n")
+    secret.chmod(0o600)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        words = (
+            *("--approval-webhook", f"http://127.0.0.1:{server.server_port}/hook"),
+            *("--approval-webhook-secret", f"file:{secret}", "--approval-link-as", "oncall"),
+        )
+        gateway = Gateway(tmp_path, more=words)
+        for number, (wish, expected) in enumerate((("approve", "result"), ("deny", "error"))):
+            gateway.call(number + 2, "page", arguments={"note": "s3cr3t value"})
+            poll(lambda: len(told) > number, seconds=20, waiting_for="the webhook")  # noqa: B023
+            headers, body = told[number]
+            signed = signature(b"sixteen bytes or more", headers["Hullwatch-Timestamp"], body)
+            assert headers["Hullwatch-Signature"] == signed and b"s3cr3t" not in body
+            link = json.loads(body)["link"]
+            with urlopen(link, timeout=20) as page:
+                shown = page.read().decode()
+            assert "somebody on call decides" in shown and "s3cr3t value" in shown
+            assert gateway.person("approve", gateway.wait(), "--why", "not me")[0] == 1
+            answer = urlencode({"answer": wish, "why": f"ticket {number}"}).encode()
+            urlopen(link, answer, timeout=20).close()
+            assert expected in gateway.line()
+            with pytest.raises(HTTPError, match="410"):
+                urlopen(link, answer, timeout=20)
+        gateway.call(9, "write")
+        poll(lambda: len(told) > 2, seconds=20, waiting_for="the webhook")
+        assert json.loads(told[2][1])["link"] == "", "its policy names no link"
+        gateway.end()
+        server.shutdown()
+    entries = [json.loads(line) for line in gateway.decisions("--json").stdout.splitlines()]
+    by = [(one["kind"], one["by"], one["why"]) for one in entries if one["by"]]
+    assert by == [("approved", "link:oncall", "ticket 0"), ("denied", "link:oncall", "ticket 1")]
+    assert gateway.served() == ["page"]
+
+
 def test_policies_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:
     (tmp_path / "p.cedar").write_text('forbid (principal, action == Action::"tool-cal", resource);')
     for policy in (tmp_path / "p.cedar", tmp_path / "none.cedar", tmp_path / "empty"):
@@ -321,15 +387,23 @@ def test_policies_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:
 def test_what_policy_did_is_found(tmp_path: Path) -> None:
     if reason := missing_bpf():
         pytest.skip(reason)
-    with Agent(tmp_path / "store", calls=tmp_path / "calls.sock") as agent:
+    kept = tmp_path / "kept.txt"
+    kept.write_text("private")
+    followed: dict[str, Any] = {"private": (str(kept),), "label_host": True}
+    with Agent(tmp_path / "store", calls=tmp_path / "calls.sock", **followed) as agent:
         gateway = Gateway(tmp_path, tmp_path / "calls.sock")
         gateway.call(2, "delete")
         gateway.line()
+        for ident, tool, more in (("s1", "send", {}), ("s2", "read", {"path": str(kept)})):
+            gateway.call(ident, tool, arguments=more)
+            assert "result" in gateway.line(), "an agent tells that it has read nothing so far"
+        gateway.call("s3", "send")
+        assert gateway.line()["error"]["data"]["policies"] == ["no-way-out"]
         for number in range(3, 12):
             gateway.call(number, "write")
         poll(lambda: len(gateway.waits()) == 9, seconds=60, waiting_for="all to be held")
         gateway.end()
         agent.settle()
     rules = [one["rule"] for one in cli(tmp_path / "store", "findings")]
-    assert rules.count("Tool call blocked by policy") == 1
+    assert rules.count("Tool call blocked by policy") >= 1
     assert rules.count("Flood of actions that wait for a person") == 1

@@ -37,6 +37,9 @@ forbid (principal, action == Action::"tool-call", resource) when { resource.name
 @id("ask-self") @effect("challenge") @answer("requester") @approvers("uid:1000")
 forbid (principal, action == Action::"tool-call", resource) when { resource.name == "own" };
 
+@id("ask-self-soon") @effect("challenge") @answer("requester") @deadline("1s")
+forbid (principal, action == Action::"tool-call", resource) when { resource.name == "own-soon" };
+
 @id("no-secrets") forbid (principal, action == Action::"tool-call", resource)
 when { context has secret_kinds && context.secret_kinds.contains("test_key") };
 

@@ -21,7 +21,10 @@ __all__ = ["Recording", "read_trace"]
 
 
 class Recording:
-    """A reporter. log: (begin|end|signal|said, value) in order. content: as agents ask for it."""
+    """A reporter. log: (begin|end|signal|said, value) in order. content: as agents ask for it.
+    carried: labels, as an agent tells them."""
+
+    carried: tuple[str, ...] | None = None
 
     def __init__(self, content: int = 0) -> None:
         self.content = content
@@ -31,6 +34,9 @@ class Recording:
         await asyncio.sleep(0)
         self.log.append(("begin", call))
         return True
+
+    async def labels(self) -> tuple[str, ...] | None:
+        return self.carried
 
     def end(self, call: Call) -> None:
         self.log.append(("end", call))

@@ -102,9 +102,11 @@ def test_only_whom_the_policy_names(scene):
 
 
 def test_names_of_users_and_groups():
-    assert Terms(approvers=(("root",),)).may(0) and not Terms(approvers=(("root",),)).may(1)
-    assert Terms(approvers=(("daemon",),)).may(1)  # user, or a group of that name
-    assert Terms().may(0) and not Terms().may(54321)
+    assert Terms(approvers=(("root",),)).may(Person(0)) and not Terms(approvers=(("root",),)).may(
+        Person(1)
+    )
+    assert Terms(approvers=(("daemon",),)).may(Person(1))  # user, or a group of that name
+    assert Terms().may(Person(0)) and not Terms().may(Person(54321))
 
 
 def test_two_persons(scene):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from support.mcp_http_server import request
 SERVER = [sys.executable, "-m", "support.mcp_stdio_server"]
 LIST = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}\n'
 CALL = b'{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"echo"}}\n'
+
+AGENT = str(Path(__file__).parents[2] / "policies" / "agent.cedar")
+HOOK = ["--upstream", "http://127.0.0.1:1/", "--policy", AGENT, "--approval-webhook"]
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -66,6 +70,16 @@ def test_a_server_and_its_exit_code(hullwatch: Run):
         ),
         (["--policy", "applied", "--policy", "x.cedar", "--", "x"], 2, "give no other"),
         (["--policy", "./applied", "--", "x"], 6, "applied: cannot be read"),
+        (["--approval-webhook", "https://h/", "--", "x"], 2, "needs --policy"),
+        (["--approval-link-as", "x", "--", "x"], 2, "needs --approval-webhook"),
+        ([*HOOK, "http://h/"], 2, "https, as who reads the link may answer"),
+        ([*HOOK, "https://h/", "--approval-webhook-secret", "s3cr3t"], 2, "file:PATH or env:NAME"),
+        ([*HOOK, "https://h/", "--approval-webhook-secret", "env:NO_SUCH"], 2, "no variable"),
+        ([*HOOK, "https://h/", "--approval-webhook-secret", "file:/etc/passwd"], 2, "chmod 600"),
+        ([*HOOK, "env:NO_SUCH"], 2, "no variable NO_SUCH"),
+        ([*HOOK, "https://h/", "--approval-listen", "7"], 2, "--approval-listen 7: as in"),
+        ([*HOOK, "https://h/", "--approval-url", "x"], 2, "an http or https URL"),
+        ([*HOOK, "https://h/", "--approval-link-as", "a b"], 2, "letters, digits"),
         (["pins", "accept", "s"], 2, "a TOOL, or --all"),
         (["pins", "accept", "s", "--all"], 1, "nothing of s waits"),
         (["pins", "show", "s", "t"], 1, "no tool t of s"),

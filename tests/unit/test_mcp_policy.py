@@ -373,6 +373,9 @@ class Broken:
         self.go = threading.Event()
         self.raises = False
 
+    def reads(self, action: str) -> frozenset[str]:
+        return frozenset()
+
     def decide(self, question: Any, *, approved: bool = False) -> Decision:
         if self.raises:
             raise RuntimeError
@@ -415,6 +418,12 @@ class Deaf:
     async def ask(self, asked: Asked) -> Ruling:
         await asyncio.Event().wait()
         raise AssertionError
+
+    async def over(self) -> None:
+        await asyncio.Event().wait()
+
+    def resumes(self, asked: Asked) -> bool:
+        return True
 
     async def outcome(self) -> Ruling:
         return await self.ask(None)  # type: ignore[arg-type]

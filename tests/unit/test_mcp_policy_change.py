@@ -207,6 +207,9 @@ async def test_a_set_that_hangs_is_replaced(scene):
     class Hangs:
         version, policies = "0", {}
 
+        def reads(self, action: str) -> frozenset[str]:
+            return frozenset()
+
         def decide(self, question: Any, *, approved: bool = False) -> Any:
             go.wait(20)
             raise RuntimeError

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hullwatch.context import tool_call
 from hullwatch.context.call import Call, Signal, new_id
 from hullwatch.context.calls import Calls
 from hullwatch.context.workload import Workload
-from hullwatch.reports import Reports
+from hullwatch.reports import Reports, is_outside
 from hullwatch.sensor.told import Told, ToldQueue
 from hullwatch.sensor.wire import OF_THREAD, Class
 from support.scratch import poll
@@ -60,6 +60,9 @@ class Noted:
         self.running.add((actor, call))
         return not self.full
 
+    def of(self, server: int) -> list[int]:
+        return [1000 + server]
+
     def end(self, actor: int, call: int) -> bool:
         self.running.discard((actor, call))
         return True
@@ -78,7 +81,14 @@ class Place:
             self.told,
             lambda pid, port: self.ports.get(port, ()),
             content=content,
+            labels=self.labels_of,
         )
+        self.labels: dict[int, tuple[str, ...] | None] = {}
+        self.asked: list[set[int]] = []
+
+    def labels_of(self, tgids: Iterable[int]) -> tuple[str, ...] | None:
+        self.asked.append(set(tgids))
+        return self.labels.get(len(self.asked), ())
 
     def events(self) -> list[Told]:
         return list(self.told._waiting)
@@ -346,6 +356,90 @@ def test_the_gateways_link(place: Place) -> None:
     asyncio.run(work())
     (ended,) = (one for one in place.calls.changes()[0] if one.end)
     assert (ended.name, ended.server, ended.status) == ("read", "files", "ok")
+
+
+def test_labels_are_of_the_peer_and_its_server(place: Place) -> None:
+    client = Client(place.path)
+    place.labels |= {1: ("secret",), 2: None, 3: ("private", "untrusted")}
+    assert client.ask(labels=True) == {"ok": True, "labels": ["secret"]}
+    assert client.ask(labels=True) == {"ok": True, "labels": None}
+    assert client.ask(serve="files") == {"ok": True}
+    assert client.ask(labels=True)["labels"] == ["private", "untrusted"]
+    assert place.asked == [{os.getpid()}, {os.getpid()}, {os.getpid(), 1007}]
+
+
+def test_the_link_asks_for_labels(place: Place) -> None:
+    async def work() -> None:
+        made = await link.connect(place.path)
+        place.labels |= {1: ("secret",), 2: None}
+        assert await made.labels() == ("secret",)
+        assert await made.labels() is None and made.late == 0
+        assert await made.labels() == ()
+        await made.close()
+        assert await made.labels() is None
+
+    asyncio.run(work())
+
+
+def test_labels_that_come_late_are_not_taken_for_another_answer(tmp_path: Path) -> None:
+    """An agent that is slow, and one that says odd things."""
+
+    async def work() -> None:
+        go = asyncio.Event()
+
+        async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while line := await reader.readline():
+                if b"labels" in line:
+                    await go.wait()
+                    writer.write(b'{"labels": ["secret"]}\n')
+                else:
+                    writer.write(b'{"ok": true, "content": 7}\n')
+
+        server = await asyncio.start_unix_server(agent, str(tmp_path / "slow.sock"))
+        made = await link.connect(tmp_path / "slow.sock")
+        assert await made.labels() is None and await made.labels() is None
+        assert made.late == 2 and made.up
+        begin = asyncio.create_task(
+            made.begin(Call(id=1, kind="tool", source="gateway", name="t", begin=0))
+        )
+        await asyncio.sleep(0)
+        begin.cancel()  # whoever waited is gone; its answer comes all the same
+        await asyncio.gather(begin, return_exceptions=True)
+        go.set()
+        assert await made.begin(Call(id=2, kind="tool", source="gateway", name="t", begin=0))
+        assert made.content == 7
+        assert await made.labels() == ("secret",) and made.unanswered == 0
+        await made.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+@pytest.mark.parametrize("said", [b"{}", b'{"labels": 1}', b'{"labels": [1]}', b"[", b""])
+def test_labels_that_are_none(tmp_path: Path, said: bytes) -> None:
+    async def work() -> None:
+        async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(said + b"\n")
+            writer.close()
+
+        server = await asyncio.start_unix_server(agent, str(tmp_path / "odd.sock"))
+        made = await link.connect(tmp_path / "odd.sock")
+        assert await made.labels() is None
+        await made.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+
+
+def test_who_is_outside_of_containers() -> None:
+    assert is_outside(os.getpid()) is (len(_spaces()) == 1)
+    assert not is_outside(1 << 21), "who has ended is nowhere"
+
+
+def _spaces() -> list[str]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split()[1:] for line in lines if line.startswith("NSpid:"))
 
 
 def test_a_link_without_its_agent_says_no_and_goes_on(place: Place) -> None:

@@ -17,6 +17,7 @@ __all__ = ["DEFAULT_SOCKET", "Link", "connect", "socket_path"]
 
 DEFAULT_SOCKET = Path("/run/hullwatch/calls.sock")
 _DEADLINE = 1.0  # s: an agent that does not answer must not hold up what is watched
+_LABELS = 0.05  # s that a call waits for the labels of its processes
 _BACKLOG = 1 << 20  # bytes that may wait for it
 
 
@@ -26,7 +27,8 @@ def socket_path() -> Path:
 
 
 class Link:
-    """A Reporter. unanswered: calls that the agent did not confirm; unsent: what it did not take.
+    """A Reporter. unanswered: calls that the agent did not confirm; unsent: what it did not take;
+    late: labels that were not waited for.
 
     Once the agent is gone the link stays down: nothing is asked of it any more.
     """
@@ -34,10 +36,12 @@ class Link:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self._asking = asyncio.Lock()
+        self._owed = 0  # answers that are due; all but the last one nobody waits for any more
         self.up = True
         self.content = 0
         self.unanswered = 0
         self.unsent = 0
+        self.late = 0
         self.problem = ""
 
     async def serve(self, name: str, port: int = 0) -> bool:
@@ -51,6 +55,24 @@ class Link:
 
     async def begin(self, call: Call, scope: str = "server") -> bool:
         return await self._ask({"begin": call, "scope": scope})
+
+    async def labels(self) -> tuple[str, ...] | None:
+        answer: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(_LABELS), self._asking:
+                if not self.up:
+                    return None
+                answer = await self._exchange({"labels": True})
+        except TimeoutError:
+            self.late += 1
+            return None
+        except (OSError, ValueError) as error:
+            self._down(str(error))
+            return None
+        found = answer.get("labels")
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            return None  # an older agent, or one that does not follow them
+        return tuple(found)
 
     def end(self, call: Call) -> None:
         self._send({"end": call})
@@ -67,15 +89,10 @@ class Link:
 
     async def _ask(self, request: Mapping[str, Any]) -> bool:
         async with self._asking:
-            self._send(request)
-            if not self.up:
-                self.unanswered += 1
-                return False
             try:
-                line = await asyncio.wait_for(self._reader.readline(), _DEADLINE)
-                answer = msgspec.json.decode(line, type=dict[str, Any])
+                async with asyncio.timeout(_DEADLINE):
+                    answer = await self._exchange(request)
             except (TimeoutError, OSError, ValueError) as error:
-                # What it says from now on would be taken for the answer to something else.
                 self._down(str(error) or "no answer in time")
                 self.unanswered += 1
                 return False
@@ -86,6 +103,20 @@ class Link:
         if "begin" in request:
             self.content = int(answer.get("content", 0))
         return True
+
+    async def _exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Its answer. May be cancelled: then the answer is passed over when it comes. OSError,
+        ValueError."""
+        self._send(request)
+        if not self.up:
+            raise ConnectionResetError(self.problem)
+        self._owed += 1
+        while True:
+            line = await self._reader.readline()
+            self._owed -= 1
+            if not self._owed:
+                answer: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+                return answer
 
     def _send(self, request: Mapping[str, Any]) -> None:
         transport = self._writer.transport

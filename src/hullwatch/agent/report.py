@@ -33,6 +33,11 @@ class Reporter(Protocol):
         """The call with its end, status and sizes."""
         ...
 
+    async def labels(self) -> tuple[str, ...] | None:
+        """What whoever reports and its server's processes carry now: where their information came
+        from. None: not known in time."""
+        ...
+
     def signal(self, signal: Signal) -> None: ...
 
     content: int
@@ -53,6 +58,9 @@ class Nobody:
 
     def end(self, call: Call) -> None:
         pass
+
+    async def labels(self) -> tuple[str, ...] | None:
+        return None
 
     def signal(self, signal: Signal) -> None:
         pass

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from hullwatch.cli.asking import DEFAULT_LISTEN as APPROVAL_LISTEN
+from hullwatch.cli.asking import DEFAULT_NAME, As, Asking, Hook, Listen, Secret, Url, asking
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
@@ -135,6 +137,11 @@ def run(
     store: Store = DEFAULT_STORE,
     log: LogFolder = None,
     head: HeadFile = None,
+    approval_webhook: Hook = "",
+    approval_webhook_secret: Secret = "",
+    approval_listen: Listen = APPROVAL_LISTEN,
+    approval_url: Url = "",
+    approval_link_as: As = DEFAULT_NAME,
     state: State = None,
 ) -> None:
     """Run the gateway until the server or the client ends. Exit code: the server's."""
@@ -148,16 +155,20 @@ def run(
         )
     if hold not in ("none", "changed"):
         raise CommandError(f"--hold {hold}: is none or changed", ExitCode.USAGE)
+    told = Asking(
+        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
+    ).checked(bool(policy))
+    _address("--approval-listen", approval_listen)
     decider, following = _decider(policy or [], store)
     if upstream:
         hosts = frozenset(one.lower() for one in allow_host or ())
-        made = _Made(hold, state, decider, following, log, head)
+        made = _Made(hold, state, decider, following, log, head, told)
         _proxy(upstream, listen, hosts, ca, name, made)
         return
     from hullwatch.agent.mcp import identity, stdio
     from hullwatch.gatekeeper import Requester
 
-    made = _Made(hold, state, decider, following, log, head)
+    made = _Made(hold, state, decider, following, log, head, told)
 
     async def serve() -> int:
         named = name or identity.of_command(command)
@@ -194,7 +205,7 @@ def _proxy(
     from hullwatch.agent.mcp.upstream import Upstream, UrlError
     from hullwatch.gatekeeper import Requester
 
-    host, port = _address(listen)
+    host, port = _address("--listen", listen)
     try:
         upstream = Upstream(url, ca)
     except UrlError as error:
@@ -233,11 +244,11 @@ def _proxy(
     asyncio.run(serve())
 
 
-def _address(listen: str) -> tuple[str, int]:
+def _address(option: str, listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise CommandError(f"--listen {listen}: as in {DEFAULT_LISTEN}", ExitCode.USAGE)
+        raise CommandError(f"{option} {listen}: as in {DEFAULT_LISTEN}", ExitCode.USAGE)
     return host, int(port)
 
 
@@ -262,6 +273,7 @@ class _Made(NamedTuple):
     following: Following | None
     log: Path | None
     head: Path | None
+    asking: Asking
 
     @contextlib.asynccontextmanager
     async def observer(
@@ -323,7 +335,8 @@ async def _gate(
             why = error.strerror or error
             say(f"{desk.path}: {why}; nobody can approve here, set HULLWATCH_APPROVALS")
         try:
-            yield keeper
+            async with asking(made.asking, keeper, *_address("", made.asking.listen)):
+                yield keeper
         finally:
             desk.close()
             keeper.close()

@@ -36,6 +36,7 @@ MAX_WHY = 500  # characters
 SCOPES = ("once", "tool", "server")
 """once: exactly this action. tool: any call of this tool by this principal. server: of any tool of
 this server. The last two last as long as they say, and until the policies change."""
+_LINK = "link:"
 _MINUTE = 60 * 10**9
 _UNSET = 0xFFFFFFFF  # loginuid of what nobody logged in for
 
@@ -50,14 +51,18 @@ class Full(Exception):
 
 class Person(NamedTuple):
     """Who answers, as the kernel says (SO_PEERCRED). login: the user that logged in, which sudo
-    does not change; uid, where there was none."""
+    does not change; uid, where there was none. link: instead of all that, the name of the link
+    that somebody has (links.py)."""
 
     uid: int
     pid: int = 0
     login: int = -1
+    link: str = ""
 
     @property
     def name(self) -> str:
+        if self.link:
+            return f"{_LINK}{self.link}"
         return _user(self.uid) + (f" ({_user(self.login)})" if self.login != self.uid else "")
 
     @classmethod
@@ -68,16 +73,22 @@ class Person(NamedTuple):
             login = _UNSET
         return cls(uid, pid, uid if login == _UNSET else login)
 
+    @classmethod
+    def by_link(cls, name: str) -> Person:
+        return cls(-1, link=name)
+
     def same(self, other: Person) -> bool:
+        if self.link or other.link:
+            return self.link == other.link
         mine, others = ({one.uid, one.login} for one in (self, other))
         return bool(mine & others)
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """approvers: for each policy that names some, users and groups by name, or `uid:N`; whoever
-    approves is one of each. Where none does: root, and the user who runs the gateway. people: how
-    many different persons. deadline: s. fail: what happens when it passes. requester: who asked may
-    answer."""
+    """approvers: for each policy that names some, users and groups by name, `uid:N` or `link:NAME`;
+    whoever approves is one of each. Where none does: root, and the user who runs the gateway.
+    people: how many different persons. deadline: s. fail: what happens when it passes. requester:
+    who asked may answer."""
 
     approvers: tuple[tuple[str, ...], ...] = ()
     people: int = 1
@@ -85,9 +96,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     fail: Fail = Fail.CLOSED
     requester: bool = False
 
-    def may(self, uid: int) -> bool:
+    def may(self, person: Person) -> bool:
         groups = self.approvers or (("uid:0", f"uid:{os.geteuid()}"),)
-        return all(any(_is(uid, name) for name in group) for group in groups)
+        return all(any(_is(person, name) for name in group) for group in groups)
 
 
 class Challenge(Protocol):
@@ -210,8 +221,8 @@ class Approvals:
         why = " ".join(why.split())
         if not why or len(why) > MAX_WHY:
             raise Refused(f"say why, in at most {MAX_WHY} characters")
-        if not waiting.terms.may(person.uid):
-            raise Refused(f"{_user(person.uid)} may not answer this; its policy says who may")
+        if not waiting.terms.may(person):
+            raise Refused(f"{person.name} may not answer this; its policy says who may")
         if not yes:
             self._end(waiting, "denied", Effect.BLOCK, why, person.name)
             return "denied"
@@ -221,7 +232,9 @@ class Approvals:
         self, waiting: Waiting, person: Person, why: str, scope: str, seconds: float
     ) -> str:
         terms = waiting.terms
-        if not terms.requester and self._client and _descends(person.pid, self._client):
+        # Of a link nobody knows who has it: its policy has named it all the same.
+        asks = not person.link and self._client and _descends(person.pid, self._client)
+        if not terms.requester and asks:
             raise Refused("whoever asks does not approve; answer outside of the client")
         if scope not in SCOPES:
             raise Refused(f"scope {scope}: one of {', '.join(SCOPES)}")
@@ -256,6 +269,14 @@ class Approvals:
     def cancel(self, waiting: Waiting, why: str) -> None:
         """Whoever asked does not want it any more."""
         self._end(waiting, "cancelled", Effect.BLOCK, why)
+
+    def take_back(self, waiting: Waiting, person: Person, why: str) -> None:
+        """Whoever asked says no after others have approved, before anything was passed on."""
+        why = " ".join(why.split())[:MAX_WHY]
+        self._log.append(
+            self._after(waiting.entry, "denied", Effect.BLOCK, why, person.name),
+        )
+        waiting.ended, waiting.effect, waiting.why = "denied", Effect.BLOCK, why
 
     def granted(self, asked: Entry) -> Entry | None:
         """The widened approval under which a challenged action may go on, if there is one."""
@@ -331,8 +352,11 @@ def _user(uid: int) -> str:
         return f"uid:{uid}"
 
 
-def _is(uid: int, name: str) -> bool:
-    """name: a user's, a group's, or `uid:N`."""
+def _is(person: Person, name: str) -> bool:
+    """name: a user's, a group's, `uid:N` or `link:NAME`."""
+    uid = person.uid
+    if person.link or name.startswith(_LINK):
+        return bool(person.link) and name == f"{_LINK}{person.link}"
     if name.startswith("uid:"):
         return name[4:] == str(uid)
     with contextlib.suppress(KeyError):

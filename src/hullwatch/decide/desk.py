@@ -133,7 +133,7 @@ class Desk:
 
     def _seen_by(self, person: Person) -> Iterator[Waiting]:
         for one in self._approvals.waiting.values():
-            if person.uid in (0, os.geteuid()) or one.terms.may(person.uid):
+            if person.uid in (0, os.geteuid()) or one.terms.may(person):
                 yield one
 
     def _shown(self, waiting: Waiting) -> dict[str, Any]:

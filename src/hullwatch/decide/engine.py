@@ -130,6 +130,11 @@ class Engine:
             if one.review and one.review < today
         ]
 
+    def reads(self, action: str) -> frozenset[str]:
+        """Attributes of the context that decide about an action; others need not be told."""
+        part = self._parts.get(action)
+        return frozenset(one.name for one in part.context) if part else frozenset()
+
     @property
     def cache(self) -> CacheStats:
         return CacheStats(self._hits, self._misses, len(self._cache))

@@ -190,7 +190,7 @@ ANNOTATIONS: dict[str, Annotation] = {
         "approvers",
         _words,
         "alice,oncall",
-        "users and groups that may approve; default root and the gateway's own user",
+        "users, groups and `link:NAME` that may approve; default root and the gateway's own user",
     ),
     "deadline": Annotation("deadline", _deadline, "15m", "to approve by, 1s to 24h; default 15m"),
     "people": Annotation(

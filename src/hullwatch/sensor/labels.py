@@ -144,6 +144,14 @@ class Labels:
             found.append(Labelled(struct.unpack("<I", key)[0], proc, labels, since))
         return found
 
+    def of(self, tgids: Iterable[int]) -> tuple[str, ...]:
+        """All that these processes carry."""
+        bits = 0
+        for tgid in tgids:
+            if (value := self._processes.lookup(struct.pack("<I", tgid))) is not None:
+                bits |= _LABELLED.unpack(value)[2]
+        return names_of(bits)
+
     def files(self, *, streams: bool = False) -> list[LabelledFile]:
         """Regular files; streams: pipes, sockets and files without a name instead."""
         found = []

@@ -111,6 +111,10 @@ class Spans:
             found[struct.unpack("<I", key)[0]] = _ACTING.unpack(value)
         return found
 
+    def of(self, server: int) -> list[int]:
+        """The processes that are this server's (tgid), those that act for one of its calls too."""
+        return [tgid for tgid, (_, of) in self.acting().items() if of == server]
+
     def running(self) -> dict[int, tuple[int, ...]]:
         """actor -> its calls."""
         found = {}

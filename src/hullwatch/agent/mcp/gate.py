@@ -12,7 +12,9 @@ import msgspec
 
 from hullwatch.context.call import Value
 
-__all__ = ["ASKING", "Asked", "Gate", "Held", "Pending", "Ruling", "elicited"]
+__all__ = [
+    "ASKING", "INPUT", "Asked", "Gate", "Held", "Pending", "Ruling", "elicited", "input_required",
+]  # fmt: skip
 
 ASKING = 5.0  # s that a gate may take, and beyond its own deadline: then it is taken for dead
 PROGRESS = 5.0  # s between two notifications to a client whose call waits
@@ -22,7 +24,8 @@ _STEP = 1e-6  # of progress: what the server says later is more
 class Asked(NamedTuple):
     """A tools/call that wants to go on. call: its id here. arguments: their keyed hash, of the JSON
     as it was written. definition: the tool's, against its pin. approved: what the ruling
-    of an earlier round of this call had there. raw: the arguments; not to be kept."""
+    of an earlier round of this call had there. raw: the arguments; not to be kept. signals: kinds
+    of those that it is under, at the moment that it is asked."""
 
     server: str
     tool: str
@@ -33,6 +36,7 @@ class Asked(NamedTuple):
     secret_kinds: tuple[str, ...] = ()
     approved: str = ""
     raw: bytes = b""
+    signals: Callable[[], tuple[str, ...]] = tuple
 
 
 class Ruling(NamedTuple):
@@ -55,6 +59,14 @@ class Pending(Protocol):
     seconds: float
     asks: str
 
+    async def over(self) -> None:
+        """It is answered, or its deadline has passed."""
+        ...
+
+    def resumes(self, asked: Asked) -> bool:
+        """Whether this is the same action, so that what comes of it is of this call, too."""
+        ...
+
     async def outcome(self) -> Ruling:
         """By its deadline at the latest."""
         ...
@@ -75,7 +87,8 @@ class Gate(Protocol):
 class Held:
     """A message that waits for a person. pending: of each of its calls that do. tokens: progress
     tokens of the client, as written. asked: whether the client can ask its user. finish: makes it
-    go on or answers it. released: called when it does not wait any more."""
+    go on or answers it. released: called when it does not wait any more. instead: what is passed on
+    in its place; empty: the message as it came."""
 
     def __init__(
         self,
@@ -92,6 +105,7 @@ class Held:
         self._asked = [one for _, one in pending if asked and one.asks]
         self._finish = finish
         self._released = released
+        self.instead = b""
         self._cancelled = asyncio.Event()
 
     def close(self) -> None:
@@ -162,6 +176,20 @@ _FORM = {
     },
     "required": ["approve"],
 }
+
+
+INPUT = "hullwatch"  # our own among what a client is asked for
+
+
+def input_required(raw_id: bytes, state: str, asks: str) -> bytes:
+    """An answer that asks the client's user, and to come back (MCP 2026-07-28)."""
+    params = {"mode": "form", "message": asks, "requestedSchema": _FORM}
+    result = {
+        "resultType": "input_required",
+        "inputRequests": {INPUT: {"method": "elicitation/create", "params": params}},
+        "requestState": state,
+    }
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": msgspec.Raw(raw_id), "result": result})
 
 
 def elicited(ident: str) -> str:

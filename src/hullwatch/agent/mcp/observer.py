@@ -9,17 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import secrets
 import shlex
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
 from hullwatch.agent import semconv
 from hullwatch.agent.mcp.confusable import disguised, skeleton
-from hullwatch.agent.mcp.gate import ASKING, Asked, Gate, Held, Pending, Ruling, elicited
+from hullwatch.agent.mcp.gate import (
+    ASKING,
+    INPUT,
+    Asked,
+    Gate,
+    Held,
+    Pending,
+    Ruling,
+    elicited,
+    input_required,
+)
 from hullwatch.agent.mcp.listings import Listings
 from hullwatch.agent.mcp.message import (
     NAMED_BY,
@@ -33,9 +45,10 @@ from hullwatch.agent.mcp.message import (
     text,
 )
 from hullwatch.agent.mcp.pins import PinError, Pins
-from hullwatch.agent.mcp.signals import FAULT, Detect, Signals
+from hullwatch.agent.mcp.sightings import Sightings
+from hullwatch.agent.mcp.signals import FAULT, WHOLE, Detect, Signals
 from hullwatch.agent.report import Reporter, Said
-from hullwatch.agent.secrets.canaries import Canaries
+from hullwatch.agent.secrets.canaries import USED, Canaries
 from hullwatch.context.call import MAX_TEXT, Call, Status, Value, new_id
 
 __all__ = ["BLOCKED", "HELD", "SERVER_GONE", "Dialogue", "Observer", "Open"]
@@ -47,12 +60,18 @@ _LARGE = "too large to be parsed"
 _NO_ID = "a call without an id that can be answered"
 _ID_IN_USE = "a call with the id of one that waits for a person"
 _CHANGED_MEANWHILE = "blocked by hullwatch: the tool's definition changed while the call waited"
+CLIENT_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+_OURS = ("requestState", "inputResponses")
+_STATE = "hullwatch-"  # what our own request states begin with
+_STATE_OVER = "what was asked about is over; call again"
+_ANOTHER = "this is not the call that was asked about"
 _DISGUISED = "its name is not what it seems"
 _NO_NAME = "a call that names no tool"
 _UNREADABLE = -32600  # JSON-RPC: invalid request
 
 MAX_OPEN = 4096  # requests of one dialogue without an answer
 MAX_WAITING = 1024  # calls between two round trips
+LATE_NS = 60 * 10**9  # how long after its deadline a call that was asked about may come back
 WAIT_NS = 3600 * 10**9  # how long a client may take to come back with what was asked for
 
 
@@ -77,10 +96,12 @@ class Open:
 
 
 class Dialogue:
-    """One client and the server: a connection, a session, or a single exchange."""
+    """One client and the server: a connection, a session, or (alone) a single exchange."""
 
-    def __init__(self, session: str = "") -> None:
+    def __init__(self, session: str = "", alone: bool = False) -> None:
         self.session = session
+        self.alone = alone
+        self.seen: set[str] = set()  # kinds of signals that may steer the client (sightings.py)
         self.client = ""
         self.version = ""
         self.open: OrderedDict[Key, Open] = OrderedDict()
@@ -94,6 +115,15 @@ class _Waiting(NamedTuple):
     rounds: int
     since: int
     approved: str
+
+
+class _Asked(NamedTuple):
+    """A call that was answered with a question to the client's user. expiry: ends its wait."""
+
+    pending: Pending
+    call: Call
+    since: int
+    expiry: asyncio.Task[None]
 
 
 class Observer:
@@ -130,7 +160,9 @@ class Observer:
         self._transport = transport
         self._clock = clock
         self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
+        self._asked: OrderedDict[str, _Asked] = OrderedDict()  # by the state that comes back
         self._signals = Signals(server, reporter, detect, clock, canaries)
+        self._sightings = Sightings(clock)
         self._listings = Listings(server, pins, hold, self._signals, clock)
 
     # --- client to server -----------------------------------------------------------------
@@ -164,6 +196,9 @@ class Observer:
         refusal = self._refusal(dialogue, reading)
         if refusal is not None:
             return refusal
+        (first, *others) = reading.messages or (Message("invalid"),)
+        if not others and (state := _our_state(first)):
+            return self._back(dialogue, reading, state, size, pid, more)
         opened: list[Open] = []
         kept_back = False
         for message in reading.messages:
@@ -178,6 +213,8 @@ class Observer:
         rulings = await self._ask(dialogue, opened)
         pending = [(at, one.pending) for at, one in rulings.items() if one.pending is not None]
         if pending and all(one.passes or one.pending for one in rulings.values()):
+            if not others and _may_come_back(first) and pending[0][1].asks:
+                return [self._ask_client(opened[0], pending[0][1])]
             return self._wait_for(dialogue, reading, opened, pending)
         for _, one in pending:
             one.cancel("another call of its batch was blocked")
@@ -189,20 +226,7 @@ class Observer:
         for at, one in enumerate(opened):
             if self._gate is None or one.call is None:
                 continue
-            one.definition = self._definition(one.message.name)
-            asked = Asked(
-                server=self.server,
-                tool=one.message.name,
-                client=dialogue.client,
-                call=one.call.id,
-                arguments=str(one.call.attributes.get(semconv.ARGUMENTS_HASH, "")),
-                definition=one.definition,
-                secret_kinds=tuple(
-                    filter(None, str(one.call.attributes.get(semconv.SECRET_KINDS, "")).split(","))
-                ),
-                approved=one.approved,
-                raw=field(one.message.params, "arguments"),
-            )
+            asked = self._question(dialogue, one, one.call)
             rulings[at] = Ruling(False, "whoever decides does not answer")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASKING):
@@ -210,6 +234,71 @@ class Observer:
             if rulings[at].pending is None and not rulings[at].passes:
                 break  # the rest of a batch is not passed on either
         return rulings
+
+    def _question(self, dialogue: Dialogue, one: Open, call: Call) -> Asked:
+        one.definition = self._definition(one.message.name)
+        kinds = str(call.attributes.get(semconv.SECRET_KINDS, "")).split(",")
+        return Asked(
+            server=self.server,
+            tool=one.message.name,
+            client=dialogue.client,
+            call=call.id,
+            arguments=str(call.attributes.get(semconv.ARGUMENTS_HASH, "")),
+            definition=one.definition,
+            secret_kinds=tuple(filter(None, kinds)),
+            approved=one.approved,
+            raw=field(one.message.params, "arguments"),
+            signals=partial(self._under, dialogue, one.message.name),
+        )
+
+    def _ask_client(self, opened: Open, pending: Pending) -> bytes:
+        """The answer that has the client ask its user. The call waits on, without a connection, as
+        others may answer, too."""
+        assert opened.call is not None
+        now = self._clock()
+        state = _STATE + secrets.token_urlsafe(24)
+        expiry = asyncio.create_task(pending.over())
+        self._asked[state] = _Asked(pending, opened.call, now, expiry)
+        while self._asked:
+            oldest = next(iter(self._asked.values()))
+            if len(self._asked) <= MAX_WAITING and not _late(oldest, now):
+                break
+            self._forget(self._asked.popitem(last=False)[1])
+        self._signals.tell("call_waits", opened.message.name, pending.id, held=True)
+        return input_required(opened.message.id, state, pending.asks)
+
+    def _back(
+        self,
+        dialogue: Dialogue,
+        reading: Reading,
+        state: str,
+        size: int,
+        pid: int,
+        more: Mapping[str, Value],
+    ) -> list[bytes] | Held:
+        """The client comes back with what its user said: once, and with the same call."""
+        (message,) = reading.messages
+        asked = self._asked.pop(state, None)
+        if asked is None or _late(asked, self._clock()):
+            if asked is not None:
+                self._forget(asked)
+            return self.refuse(reading, BLOCKED, f"blocked by hullwatch: {_STATE_OVER}")
+        opened = self._prepare(dialogue, message, size, pid, more, asked.call)
+        assert opened.call is not None
+        pending = asked.pending
+        if not pending.resumes(self._question(dialogue, opened, opened.call)):
+            self._forget(asked)
+            ruling = Ruling(False, f"blocked by hullwatch: {_ANOTHER}")
+            return self._blocked([opened], {0: ruling})
+        asked.expiry.cancel()
+        _answer(pending, field(message.params, "inputResponses", INPUT))
+        held = self._wait_for(dialogue, reading, [opened], [(0, pending)])
+        held.instead = _without_ours(message)
+        return held
+
+    def _forget(self, asked: _Asked) -> None:
+        asked.expiry.cancel()
+        asked.pending.cancel("the client did not come back with it")
 
     def _wait_for(
         self,
@@ -260,12 +349,8 @@ class Observer:
         pending = dialogue.elicited.pop(message.key, None)
         if pending is None:
             return False
-        action = text(field(message.result, "action"))
-        if action in ("accept", "decline"):
-            yes = field(message.result, "content", "approve") == b"true"
-            why = text(field(message.result, "content", "why")).strip() or "answered in the client"
-            pending.answer(yes and action == "accept", why[:MAX_TEXT])
-        return True  # else somebody else answers, or nobody
+        _answer(pending, message.result)
+        return True
 
     async def _decided(
         self,
@@ -448,6 +533,17 @@ class Observer:
             return "changed"
         return {"pinned": "pinned", "changed": "changed", "removed": "changed"}.get(state, "new")
 
+    def _under(self, dialogue: Dialogue, tool: str) -> tuple[str, ...]:
+        """Kinds of signals that a call of this tool is under now."""
+        seen = self._sightings.of(dialogue)
+        if self._signals.steers(tool) is None and self._pins is not None:
+            with contextlib.suppress(PinError):  # else it is told, and its definition is `changed`
+                # The client may know it from a listing before this gateway's time.
+                self._signals.definition(tool, self._pins.text(self.server, tool).encode())
+        if self._signals.steers(tool) or self._signals.steers(WHOLE):
+            seen.add("injection_in_definition")
+        return tuple(sorted(seen))
+
     def _held(self, tool: str) -> str:
         """Why a call is held, with the mend; '' if it is not."""
         try:
@@ -488,8 +584,9 @@ class Observer:
         size: int,
         pid: int,
         more: Mapping[str, Value],
+        asked: Call | None = None,
     ) -> Open:
-        """A request as it would go on."""
+        """A request as it would go on. asked: the call that it is, where that was asked about."""
         opened = Open(message)
         params = fields(message.params)
         if message.method == "initialize":
@@ -520,8 +617,12 @@ class Observer:
                 if self._hasher and arguments:
                     attributes[semconv.ARGUMENTS_HASH] = self._hasher(arguments)
                 call = self._call(dialogue, message, size, pid, attributes)
+                if asked is not None:
+                    size += asked.request_bytes
+                    call = msgspec.structs.replace(call, id=asked.id, request_bytes=size)
                 call = self._signals.secrets(call, message.params, "secret_in_arguments")
-                self._signals.canaries(message.params, f"arguments for {call.name}", call.id)
+                if self._signals.canaries(message.params, f"arguments for {call.name}", call.id):
+                    self._sightings.add(dialogue, USED)
                 opened = Open(message, call)
         return opened
 
@@ -606,6 +707,8 @@ class Observer:
 
     def close(self) -> None:
         """The gateway ends: calls between two round trips as well."""
+        while self._asked:
+            self._forget(self._asked.popitem(last=False)[1])
         while self._waiting:
             _, waiting = self._waiting.popitem(last=False)
             self._reporter.end(self._ended(waiting.call, "lost", "never resumed", 0, {}))
@@ -618,33 +721,37 @@ class Observer:
         result = fields(message.result)
         if method in ("initialize", "server/discover"):
             dialogue.version = text(result.get("protocolVersion", b"")) or dialogue.version
-            self._signals.definition("instructions", result.get("instructions", b""))
+            self._signals.definition(WHOLE, result.get("instructions", b""))
         elif method == "tools/list" and message.kind == "result":
             self._listings.listed(opened.cursor, message.result)
         call = opened.call
         if call is None:
             if method in NAMED_BY and message.kind == "result":
-                self._signals.result(opened.message.name, message.result, 0)
-                self._signals.canaries(message.result, f"{method} {opened.message.name}")
+                name = opened.message.name
+                if self._signals.result(name, message.result, 0):
+                    self._sightings.add(dialogue, "injection_in_result")
+                if self._signals.canaries(message.result, f"{method} {name}"):
+                    self._sightings.add(dialogue, USED)
             return
         if text(result.get("resultType", b"")) == "input_required":
             self._wait(opened, result, size)
             return
         extra: dict[str, Value] = {semconv.HTTP_STATUS: status} if status else {}
-        opened.call = call = self._signals.secrets(
-            call, message.result or message.error, "secret_in_result"
-        )
-        self._said(call, semconv.TOOL_RESULT, message.result or message.error)
-        self._signals.canaries(
-            message.result or message.error, f"the answer of {call.name}", call.id
-        )
+        answer, before = message.result or message.error, call
+        opened.call = call = self._signals.secrets(call, answer, "secret_in_result")
+        if call is not before:
+            self._sightings.add(dialogue, "secret_in_result")
+        self._said(call, semconv.TOOL_RESULT, answer)
+        if self._signals.canaries(answer, f"the answer of {call.name}", call.id):
+            self._sightings.add(dialogue, USED)
         if message.kind == "error":
             code = field(message.error, "code").decode("ascii", "replace")[:32]
             self._end(opened, "error", code or "rpc", size, extra | {semconv.RPC_STATUS: code})
             return
         if self._hasher:
             extra[semconv.RESULT_HASH] = self._hasher(message.result)
-        self._signals.result(call.name, message.result, call.id)
+        if self._signals.result(call.name, message.result, call.id):
+            self._sightings.add(dialogue, "injection_in_result")
         failed = result.get("isError") == b"true"
         self._end(opened, "error" if failed else "ok", "tool_error" if failed else "", size, extra)
 
@@ -744,6 +851,49 @@ class Observer:
             response_bytes=call.response_bytes + size,
             attributes={**call.attributes, **extra, **more},
         )
+
+
+def _answer(pending: Pending, result: bytes) -> None:
+    """What a client's user said (ElicitResult); neither yes nor no leaves it to others."""
+    action = text(field(result, "action"))
+    if action in ("accept", "decline"):
+        yes = field(result, "content", "approve") == b"true"
+        why = text(field(result, "content", "why")).strip() or "answered in the client"
+        pending.answer(yes and action == "accept", why[:MAX_TEXT])
+
+
+def _may_come_back(message: Message) -> bool:
+    """Whether the client takes an answer that asks its user something. In a round trip of the
+    server's own it would come back without what that asked for."""
+    params = fields(message.params)
+    can = field(params.get("_meta", b""), CLIENT_CAPABILITIES, "elicitation")
+    modes = fields(can)
+    return (
+        message.modern
+        and can[:1] == b"{"
+        and (not modes or "form" in modes)
+        and not params.keys() & {"requestState", "inputResponses"}
+    )
+
+
+def _our_state(message: Message) -> str:
+    """The state that a call comes back with, where it is one of ours."""
+    if message.kind != "request" or message.method != "tools/call":
+        return ""
+    state = text(field(message.params, "requestState"))
+    return state if state.startswith(_STATE) else ""
+
+
+def _without_ours(message: Message) -> bytes:
+    """A call as the server would have got it at first: it has asked for nothing."""
+    params = fields(message.params)
+    kept = {key: msgspec.Raw(params[key]) for key in params if key not in _OURS}
+    said = {"id": msgspec.Raw(message.id), "method": message.method, "params": kept}
+    return msgspec.json.encode({"jsonrpc": "2.0", **said})
+
+
+def _late(asked: _Asked, now: int) -> bool:
+    return now - asked.since > int(asked.pending.seconds * 1e9) + LATE_NS
 
 
 def _why(what: str) -> str:

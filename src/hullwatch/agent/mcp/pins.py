@@ -184,6 +184,12 @@ class Pins:
             ).fetchall()
         return [name for (name,) in rows]
 
+    def text(self, server: str, tool: str) -> str:
+        """A tool's definition as it was listed last; '' where it never was."""
+        with self._reading():
+            pin = self._one(server, tool)
+        return (pin.offered or pin.definition) if pin else ""
+
     def all(self, server: str = "") -> list[Pin]:
         with self._reading() as link:
             rows = link.execute(

@@ -115,6 +115,7 @@ class _Exchange:
         self.begun: Open | None = None  # of a body that is too large to be parsed
         self.sent = False  # all of that
         self.body = b""
+        self.instead = b""  # goes to the server in its place
         self.whole = True  # body is all of it
         self.streaming = False  # the client has the head of a stream of ours
 
@@ -134,6 +135,10 @@ class _Exchange:
             (raw, value) for raw, value in _end_to_end(self.request) if raw.lower() not in _OURS
         ]
         headers.append((b"Accept-Encoding", b"identity"))
+        if self.instead:
+            headers = [one for one in headers if one[0].lower() != b"content-length"]
+            if first(self.headers, b"transfer-encoding") is None:
+                headers.append((b"Content-Length", b"%d" % len(self.instead)))
         if first(self.headers, b"transfer-encoding") is not None:
             headers.append((b"Transfer-Encoding", b"chunked"))
         return h11.Request(method=self.request.method, target=self.request.target, headers=headers)
@@ -229,6 +234,7 @@ class Proxy:
                 # It may take long, and a server closes connections that idle.
                 self._upstream.release(link, fresh)
                 link = None
+                exchange.instead = outcome.instead
                 link, outcome = await self._hold(client, exchange, outcome)
             if link is None or outcome is not None:
                 await self._instead(client, exchange, outcome or [])
@@ -406,7 +412,8 @@ class Proxy:
                 self._observer.sent_all(exchange.dialogue, exchange.begun, peek(b""), 0)
 
     def _request(self, exchange: _Exchange) -> list[Any]:
-        body = [h11.Data(data=exchange.body)] if exchange.body else []
+        data = exchange.instead or exchange.body
+        body = [h11.Data(data=data)] if data else []
         return [exchange.head(self._upstream), *body]
 
     async def _upload(self, client: _Client, exchange: _Exchange, link: Link) -> None:

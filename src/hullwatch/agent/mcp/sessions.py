@@ -33,16 +33,17 @@ class Sessions:
         if (found := self._known.get(b"endpoint " + target)) is not None:
             self._known.move_to_end(b"endpoint " + target)
             return found
-        return Dialogue()
+        return Dialogue(alone=True)
 
     def of_answer(self, headers: Headers, dialogue: Dialogue) -> None:
         """The server may begin a session in its answer."""
         session = first(headers, _HEADER)
         if session and not dialogue.session:
-            dialogue.session = session.decode("latin-1")
+            dialogue.session, dialogue.alone = session.decode("latin-1"), False
             self._put(b"session " + session, dialogue)
 
     def endpoint(self, target: bytes, dialogue: Dialogue) -> None:
+        dialogue.alone = False
         self._put(b"endpoint " + target, dialogue)
 
     def ended(self, headers: Headers) -> None:

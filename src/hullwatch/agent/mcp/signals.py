@@ -14,12 +14,14 @@ from hullwatch.agent.report import Reporter
 from hullwatch.agent.secrets.canaries import USED, Canaries, used
 from hullwatch.context.call import MAX_TEXT, Call, Signal, Value
 
-__all__ = ["FAULT", "Detect", "Signals"]
+__all__ = ["FAULT", "WHOLE", "Detect", "Signals"]
 
 FAULT = "the gateway could not look into a message; please report it"
 _MAX_TOLD = 4096  # signals that are remembered so as not to be repeated
 _AGAIN_NS = 60 * 10**9
 _MAX_SEEN = 8192  # definitions that were looked at
+_MAX_TOOLS = 8192  # whose definition as it is now is known
+WHOLE = ""  # instead of a tool: what a server says of itself, which is about all of them
 
 Detect = Callable[[bytes], Sequence[Any]]
 """Bytes to what was found in them; each has a `kind`."""
@@ -42,7 +44,8 @@ class Signals:
         self._detect = detect
         self._clock = clock
         self._told: OrderedDict[tuple[str, str, str], tuple[int, int]] = OrderedDict()
-        self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, int], bool] = OrderedDict()
+        self._steers: OrderedDict[str, bool] = OrderedDict()
 
     def tell(
         self,
@@ -84,36 +87,48 @@ class Signals:
         """A mistake of ours must not cut what passes; it must not pass unsaid either."""
         self.tell("gateway_fault", type(error).__name__, FAULT)
 
-    def definition(self, subject: str, raw: bytes) -> None:
-        """Text that a model is given about a tool: listed again and again, looked at once."""
-        key = (subject, hash(raw))
-        if not raw or key in self._seen:
-            return
-        self._seen[key] = None
-        if len(self._seen) > _MAX_SEEN:
-            self._seen.popitem(last=False)
-        self._injection("injection_in_definition", subject, look(plain(raw), "definition"), 0)
+    def definition(self, tool: str, raw: bytes) -> None:
+        """Text that a model is given about a tool, or about all of them (WHOLE): listed again and
+        again, looked at once."""
+        key = (tool, hash(raw))
+        if raw and key not in self._seen:
+            hits = look(plain(raw), "definition")
+            subject = tool or "instructions"
+            self._seen[key] = self._injection("injection_in_definition", subject, hits, 0)
+            if len(self._seen) > _MAX_SEEN:
+                self._seen.popitem(last=False)
+        self._steers[tool] = self._seen.get(key, False)
+        self._steers.move_to_end(tool)
+        if len(self._steers) > _MAX_TOOLS:
+            self._steers.popitem(last=False)
 
-    def result(self, subject: str, raw: bytes, call: int) -> None:
-        """Text that a model is given as an answer."""
-        self._injection("injection_in_result", subject, look(plain(raw), "result"), call)
+    def steers(self, tool: str) -> bool | None:
+        """Whether its definition, as it is now, speaks to the model; None: not listed here yet."""
+        return self._steers.get(tool)
 
-    def _injection(self, kind: str, subject: str, hits: tuple[Hit, ...], call: int) -> None:
+    def result(self, subject: str, raw: bytes, call: int) -> bool:
+        """Text that a model is given as an answer. Whether it speaks to it."""
+        return self._injection("injection_in_result", subject, look(plain(raw), "result"), call)
+
+    def _injection(self, kind: str, subject: str, hits: tuple[Hit, ...], call: int) -> bool:
         if not told(hits):
-            return
+            return False
         why = "; ".join(dict.fromkeys(hit.sign.why for hit in hits))
         attributes: dict[str, Value] = {
             semconv.SIGNS: ",".join(hit.sign.ident for hit in hits)[:MAX_TEXT],
             semconv.SIGN_OFFSETS: ",".join(str(hit.offset) for hit in hits)[:MAX_TEXT],
         }
         self.tell(kind, subject, why, call=call, attributes=attributes)
+        return True
 
-    def canaries(self, raw: bytes, where: str, call: int = 0) -> None:
-        """where: what of a message these bytes are, and of which tool, in words. Of what is large,
-        both ends are looked at."""
-        for one in self._canaries.find(_ends(raw)):
+    def canaries(self, raw: bytes, where: str, call: int = 0) -> bool:
+        """Whether one is in it. where: what of a message these bytes are, and of which tool, in
+        words. Of what is large, both ends are looked at."""
+        found = list(self._canaries.find(_ends(raw)))
+        for one in found:
             signal = used(one, f"in {where} of {self._server}", self._clock(), call)
             self.tell(USED, signal.subject, signal.detail, call=call)
+        return bool(found)
 
     def secrets(self, call: Call, raw: bytes, kind: str) -> Call:
         """The call with the kinds of secrets in its arguments or result; of what is large, in both

@@ -173,7 +173,10 @@ class _Stdio:
                 await self._decided(piece, reading, outcome)
 
     async def _hold(self, piece: Piece, reading: Reading, held: Held) -> None:
-        await self._decided(piece, reading, await held.settle(self._answer))
+        answers = await held.settle(self._answer)
+        if held.instead:
+            piece = piece._replace(data=held.instead + b"\n")
+        await self._decided(piece, reading, answers)
 
     async def _decided(self, piece: Piece, reading: Reading, answers: list[bytes] | None) -> None:
         """answers: instead of passing it on; None: it goes on."""

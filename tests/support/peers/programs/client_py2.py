@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from calling import Noted, Plan, call_all, say
-from mcp import Client, StdioServerParameters
+from mcp import Client, StdioServerParameters, types
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
@@ -24,9 +24,15 @@ async def transport(plan: Plan) -> AsyncIterator[Any]:
         yield reading, Noted(writing)
 
 
+async def approve(context: Any, asked: Any) -> Any:
+    """This client's user agrees to whatever is asked."""
+    return types.ElicitResult(action="accept", content={"approve": True, "why": "its user"})
+
+
 async def main() -> None:
     plan = Plan.read()
-    async with Client(transport(plan), mode=MODES[plan.era]) as client:
+    mode = MODES[plan.era]
+    async with Client(transport(plan), mode=mode, elicitation_callback=approve) as client:
         tools = await client.list_tools()
         say(protocol=client.protocol_version, tools=len(tools.tools))
 

@@ -1,0 +1,165 @@
+"""How a gateway lets people elsewhere know of what waits: a webhook, and the page of its links."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+from urllib.parse import urlsplit
+
+import typer
+
+from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.show import say
+
+if TYPE_CHECKING:
+    from hullwatch.decide.approvals import Waiting
+    from hullwatch.gatekeeper import Gatekeeper
+
+__all__ = ["Asking", "As", "Hook", "Listen", "Secret", "Url", "asking"]
+
+DEFAULT_LISTEN = "127.0.0.1:0"
+DEFAULT_NAME = "webhook"
+_MIN_SECRET = 16  # bytes
+_MAX_SECRET = 4096
+
+Hook = Annotated[
+    str,
+    typer.Option(
+        "--approval-webhook",
+        metavar="URL|file:PATH|env:NAME",
+        help="Tell this address of each held action, with a link to answer it: a POST of JSON.",
+    ),
+]
+Secret = Annotated[
+    str,
+    typer.Option(
+        "--approval-webhook-secret",
+        metavar="file:PATH|env:NAME",
+        help="Sign what is told with it (HMAC-SHA256). A variable is taken out of the environment"
+        " before the server starts.",
+    ),
+]
+Listen = Annotated[
+    str,
+    typer.Option(
+        "--approval-listen",
+        metavar="HOST:PORT",
+        help="Where the page of the links listens; port 0: any that is free.",
+    ),
+]
+Url = Annotated[
+    str,
+    typer.Option(
+        "--approval-url",
+        metavar="URL",
+        help="What links begin with, where a proxy with TLS stands before the page.",
+    ),
+]
+As = Annotated[
+    str,
+    typer.Option(
+        "--approval-link-as",
+        metavar="NAME",
+        help="Whoever has a link is `link:NAME`, to policies that name it in @approvers.",
+    ),
+]
+
+
+class Asking(NamedTuple):
+    """What the command line said of it. hook: empty, nobody is told."""
+
+    hook: str = ""
+    secret: str = ""
+    listen: str = DEFAULT_LISTEN
+    url: str = ""
+    name: str = DEFAULT_NAME
+
+    def checked(self, policy: bool) -> Asking:
+        """With the address and the secret read. CommandError."""
+        if not self.hook:
+            if self != Asking():
+                raise CommandError("--approval-...: needs --approval-webhook", ExitCode.USAGE)
+            return self
+        if not policy:
+            raise CommandError("--approval-webhook: needs --policy", ExitCode.USAGE)
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.name):
+            raise CommandError("--approval-link-as: letters, digits and ._-", ExitCode.USAGE)
+        parts = urlsplit(self.url)
+        if self.url and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise CommandError("--approval-url: an http or https URL", ExitCode.USAGE)
+        hook = self.hook
+        if hook.startswith(("file:", "env:")):
+            hook = _read("--approval-webhook", hook, 1)
+        secret = self.secret
+        if secret:
+            secret = _read("--approval-webhook-secret", secret, _MIN_SECRET)
+        return self._replace(hook=hook, secret=secret)
+
+
+def _read(option: str, where: str, least: int) -> str:
+    """What a file or a variable holds; it is in no message."""
+    kind, _, place = where.partition(":")
+    try:
+        if kind == "env":
+            found = os.environ.pop(place)  # the server is not to have it
+        elif kind == "file":
+            with Path(place).open("rb") as opened:
+                if os.fstat(opened.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                    said = f"{option}: {place}: others may read it; chmod 600 {place}"
+                    raise CommandError(said, ExitCode.USAGE)
+                found = opened.read(_MAX_SECRET + 1).decode()
+        else:
+            raise CommandError(f"{option}: as file:PATH or env:NAME", ExitCode.USAGE)
+    except KeyError:
+        raise CommandError(f"{option}: there is no variable {place}", ExitCode.USAGE) from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{option}: {place}: is no text", ExitCode.USAGE) from None
+    except OSError as error:
+        raise CommandError(f"{option}: {place}: {error.strerror}", ExitCode.USAGE) from None
+    found = found.strip()
+    if not least <= len(found.encode()) <= _MAX_SECRET:
+        said = f"{option}: {where}: {least} to {_MAX_SECRET} bytes are needed"
+        raise CommandError(said, ExitCode.USAGE)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def asking(said: Asking, keeper: Gatekeeper, host: str, port: int) -> AsyncIterator[None]:
+    """While it runs, what waits is told. host, port: as `listen` says."""
+    if not said.hook:
+        yield
+        return
+    from hullwatch.decide.links import Links
+    from hullwatch.decide.page import PATH, Page
+    from hullwatch.decide.webhook import Webhook, WebhookError
+
+    links = Links(keeper.approvals, said.name)
+    page = Page(links)
+    try:
+        webhook = Webhook(said.hook, said.secret.encode(), say)
+        got = await page.listen(host, port)
+    except WebhookError as error:
+        raise CommandError(f"--approval-webhook: {error}", ExitCode.USAGE) from None
+    except OSError as error:
+        raise CommandError(f"--approval-listen {said.listen}: {error.strerror}") from None
+    shown = f"[{host}]" if ":" in host else host
+    base = (said.url or f"http://{shown}:{got}").rstrip("/")
+    say(f"approvals by link: {base}{PATH}..., as link:{said.name}, where a policy names it")
+    if not said.secret:
+        say("the webhook is told without a signature; --approval-webhook-secret gives it one")
+
+    def held(waiting: Waiting) -> None:
+        link = f"{base}{PATH}{links.token(waiting)}" if links.counts(waiting) else ""
+        webhook.held(waiting, link)
+
+    keeper.on_held = held
+    try:
+        yield
+    finally:
+        page.close()
+        await webhook.close()
