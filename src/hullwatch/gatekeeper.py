@@ -147,6 +147,8 @@ class Gatekeeper:
         self.approvals.sweep()
         self._tasks = [asyncio.create_task(self._tidy())]
         if self._following is not None:
+            if self._following.entry is not None:
+                self.approvals.policies_changed(self._following.entry.at)
             self._tasks.append(asyncio.create_task(self._follow(self._following)))
 
     def close(self) -> None:
@@ -406,7 +408,7 @@ class Gatekeeper:
             )
         )
         self._decider = decider
-        self.approvals.policies_changed()
+        self.approvals.policies_changed(change.at)
         if self._asking.stuck:  # with a set that is no longer asked
             self._asking.close()
             self._asking = _Asking()

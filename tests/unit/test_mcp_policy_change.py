@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from itertools import groupby
 from pathlib import Path
@@ -36,12 +37,12 @@ class Following_(Scene):
         super().__init__(folder, following.follow(), following=following, tell=self.said.append)
 
     async def apply(self, *said: str, note: str = "") -> str:
-        version = self.applied.apply(texts(*said), 2, "you", note).version
+        version = self.applied.apply(texts(*said), time.time_ns(), "you", note).version
         await self.until(lambda: self.keeper._decider.version == version)
         return version
 
     async def back(self) -> None:
-        version = self.applied.rollback("", 3, "me").version
+        version = self.applied.rollback("", time.time_ns(), "me").version
         await self.until(lambda: self.keeper._decider.version == version)
 
     async def until(self, done: Callable[[], Any]) -> None:
@@ -164,6 +165,7 @@ async def test_what_was_widened_ends_and_does_not_come_back(scene):
     assert await settled is None
     assert await scene.sent(raw_call(2, "write_file")) is None
     await scene.apply(POLICIES, NO_READ)
+    assert scene.keeper.approvals._changed
     for number in (3, 4):
         held = await scene.sent(raw_call(number, "write_file"))
         held.cancel()

@@ -65,7 +65,8 @@ async def test_it_is_single_use(scene):
     for ident in (3, 4):
         (answer,) = await back(scene, result, ident=ident)
         assert answer["error"]["code"] == BLOCKED and "call again" in answer["error"]["message"]
-    (answer,) = await back(scene, {"requestState": "hullwatch-guessed"})
+    guessed = scene.observer._states + "guessed"
+    (answer,) = await back(scene, {"requestState": guessed})
     assert answer["error"]["code"] == BLOCKED
     assert len(scene.reporter.of("begin")) == 1
 
@@ -110,6 +111,23 @@ async def test_another_call_does_not_come_back_with_it(scene):
         (answer,) = await back(scene, result)
         assert "call again" in answer["error"]["message"]
     assert not scene.reporter.of("begin")
+
+
+@over
+async def test_a_tool_that_changed_meanwhile(scene):
+    await scene.lists("own", "own-soon")
+    result = await asked(scene)
+    await scene.lists("own", "own-soon", description="another")
+    (answer,) = await scene.settle(await back(scene, result))
+    assert "changed while the call waited" in answer["error"]["message"]
+
+
+@over
+async def test_the_state_of_another_gateway_passes(scene):
+    """One between this one and the server, say."""
+    scene.dialogue = Dialogue(alone=True)
+    raw = modern(1, "read_file", requestState="hullwatch-0123456789ab-x")
+    assert await scene.sent(raw) is None
 
 
 @over

@@ -62,7 +62,6 @@ _ID_IN_USE = "a call with the id of one that waits for a person"
 _CHANGED_MEANWHILE = "blocked by hullwatch: the tool's definition changed while the call waited"
 CLIENT_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
 _OURS = ("requestState", "inputResponses")
-_STATE = "hullwatch-"  # what our own request states begin with
 _STATE_OVER = "what was asked about is over; call again"
 _ANOTHER = "this is not the call that was asked about"
 _DISGUISED = "its name is not what it seems"
@@ -118,10 +117,12 @@ class _Waiting(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """A call that was answered with a question to the client's user. expiry: ends its wait."""
+    """A call that was answered with a question to the client's user. definition: the tool's, as
+    that was asked. expiry: ends its wait."""
 
     pending: Pending
     call: Call
+    definition: str
     since: int
     expiry: asyncio.Task[None]
 
@@ -161,6 +162,8 @@ class Observer:
         self._clock = clock
         self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
         self._asked: OrderedDict[str, _Asked] = OrderedDict()  # by the state that comes back
+        # Our own: there may be another gateway between this one and the server.
+        self._states = f"hullwatch-{secrets.token_hex(6)}-"
         self._signals = Signals(server, reporter, detect, clock, canaries)
         self._sightings = Sightings(clock)
         self._listings = Listings(server, pins, hold, self._signals, clock)
@@ -197,7 +200,7 @@ class Observer:
         if refusal is not None:
             return refusal
         (first, *others) = reading.messages or (Message("invalid"),)
-        if not others and (state := _our_state(first)):
+        if not others and (state := self._our_state(first)):
             return self._back(dialogue, reading, state, size, pid, more)
         opened: list[Open] = []
         kept_back = False
@@ -251,14 +254,21 @@ class Observer:
             signals=partial(self._under, dialogue, one.message.name),
         )
 
+    def _our_state(self, message: Message) -> str:
+        """The state that a call comes back with, where it is one of ours."""
+        if message.kind != "request" or message.method != "tools/call":
+            return ""
+        state = text(field(message.params, "requestState"))
+        return state if state.startswith(self._states) else ""
+
     def _ask_client(self, opened: Open, pending: Pending) -> bytes:
         """The answer that has the client ask its user. The call waits on, without a connection, as
         others may answer, too."""
         assert opened.call is not None
         now = self._clock()
-        state = _STATE + secrets.token_urlsafe(24)
+        state = self._states + secrets.token_urlsafe(24)
         expiry = asyncio.create_task(pending.over())
-        self._asked[state] = _Asked(pending, opened.call, now, expiry)
+        self._asked[state] = _Asked(pending, opened.call, opened.definition, now, expiry)
         while self._asked:
             oldest = next(iter(self._asked.values()))
             if len(self._asked) <= MAX_WAITING and not _late(oldest, now):
@@ -290,6 +300,7 @@ class Observer:
             self._forget(asked)
             ruling = Ruling(False, f"blocked by hullwatch: {_ANOTHER}")
             return self._blocked([opened], {0: ruling})
+        opened.definition = asked.definition  # where it changed nobody has approved that
         asked.expiry.cancel()
         _answer(pending, field(message.params, "inputResponses", INPUT))
         held = self._wait_for(dialogue, reading, [opened], [(0, pending)])
@@ -874,14 +885,6 @@ def _may_come_back(message: Message) -> bool:
         and (not modes or "form" in modes)
         and not params.keys() & {"requestState", "inputResponses"}
     )
-
-
-def _our_state(message: Message) -> str:
-    """The state that a call comes back with, where it is one of ours."""
-    if message.kind != "request" or message.method != "tools/call":
-        return ""
-    state = text(field(message.params, "requestState"))
-    return state if state.startswith(_STATE) else ""
 
 
 def _without_ours(message: Message) -> bytes:
