@@ -31,7 +31,8 @@ class Following_(Scene):
 
     def __init__(self, folder: Path) -> None:
         self.applied = Applied(folder)
-        self.applied.apply(texts(POLICIES), 1, "me")
+        if self.applied.current() is None:
+            self.applied.apply(texts(POLICIES), 1, "me")
         following = Following(self.applied)
         self.said: list[str] = []
         super().__init__(folder, following.follow(), following=following, tell=self.said.append)
@@ -226,3 +227,27 @@ async def test_a_set_that_hangs_is_replaced(scene):
     finally:
         module.DECIDING = module_deciding
         go.set()
+
+
+def test_what_was_widened_before_a_change_and_back_stays_ended_in_another_gateway(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(module, "FOLLOW", 0.01)
+
+    async def play() -> None:
+        async with scene_in(tmp_path) as scene:
+            settled = asyncio.create_task(scene.settle(await scene.sent(raw_call(1, "write_file"))))
+            await asyncio.sleep(0)
+            scene.answer(True, scope="tool", seconds=60)
+            assert await settled is None
+        applied = scene.applied
+        async with scene_in(tmp_path) as scene:
+            assert await scene.sent(raw_call(2, "write_file")) is None, "it outlives its gateway"
+        applied.apply(texts(POLICIES, NO_READ), time.time_ns(), "you")
+        applied.rollback("", time.time_ns(), "me")
+        async with scene_in(tmp_path) as scene:
+            held = await scene.sent(raw_call(3, "write_file"))
+            held.cancel()
+            assert await scene.settle(held) == []
+
+    asyncio.run(asyncio.wait_for(play(), 60))
