@@ -36,7 +36,7 @@ def test_a_file_of_one_s_own(tmp_path: Path):
             given(f"file:{path}")
 
 
-@pytest.mark.parametrize("data", [b"", b"short", b"x" * 5000, b"\xff" * 20])
+@pytest.mark.parametrize("data", [b"", b"fifteen bytes !", b"x" * 5000, b"\xff" * 20])
 def test_what_is_no_secret(tmp_path: Path, data: bytes):
     path = tmp_path / "secret"
     path.write_bytes(data)
