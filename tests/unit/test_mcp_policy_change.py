@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hullwatch import gatekeeper as module
+from hullwatch.decide import deciding
 from hullwatch.decide.applied import Applied, Set
 from hullwatch.decide.following import Following
 from support.gatekeeping import POLICIES, Scene, raw_call
@@ -26,7 +27,7 @@ def texts(*said: str) -> Set:
     return Set(((("\n".join(said)), "p.cedar"),))
 
 
-class Following_(Scene):
+class Followed(Scene):
     """With the set in force, as `hullwatch policy apply` changes it. said: to a person here."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,8 +58,8 @@ class Following_(Scene):
 
 
 @contextlib.asynccontextmanager
-async def scene_in(folder: Path) -> AsyncIterator[Following_]:
-    scene = Following_(folder)
+async def scene_in(folder: Path) -> AsyncIterator[Followed]:
+    scene = Followed(folder)
     await scene.keeper.start()
     try:
         yield scene
@@ -217,7 +218,7 @@ async def test_a_set_that_hangs_is_replaced(scene):
             go.wait(20)
             raise RuntimeError
 
-    module_deciding, module.DECIDING = module.DECIDING, 0.1
+    kept, deciding.DECIDING = deciding.DECIDING, 0.1
     try:
         scene.keeper._decider = Hangs()
         await scene.sent(raw_call(1, "t"))
@@ -225,7 +226,7 @@ async def test_a_set_that_hangs_is_replaced(scene):
         await scene.apply(POLICIES, NO_READ)
         assert scene.blocked_by(await scene.sent(raw_call(2, "read_file"))) == ["no-read"]
     finally:
-        module.DECIDING = module_deciding
+        deciding.DECIDING = kept
         go.set()
 
 
