@@ -490,14 +490,15 @@ class Daemon:
             self._labels_of,
         )
 
-    def _labels_of(self, tgids: Iterable[int]) -> tuple[str, ...] | None:
-        """None: the kernel does not follow what one of them reads."""
-        options, asked = self.options, list(tgids)
+    def _labels_of(self, roots: set[int], tgids: set[int]) -> tuple[str, ...] | None:
+        """None: the kernel does not follow what one of them reads. What descends from a process in
+        a container is in it, too."""
+        options = self.options
         if not (options.labels or options.private):
             return None
-        if not options.label_host and any(map(is_outside, asked)):
+        if not options.label_host and any(map(is_outside, roots)):
             return None
-        return self.sensor.labels.of(asked)
+        return self.sensor.labels.of(tgids)
 
     def _take_otlp(self) -> None:
         """Calls that frameworks told of: they are over by then."""

@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import queue
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -37,13 +35,13 @@ from hullwatch.decide.approvals import (
     ancestors,
     terms_of,
 )
+from hullwatch.decide.deciding import DECIDING, Decider, Deciding
 from hullwatch.decide.following import Following
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question
 
-__all__ = ["Decider", "Gatekeeper", "Requester"]
+__all__ = ["Gatekeeper", "Requester"]
 
-DECIDING = 1.0  # s that a decision may take: ten thousand times what it usually takes
 FLUSH = 1.0  # s between two writings of what nobody waits for
 FOLLOW = 0.5  # s between two looks at the set in force
 COUNTED = 60.0  # s between two of the counts of remembered allows
@@ -55,17 +53,6 @@ _UNLABELLED = (
     " evaluated and take their @fail"
 )
 _OTHER_TERMS = "the policies changed while it waited, and now ask for another approval; ask again"
-
-
-class Decider(Protocol):
-    """policies: by their ids."""
-
-    @property
-    def version(self) -> str: ...
-    @property
-    def policies(self) -> Mapping[str, Any]: ...
-    def reads(self, action: str) -> frozenset[str]: ...
-    def decide(self, question: Question, *, approved: bool = False) -> Decision: ...
 
 
 class Requester(NamedTuple):
@@ -132,7 +119,7 @@ class Gatekeeper:
         self.approvals = Approvals(log, requester.pid, clock)
         self._following = following
         self._tell = tell
-        self._asking = _Asking()
+        self._asking = Deciding()
         self._known: OrderedDict[Entry, int] = OrderedDict()
         self.on_held: Callable[[Waiting], None] = lambda waiting: None
         self._tasks: list[asyncio.Task[None]] = []
@@ -147,6 +134,8 @@ class Gatekeeper:
         self.approvals.sweep()
         self._tasks = [asyncio.create_task(self._tidy())]
         if self._following is not None:
+            if self._following.entry is not None:
+                self.approvals.policies_changed(self._following.entry.at)
             self._tasks.append(asyncio.create_task(self._follow(self._following)))
 
     def close(self) -> None:
@@ -386,9 +375,9 @@ class Gatekeeper:
                     self._put_into_force(new, following.entry)
                     new = None
                 if following.problem != said:
+                    if following.problem:
+                        self._keep(following.problem)
                     said = following.problem
-                    if said:
-                        self._keep(said)
             except LogError as error:
                 self.problem = str(error)
 
@@ -406,16 +395,15 @@ class Gatekeeper:
             )
         )
         self._decider = decider
-        self.approvals.policies_changed()
+        self.approvals.policies_changed(change.at)
         if self._asking.stuck:  # with a set that is no longer asked
             self._asking.close()
-            self._asking = _Asking()
+            self._asking = Deciding()
         self._tell(f"policies: set {change.version[:12]} is in force, by {change.by}")
 
     def _keep(self, problem: str) -> None:
         version = self._decider.version
         said = f"{problem}; set {version[:12]} stays in force"
-        self._tell(f"policies: {said}")
         self._log.append(
             Entry(
                 time=self._clock(),
@@ -427,6 +415,7 @@ class Gatekeeper:
                 tier=_TIER,
             )
         )
+        self._tell(f"policies: {said}")
 
     async def _tidy(self) -> None:
         counted = time.monotonic()
@@ -524,56 +513,6 @@ class _Pending:
             self._keeper.approvals.cancel(self._waiting, why)
         except LogError as error:
             self._keeper.problem = str(error)
-
-
-class _Asking:
-    """Deciders in a thread of their own, so that they can be given up on. stuck: it hangs."""
-
-    def __init__(self) -> None:
-        self._questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.stuck = False
-        # A daemon: one that hangs must not keep the gateway from ending.
-        threading.Thread(target=self._serve, name="decider", daemon=True).start()
-
-    def close(self) -> None:
-        self._questions.put(None)
-
-    async def ask(self, decider: Decider, question: Question, approved: bool) -> Decision | None:
-        """None: no answer in time, or it raised."""
-        if self.stuck:
-            return None
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Decision | None] = loop.create_future()
-        self._questions.put((decider, question, approved, loop, answer))
-        try:
-            async with asyncio.timeout(DECIDING):
-                return await answer
-        except TimeoutError:
-            self.stuck = True
-            self._questions.put((decider, question, approved, loop, None))  # tells when it is back
-            return None
-
-    def _serve(self) -> None:
-        while (item := self._questions.get()) is not None:
-            decider, question, approved, loop, answer = item
-            if answer is None:
-                self.stuck = False
-                continue
-            decision = None
-            if not answer.cancelled():
-                try:
-                    decision = decider.decide(question, approved=approved)
-                except BaseException:  # a panic in native code, too: as if it had not answered
-                    decision = None
-            try:
-                loop.call_soon_threadsafe(_give, answer, decision)
-            except RuntimeError:  # the loop has ended
-                return
-
-
-def _give(answer: asyncio.Future[Decision | None], decision: Decision | None) -> None:
-    if not answer.done():
-        answer.set_result(decision)
 
 
 def _approval(decider: Decider, question: Question) -> str:

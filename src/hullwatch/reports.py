@@ -91,7 +91,6 @@ class _Peer:
         self.server = 0
         self.marked: set[int] = set()
         self.threads: dict[int, int] = {}  # tid of the host -> actor
-        self.served: tuple[float, list[int]] = (0.0, [])  # when asked, its server's processes
         self.open: dict[int, tuple[int, Call]] = {}
 
 
@@ -123,12 +122,12 @@ class Reports:
         behind: Callable[[int, int], Iterable[int]] = lambda pid, port: (),
         leave_out: Callable[[int], None] = lambda pid: None,
         content: Content | None = None,
-        labels: Callable[[Iterable[int]], tuple[str, ...] | None] = lambda tgids: None,
+        labels: Callable[[set[int], set[int]], tuple[str, ...] | None] = lambda roots, all: None,
     ) -> None:
         """behind: the processes that serve a port, as a process (tgid) sees ports. leave_out: a
         gateway's own process (tgid), for the tap: its server's calls are told already. content:
-        takes what is said in calls of chosen workloads. labels: what processes carry; None: not
-        known."""
+        takes what is said in calls of chosen workloads. labels: what processes
+        carry, of these and of those that they descend from (roots); None: not known."""
         self.path = path
         self._content = content
         self._labels = labels
@@ -136,6 +135,7 @@ class Reports:
         self._spans, self._calls, self._told, self._behind = spans, calls, told, behind
         self._peers: dict[int, _Peer] = {}
         self._allowances: dict[int, _Allowance] = {}
+        self._served: tuple[float, dict[int, list[int]]] = (0.0, {})  # when asked, by server
         self.taken: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self._running = True
@@ -289,9 +289,10 @@ class Reports:
     def _labels_of(self, peer: _Peer) -> tuple[str, ...] | None:
         """Of the peer itself, too: it has read what its client and its server wrote."""
         now = time.monotonic()
-        if peer.server and now - peer.served[0] > _SERVED_FRESH:
-            peer.served = now, self._spans.of(peer.server)
-        return self._labels({peer.pid, *peer.marked, *peer.served[1]})
+        if peer.server and now - self._served[0] > _SERVED_FRESH:
+            self._served = now, self._spans.serving()
+        roots = {peer.pid, *peer.marked}
+        return self._labels(roots, roots.union(self._served[1].get(peer.server, ())))
 
     def _be_server(self, peer: _Peer, name: str) -> None:
         peer.name = name[:MAX_TEXT]

@@ -87,7 +87,13 @@ class Gateway:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
+        with (self.folder / "stderr").open("a") as stderr:
+            self.process = self._started(stderr)
+        self.say(1, "tools/list")
+        assert len(self.line()["result"]["tools"]) == 4
+
+    def _started(self, stderr: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [
                 *(sys.executable, "-m", "hullwatch", "mcp", "--name", "files"),
                 *("--policy", self.policy, "--store", str(self.folder / "store")),
@@ -96,11 +102,9 @@ class Gateway:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=(self.folder / "stderr").open("w"),
+            stderr=stderr,
             env=self.env,
         )
-        self.say(1, "tools/list")
-        assert len(self.line()["result"]["tools"]) == 4
 
     def say(self, ident: Any, method: str, **params: Any) -> None:
         message = {"jsonrpc": "2.0", "method": method, "params": params}

@@ -69,6 +69,8 @@ def test_a_damaged_set_is_not_taken_until_it_is_mended(applied: Applied, followi
         (whole[:-9], "damaged"),
         (whole.replace(b"p1", b"p9"), "changed after"),
         (whole.replace(b"principal", b"prncipal"), "prncipal"),
+        (whole.replace(b"p1", b"p\xff"), "damaged"),
+        (b"[" * 100_000, "damaged"),
     ):
         path.write_bytes(damaged)
         assert following.follow() is None and said in following.problem
@@ -101,6 +103,20 @@ def test_a_log_that_was_cut_off_or_replaced(applied: Applied, following: Followi
     other.apply(made(2), 5, "he")
     os.replace(other.path, applied.path)
     assert following.follow() is None and "no longer in it" in following.problem
+
+
+def test_a_panic_is_a_problem(applied: Applied, following: Following, monkeypatch):
+    class Panic(BaseException):
+        pass
+
+    def panics(version: str) -> None:
+        raise Panic
+
+    applied.apply(made(1), 2, "me")
+    monkeypatch.setattr(applied, "engine", panics)
+    assert following.follow() is None and "Panic" in following.problem
+    monkeypatch.undo()
+    assert ids(following.follow()) == ["p1"]
 
 
 def test_a_set_without_a_policy(applied: Applied, following: Following):

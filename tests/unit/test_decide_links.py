@@ -162,6 +162,9 @@ def test_the_page_answers(scene: Scene):
 
 def test_an_answer_that_is_not_taken_does_not_use_up_the_link(scene: Scene):
     token = scene.links.token(scene.hold())
+    fields = b"&".join([b"answer=approve"] * 99)
+    for odd in (b"", b"\xff", b"answer", fields):
+        assert scene.page.answer(b"POST", f"{PATH}{token}".encode(), odd)[0] == 400
     for answer, why in (("approve", " "), ("approve", "x" * 501), ("maybe", "x"), ("", "x")):
         status, text = scene.post(token, answer, why)
         assert status == 400 and "<form" in text

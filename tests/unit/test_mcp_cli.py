@@ -78,6 +78,8 @@ def test_a_server_and_its_exit_code(hullwatch: Run):
         ([*HOOK, "https://h/", "--approval-webhook-secret", "file:/etc/passwd"], 2, "chmod 600"),
         ([*HOOK, "env:NO_SUCH"], 2, "no variable NO_SUCH"),
         ([*HOOK, "https://h/", "--approval-listen", "7"], 2, "--approval-listen 7: as in"),
+        ([*HOOK, "https://h/", "--approval-listen", "0.0.0.0:0"], 2, "give --approval-url"),
+        ([*HOOK, "https://h/\u00e9"], 2, "no http or https URL"),
         ([*HOOK, "https://h/", "--approval-url", "x"], 2, "an http or https URL"),
         ([*HOOK, "https://h/", "--approval-link-as", "a b"], 2, "letters, digits"),
         (["pins", "accept", "s"], 2, "a TOOL, or --all"),

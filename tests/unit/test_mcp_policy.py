@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hullwatch import gatekeeper as keeper_module
 from hullwatch.agent.mcp import gate as gate_module
 from hullwatch.agent.mcp import observer as observer_module
 from hullwatch.agent.mcp.gate import Asked, Held, Ruling
@@ -23,6 +22,7 @@ from hullwatch.agent.mcp.observer import BLOCKED, Dialogue, Observer
 from hullwatch.agent.mcp.proxy import Proxy
 from hullwatch.agent.mcp.upstream import Upstream
 from hullwatch.agent.secrets.examples import fill
+from hullwatch.decide import deciding
 from hullwatch.decide.approvals import Person
 from hullwatch.decide.question import Decision, Effect, Fail, Mode
 from support.gatekeeping import PERSON, Scene, over, raw_call, reply, request_of
@@ -384,7 +384,7 @@ class Broken:
 
 
 def test_a_decider_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper_module, "DECIDING", 0.2)
+    monkeypatch.setattr(deciding, "DECIDING", 0.2)
 
     decider = Broken()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from hullwatch import gatekeeper as module
+from hullwatch.decide import deciding
 from hullwatch.decide.applied import Applied, Set
 from hullwatch.decide.following import Following
 from support.gatekeeping import POLICIES, Scene, raw_call
@@ -25,23 +27,24 @@ def texts(*said: str) -> Set:
     return Set(((("\n".join(said)), "p.cedar"),))
 
 
-class Following_(Scene):
+class Followed(Scene):
     """With the set in force, as `hullwatch policy apply` changes it. said: to a person here."""
 
     def __init__(self, folder: Path) -> None:
         self.applied = Applied(folder)
-        self.applied.apply(texts(POLICIES), 1, "me")
+        if self.applied.current() is None:
+            self.applied.apply(texts(POLICIES), 1, "me")
         following = Following(self.applied)
         self.said: list[str] = []
         super().__init__(folder, following.follow(), following=following, tell=self.said.append)
 
     async def apply(self, *said: str, note: str = "") -> str:
-        version = self.applied.apply(texts(*said), 2, "you", note).version
+        version = self.applied.apply(texts(*said), time.time_ns(), "you", note).version
         await self.until(lambda: self.keeper._decider.version == version)
         return version
 
     async def back(self) -> None:
-        version = self.applied.rollback("", 3, "me").version
+        version = self.applied.rollback("", time.time_ns(), "me").version
         await self.until(lambda: self.keeper._decider.version == version)
 
     async def until(self, done: Callable[[], Any]) -> None:
@@ -55,8 +58,8 @@ class Following_(Scene):
 
 
 @contextlib.asynccontextmanager
-async def scene_in(folder: Path) -> AsyncIterator[Following_]:
-    scene = Following_(folder)
+async def scene_in(folder: Path) -> AsyncIterator[Followed]:
+    scene = Followed(folder)
     await scene.keeper.start()
     try:
         yield scene
@@ -164,6 +167,7 @@ async def test_what_was_widened_ends_and_does_not_come_back(scene):
     assert await settled is None
     assert await scene.sent(raw_call(2, "write_file")) is None
     await scene.apply(POLICIES, NO_READ)
+    assert scene.keeper.approvals._changed
     for number in (3, 4):
         held = await scene.sent(raw_call(number, "write_file"))
         held.cancel()
@@ -214,7 +218,7 @@ async def test_a_set_that_hangs_is_replaced(scene):
             go.wait(20)
             raise RuntimeError
 
-    module_deciding, module.DECIDING = module.DECIDING, 0.1
+    kept, deciding.DECIDING = deciding.DECIDING, 0.1
     try:
         scene.keeper._decider = Hangs()
         await scene.sent(raw_call(1, "t"))
@@ -222,5 +226,29 @@ async def test_a_set_that_hangs_is_replaced(scene):
         await scene.apply(POLICIES, NO_READ)
         assert scene.blocked_by(await scene.sent(raw_call(2, "read_file"))) == ["no-read"]
     finally:
-        module.DECIDING = module_deciding
+        deciding.DECIDING = kept
         go.set()
+
+
+def test_what_was_widened_before_a_change_and_back_stays_ended_in_another_gateway(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(module, "FOLLOW", 0.01)
+
+    async def play() -> None:
+        async with scene_in(tmp_path) as scene:
+            settled = asyncio.create_task(scene.settle(await scene.sent(raw_call(1, "write_file"))))
+            await asyncio.sleep(0)
+            scene.answer(True, scope="tool", seconds=60)
+            assert await settled is None
+        applied = scene.applied
+        async with scene_in(tmp_path) as scene:
+            assert await scene.sent(raw_call(2, "write_file")) is None, "it outlives its gateway"
+        applied.apply(texts(POLICIES, NO_READ), time.time_ns(), "you")
+        applied.rollback("", time.time_ns(), "me")
+        async with scene_in(tmp_path) as scene:
+            held = await scene.sent(raw_call(3, "write_file"))
+            held.cancel()
+            assert await scene.settle(held) == []
+
+    asyncio.run(asyncio.wait_for(play(), 60))

@@ -65,7 +65,8 @@ async def test_it_is_single_use(scene):
     for ident in (3, 4):
         (answer,) = await back(scene, result, ident=ident)
         assert answer["error"]["code"] == BLOCKED and "call again" in answer["error"]["message"]
-    (answer,) = await back(scene, {"requestState": "hullwatch-guessed"})
+    guessed = scene.observer._returns.prefix + "guessed"
+    (answer,) = await back(scene, {"requestState": guessed})
     assert answer["error"]["code"] == BLOCKED
     assert len(scene.reporter.of("begin")) == 1
 
@@ -113,6 +114,23 @@ async def test_another_call_does_not_come_back_with_it(scene):
 
 
 @over
+async def test_a_tool_that_changed_meanwhile(scene):
+    await scene.lists("own", "own-soon")
+    result = await asked(scene)
+    await scene.lists("own", "own-soon", description="another")
+    (answer,) = await scene.settle(await back(scene, result))
+    assert "changed while the call waited" in answer["error"]["message"]
+
+
+@over
+async def test_the_state_of_another_gateway_passes(scene):
+    """One between this one and the server, say."""
+    scene.dialogue = Dialogue(alone=True)
+    raw = modern(1, "read_file", requestState="hullwatch-0123456789ab-x")
+    assert await scene.sent(raw) is None
+
+
+@over
 async def test_others_answer_before_it_comes_back(scene):
     result = await asked(scene)
     owner = Person(1000, 1, 1000)
@@ -135,32 +153,31 @@ async def test_the_user_s_no_counts_after_others_have_approved(scene):
 
 @over
 async def test_one_that_never_comes_back_ends_at_its_deadline(scene):
-    from hullwatch.agent.mcp import observer
 
     result = await asked(scene, "own-soon")
     async with asyncio.timeout(20):
         while scene.keeper.approvals.waiting:
             await asyncio.sleep(0.01)
     assert scene.kinds()[-1] == ("expired", "block")
-    scene.observer._clock = lambda: 10**19
+    scene.observer._returns._clock = lambda: 10**19
     (answer,) = await back(scene, result, tool="own-soon")
     assert "call again" in answer["error"]["message"]
-    assert observer.LATE_NS > 0 and not scene.observer._asked
+    assert not len(scene.observer._returns)
 
 
 @over
 async def test_what_is_asked_about_is_bounded_and_ends_with_the_gateway(scene):
-    from hullwatch.agent.mcp import observer
+    from hullwatch.agent.mcp import returns
 
-    kept, observer.MAX_WAITING = observer.MAX_WAITING, 2
+    kept, returns.MAX_ASKED = returns.MAX_ASKED, 2
     try:
         for _ in range(3):
             await asked(scene)
     finally:
-        observer.MAX_WAITING = kept
-    assert len(scene.observer._asked) == 2 == len(scene.keeper.approvals.waiting)
+        returns.MAX_ASKED = kept
+    assert len(scene.observer._returns) == 2 == len(scene.keeper.approvals.waiting)
     scene.observer.close()
-    assert not scene.observer._asked and not scene.keeper.approvals.waiting
+    assert not len(scene.observer._returns) and not scene.keeper.approvals.waiting
 
 
 @pytest.mark.parametrize(

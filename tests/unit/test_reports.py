@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,8 @@ class Noted:
         self.running.add((actor, call))
         return not self.full
 
-    def of(self, server: int) -> list[int]:
-        return [1000 + server]
+    def serving(self) -> dict[int, list[int]]:
+        return {7: [1007], 8: [1008]}
 
     def end(self, actor: int, call: int) -> bool:
         self.running.discard((actor, call))
@@ -86,8 +86,9 @@ class Place:
         self.labels: dict[int, tuple[str, ...] | None] = {}
         self.asked: list[set[int]] = []
 
-    def labels_of(self, tgids: Iterable[int]) -> tuple[str, ...] | None:
-        self.asked.append(set(tgids))
+    def labels_of(self, roots: set[int], tgids: set[int]) -> tuple[str, ...] | None:
+        assert roots == {os.getpid()}
+        self.asked.append(tgids)
         return self.labels.get(len(self.asked), ())
 
     def events(self) -> list[Told]:

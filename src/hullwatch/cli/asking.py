@@ -136,8 +136,14 @@ async def asking(said: Asking, keeper: Gatekeeper, host: str, port: int) -> Asyn
         return
     from hullwatch.decide.links import Links
     from hullwatch.decide.page import PATH, Page
-    from hullwatch.decide.webhook import Webhook, WebhookError
+    from hullwatch.decide.webhook import Webhook, WebhookError, is_here
 
+    if not said.url and not is_here(host):
+        raise CommandError(
+            f"--approval-listen {said.listen}: there is no TLS on it, and who reads a link may"
+            " answer; put a proxy before it and give --approval-url",
+            ExitCode.USAGE,
+        )
     links = Links(keeper.approvals, said.name)
     page = Page(links)
     try:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from hullwatch.agent.mcp.pins import Pin, Pins
     from hullwatch.agent.mcp.signals import Detect
     from hullwatch.agent.secrets.canaries import Canaries
+    from hullwatch.decide.deciding import Decider
     from hullwatch.decide.following import Following
-    from hullwatch.gatekeeper import Decider, Gatekeeper, Requester
+    from hullwatch.gatekeeper import Gatekeeper, Requester
 
 __all__ = ["register"]
 

@@ -105,7 +105,7 @@ class Applied:
             found = msgspec.json.decode(path.read_bytes(), type=Set)
         except FileNotFoundError:
             raise AppliedError(f"no set {version} was applied") from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AppliedError(f"{path}: damaged: {error}") from None
         engine = found.engine()
         if engine.version != version:
@@ -153,7 +153,7 @@ class Applied:
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 entry = msgspec.json.decode(line, type=Entry)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise AppliedError(f"{self.path}:{number}: damaged") from None
             if entry.before != before or entry.sealed().chain != entry.chain:
                 raise AppliedError(f"{self.path}:{number}: was changed after it was written")

@@ -162,9 +162,9 @@ class Approvals:
         self.waiting: dict[str, Waiting] = {}
         self._changed = 0  # when other policies came into force
 
-    def policies_changed(self) -> None:
-        """What was widened ends, also where the policies of then come back."""
-        self._changed = self._clock()
+    def policies_changed(self, at: int) -> None:
+        """What was widened before (unix ns) ends, also where the policies of then come back."""
+        self._changed = at
 
     def sweep(self) -> int:
         """End in the log what was held by processes that are gone. How many."""

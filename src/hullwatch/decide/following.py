@@ -52,6 +52,10 @@ class Following:
             self.problem = self._none
         except OSError as error:
             self.problem = f"{error.filename}: {error.strerror or error}"
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic in Cedar is no Exception
+            self.problem = f"the set cannot be used: {type(error).__name__}"
         else:
             self._seen, self.problem = seen, ""
             return made

@@ -105,7 +105,7 @@ class Page:
         try:
             if method != b"POST":
                 return 200, _question(self._links.waiting(token))
-            given = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
+            given = _form(body)
             wish, why = given.get("answer", [""])[-1], given.get("why", [""])[-1]
             if wish not in ("approve", "deny"):
                 return 400, _question(self._links.waiting(token), "Say approve or deny.")
@@ -120,6 +120,14 @@ class Page:
             return 503, _html("Not taken", [f"It cannot be logged, so it does not count: {error}"])
         more = ["Somebody else has to approve it, too."] if done == "agreed" else []
         return 200, _html(done.capitalize(), more)
+
+
+def _form(body: bytes) -> dict[str, list[str]]:
+    """Empty for what is none."""
+    try:
+        return parse_qs(body.decode(), max_num_fields=8)
+    except ValueError:
+        return {}
 
 
 def _question(waiting: Waiting, problem: str = "") -> str:

@@ -26,7 +26,7 @@ import msgspec
 from hullwatch.agent.mcp.upstream import Unreachable, Upstream, UrlError
 from hullwatch.decide.approvals import Waiting
 
-__all__ = ["Webhook", "WebhookError", "signature"]
+__all__ = ["Webhook", "WebhookError", "is_here", "signature"]
 
 TRIES = (0.0, 1.0, 4.0, 16.0)  # s before each
 ATTEMPT = 10.0  # s that one may take
@@ -54,12 +54,14 @@ class Webhook:
     ) -> None:
         parts = urlsplit(url)
         try:
+            if not (url.isascii() and url.isprintable()) or " " in url:
+                raise UrlError
             self._to = Upstream(url)
         except UrlError:
             # The address may be a secret of its own, so it is not said.
             said = "the webhook's address is no http or https URL without user and password"
             raise WebhookError(said) from None
-        if parts.scheme != "https" and not _is_here(self._to.host):
+        if parts.scheme != "https" and not is_here(self._to.host):
             raise WebhookError("the webhook's address: https, as who reads the link may answer")
         self._target = self._to.path + (f"?{parts.query}" if parts.query else "")
         self._secret = secret
@@ -168,7 +170,8 @@ def _body(waiting: Waiting, link: str) -> bytes:
     return msgspec.json.encode(said)
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"

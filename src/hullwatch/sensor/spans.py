@@ -111,9 +111,12 @@ class Spans:
             found[struct.unpack("<I", key)[0]] = _ACTING.unpack(value)
         return found
 
-    def of(self, server: int) -> list[int]:
-        """The processes that are this server's (tgid), those that act for one of its calls too."""
-        return [tgid for tgid, (_, of) in self.acting().items() if of == server]
+    def serving(self) -> dict[int, list[int]]:
+        """server -> the processes that are its own (tgid), those that act for a call of it too."""
+        found: dict[int, list[int]] = {}
+        for tgid, (_, server) in self.acting().items():
+            found.setdefault(server, []).append(tgid)
+        return found
 
     def running(self) -> dict[int, tuple[int, ...]]:
         """actor -> its calls."""

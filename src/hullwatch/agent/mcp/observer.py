@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import secrets
 import shlex
 import time
 from collections import OrderedDict
@@ -45,6 +44,7 @@ from hullwatch.agent.mcp.message import (
     text,
 )
 from hullwatch.agent.mcp.pins import PinError, Pins
+from hullwatch.agent.mcp.returns import Returns, may_come_back, without_ours
 from hullwatch.agent.mcp.sightings import Sightings
 from hullwatch.agent.mcp.signals import FAULT, WHOLE, Detect, Signals
 from hullwatch.agent.report import Reporter, Said
@@ -60,9 +60,6 @@ _LARGE = "too large to be parsed"
 _NO_ID = "a call without an id that can be answered"
 _ID_IN_USE = "a call with the id of one that waits for a person"
 _CHANGED_MEANWHILE = "blocked by hullwatch: the tool's definition changed while the call waited"
-CLIENT_CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
-_OURS = ("requestState", "inputResponses")
-_STATE = "hullwatch-"  # what our own request states begin with
 _STATE_OVER = "what was asked about is over; call again"
 _ANOTHER = "this is not the call that was asked about"
 _DISGUISED = "its name is not what it seems"
@@ -71,7 +68,6 @@ _UNREADABLE = -32600  # JSON-RPC: invalid request
 
 MAX_OPEN = 4096  # requests of one dialogue without an answer
 MAX_WAITING = 1024  # calls between two round trips
-LATE_NS = 60 * 10**9  # how long after its deadline a call that was asked about may come back
 WAIT_NS = 3600 * 10**9  # how long a client may take to come back with what was asked for
 
 
@@ -117,15 +113,6 @@ class _Waiting(NamedTuple):
     approved: str
 
 
-class _Asked(NamedTuple):
-    """A call that was answered with a question to the client's user. expiry: ends its wait."""
-
-    pending: Pending
-    call: Call
-    since: int
-    expiry: asyncio.Task[None]
-
-
 class Observer:
     """server: its name here (identity.py). hold: calls of tools whose definition changed are
     answered and not passed on. gate: is asked about each call. detect: finds secrets; clean: takes
@@ -160,7 +147,7 @@ class Observer:
         self._transport = transport
         self._clock = clock
         self._waiting: OrderedDict[tuple[str, ...], _Waiting] = OrderedDict()
-        self._asked: OrderedDict[str, _Asked] = OrderedDict()  # by the state that comes back
+        self._returns = Returns(clock)
         self._signals = Signals(server, reporter, detect, clock, canaries)
         self._sightings = Sightings(clock)
         self._listings = Listings(server, pins, hold, self._signals, clock)
@@ -197,8 +184,8 @@ class Observer:
         if refusal is not None:
             return refusal
         (first, *others) = reading.messages or (Message("invalid"),)
-        if not others and (state := _our_state(first)):
-            return self._back(dialogue, reading, state, size, pid, more)
+        if not others and self._returns.ours(first):
+            return self._back(dialogue, reading, size, pid, more)
         opened: list[Open] = []
         kept_back = False
         for message in reading.messages:
@@ -213,7 +200,7 @@ class Observer:
         rulings = await self._ask(dialogue, opened)
         pending = [(at, one.pending) for at, one in rulings.items() if one.pending is not None]
         if pending and all(one.passes or one.pending for one in rulings.values()):
-            if not others and _may_come_back(first) and pending[0][1].asks:
+            if not others and may_come_back(first) and pending[0][1].asks:
                 return [self._ask_client(opened[0], pending[0][1])]
             return self._wait_for(dialogue, reading, opened, pending)
         for _, one in pending:
@@ -255,15 +242,7 @@ class Observer:
         """The answer that has the client ask its user. The call waits on, without a connection, as
         others may answer, too."""
         assert opened.call is not None
-        now = self._clock()
-        state = _STATE + secrets.token_urlsafe(24)
-        expiry = asyncio.create_task(pending.over())
-        self._asked[state] = _Asked(pending, opened.call, now, expiry)
-        while self._asked:
-            oldest = next(iter(self._asked.values()))
-            if len(self._asked) <= MAX_WAITING and not _late(oldest, now):
-                break
-            self._forget(self._asked.popitem(last=False)[1])
+        state = self._returns.add(pending, opened.call, opened.definition)
         self._signals.tell("call_waits", opened.message.name, pending.id, held=True)
         return input_required(opened.message.id, state, pending.asks)
 
@@ -271,34 +250,28 @@ class Observer:
         self,
         dialogue: Dialogue,
         reading: Reading,
-        state: str,
         size: int,
         pid: int,
         more: Mapping[str, Value],
     ) -> list[bytes] | Held:
         """The client comes back with what its user said: once, and with the same call."""
         (message,) = reading.messages
-        asked = self._asked.pop(state, None)
-        if asked is None or _late(asked, self._clock()):
-            if asked is not None:
-                self._forget(asked)
+        asked = self._returns.take(message)
+        if asked is None:
             return self.refuse(reading, BLOCKED, f"blocked by hullwatch: {_STATE_OVER}")
         opened = self._prepare(dialogue, message, size, pid, more, asked.call)
         assert opened.call is not None
         pending = asked.pending
         if not pending.resumes(self._question(dialogue, opened, opened.call)):
-            self._forget(asked)
+            asked.forget()
             ruling = Ruling(False, f"blocked by hullwatch: {_ANOTHER}")
             return self._blocked([opened], {0: ruling})
+        opened.definition = asked.definition  # where it changed nobody has approved that
         asked.expiry.cancel()
         _answer(pending, field(message.params, "inputResponses", INPUT))
         held = self._wait_for(dialogue, reading, [opened], [(0, pending)])
-        held.instead = _without_ours(message)
+        held.instead = without_ours(message)
         return held
-
-    def _forget(self, asked: _Asked) -> None:
-        asked.expiry.cancel()
-        asked.pending.cancel("the client did not come back with it")
 
     def _wait_for(
         self,
@@ -707,8 +680,7 @@ class Observer:
 
     def close(self) -> None:
         """The gateway ends: calls between two round trips as well."""
-        while self._asked:
-            self._forget(self._asked.popitem(last=False)[1])
+        self._returns.close()
         while self._waiting:
             _, waiting = self._waiting.popitem(last=False)
             self._reporter.end(self._ended(waiting.call, "lost", "never resumed", 0, {}))
@@ -860,40 +832,6 @@ def _answer(pending: Pending, result: bytes) -> None:
         yes = field(result, "content", "approve") == b"true"
         why = text(field(result, "content", "why")).strip() or "answered in the client"
         pending.answer(yes and action == "accept", why[:MAX_TEXT])
-
-
-def _may_come_back(message: Message) -> bool:
-    """Whether the client takes an answer that asks its user something. In a round trip of the
-    server's own it would come back without what that asked for."""
-    params = fields(message.params)
-    can = field(params.get("_meta", b""), CLIENT_CAPABILITIES, "elicitation")
-    modes = fields(can)
-    return (
-        message.modern
-        and can[:1] == b"{"
-        and (not modes or "form" in modes)
-        and not params.keys() & {"requestState", "inputResponses"}
-    )
-
-
-def _our_state(message: Message) -> str:
-    """The state that a call comes back with, where it is one of ours."""
-    if message.kind != "request" or message.method != "tools/call":
-        return ""
-    state = text(field(message.params, "requestState"))
-    return state if state.startswith(_STATE) else ""
-
-
-def _without_ours(message: Message) -> bytes:
-    """A call as the server would have got it at first: it has asked for nothing."""
-    params = fields(message.params)
-    kept = {key: msgspec.Raw(params[key]) for key in params if key not in _OURS}
-    said = {"id": msgspec.Raw(message.id), "method": message.method, "params": kept}
-    return msgspec.json.encode({"jsonrpc": "2.0", **said})
-
-
-def _late(asked: _Asked, now: int) -> bool:
-    return now - asked.since > int(asked.pending.seconds * 1e9) + LATE_NS
 
 
 def _why(what: str) -> str:

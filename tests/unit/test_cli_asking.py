@@ -1,0 +1,54 @@
+"""Secrets that a gateway is given: where they may stand, and that they are said nowhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hullwatch.cli.asking import Asking
+from hullwatch.cli.errors import CommandError
+
+SECRET = "correct horse battery"
+
+
+def given(secret: str) -> Asking:
+    return Asking("https://hook.example/", secret).checked(policy=True)
+
+
+def test_a_variable_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    monkeypatch.setenv("HOOK", "https://hook.example/T0/B0")
+    read = Asking("env:HOOK", "env:HOOK_SECRET").checked(policy=True)
+    assert (read.hook, read.secret) == ("https://hook.example/T0/B0", SECRET)
+    assert not {"HOOK", "HOOK_SECRET"} & os.environ.keys()
+
+
+def test_a_file_of_one_s_own(tmp_path: Path):
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\n")
+    path.chmod(0o600)
+    assert given(f"file:{path}").secret == SECRET
+    for mode in (0o640, 0o604):
+        path.chmod(mode)
+        with pytest.raises(CommandError, match="chmod 600"):
+            given(f"file:{path}")
+
+
+@pytest.mark.parametrize("data", [b"", b"fifteen bytes !", b"x" * 5000, b"\xff" * 20])
+def test_what_is_no_secret(tmp_path: Path, data: bytes):
+    path = tmp_path / "secret"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    with pytest.raises(CommandError) as error:
+        given(f"file:{path}")
+    assert not data or data.decode(errors="replace") not in str(error.value)
+
+
+def test_nothing_is_read_where_nobody_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    assert Asking().checked(policy=False) == Asking()
+    with pytest.raises(CommandError, match="needs --approval-webhook"):
+        Asking(secret="env:HOOK_SECRET").checked(policy=True)
+    assert os.environ["HOOK_SECRET"] == SECRET
