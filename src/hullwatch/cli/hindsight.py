@@ -199,8 +199,8 @@ def summary(report: Report) -> list[str]:
     for held in report.counted:
         by = ", ".join(held.policies) or "no permit"
         said.append(
-            f"{held.count:,} {held.action} in {held.workload} were counted, not kept: {held.effect}"
-            f" by {by}, as far as the object tells ({', '.join(held.objects)})"
+            f"{held.count:,} events in {held.workload} were counted, not kept: as {held.action},"
+            f" {held.effect} by {by}, as far as the object tells ({', '.join(held.objects)})"
         )
     if report.only_counted:
         said.append(

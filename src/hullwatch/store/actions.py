@@ -80,7 +80,7 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         FROM e {joins})
     SELECT * EXCLUDE (time, mono, one), count(*) AS n, epoch_us(min(time)) AS first,
         epoch_us(max(time)) AS last, arg_min(one, mono) AS first_of
-    FROM told GROUP BY ALL"""
+    FROM told GROUP BY ALL ORDER BY first"""
 
 
 def _joined(name: str, whose: str, sign: str) -> str:
