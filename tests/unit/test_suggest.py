@@ -52,7 +52,7 @@ ODD = st.text(st.sampled_from('ab/.*"\\\n\t{}é\x00\x1b\u202e7'), min_size=1, ma
 PATHS = st.lists(ODD.map(lambda text: "/d/" + text.replace("\0", "0")), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(PATHS, PATHS, ODD, ODD, ODD)
 def test_what_was_seen_may_be_whatever_it_is_called(run, written, server, tool, who):
     about = (who, server)
@@ -102,6 +102,8 @@ def test_many_files_of_a_folder_become_the_folder():
     seen = made.patterns[f"/data/many/{STAR}"]
     assert (seen.of, seen.times, str(seen)) == (4, 8, "4 names, seen 8 times")
     assert set(paths(many).texts) == set(many), "programs are named one by one"
+    wild = {f"/run/{{n}}/out/{name}{{n}}": 1 for name in "abcd"} | {"/run/{n}/out/deep/x": 1}
+    assert set(paths(wild, folders=True).patterns) == {f"/run/{STAR}/out/{STAR}"}
 
 
 def test_what_a_baseline_folded_and_a_person_accepted_are_patterns():

@@ -100,12 +100,13 @@ def paths(names: Mapping[str, int], folders: bool = False) -> Choice:
 
 
 def _gather(texts: dict[str, Seen], patterns: dict[str, Seen]) -> None:
-    by_folder: dict[str, list[str]] = {}
-    for text in texts:
-        by_folder.setdefault(posixpath.dirname(text), []).append(text)
+    by_folder: dict[str, dict[str, Seen]] = {}
+    for text, seen in (texts | patterns).items():
+        if not text.endswith(f"/{STAR}"):  # a folder already
+            by_folder.setdefault(posixpath.dirname(text), {})[text] = seen
     for folder, held in by_folder.items():
         if len(held) >= MANY_FILES and folder[:1] == "/" and not _EACH.fullmatch(folder):
-            patterns[f"{folder}/{STAR}"] = _together(texts.pop(one) for one in held)
+            patterns[f"{folder}/{STAR}"] = _together(held.values())
 
 
 def _together(several: Iterable[Seen]) -> Seen:
@@ -129,8 +130,7 @@ def _places(text: str) -> str:
 def _covered(text: str, patterns: Iterable[str]) -> bool:
     """Whether the pattern of another folder holds for all of it."""
     return any(
-        text != one and one.endswith(f"/{STAR}") and STAR not in one[:-1]
-        and text.startswith(one[:-1])
+        text != one and one.endswith(f"/{STAR}") and text.startswith(one[:-1])
         for one in patterns
     )  # fmt: skip
 
