@@ -22,12 +22,15 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.question import Decision, Effect
 from hullwatch.decide.schema import CONTEXT
+from hullwatch.detect.baseline.baselines import Baselines
+from hullwatch.detect.row import Event, Object
+from hullwatch.detect.row import Row as RuleRow
 from hullwatch.questions import Act, Actor, Asked
 from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import BY_NAME
 from hullwatch.sensor.labels import names_of
 from hullwatch.sensor.wire import Class
-from hullwatch.store import actions, counted
+from hullwatch.store import actions, baselines, counted
 from hullwatch.store.calls import names as calls_of
 from hullwatch.store.query import Reader
 from hullwatch.store.tables import unsigned
@@ -40,6 +43,7 @@ _MAX_LINES = 10_000
 _MAX_COUNTED = 200
 _OTHERS = "(others)"  # what the store folds the rest of an hour's objects into
 _ENDS = (int(Class.CONNECT), int(Class.SEND))
+_NET = (*_ENDS, int(Class.LISTEN))
 
 Cgroups = frozenset[tuple[int, int]]
 Names = dict[tuple[int, int, str], list[tuple[int, str]]]
@@ -177,6 +181,7 @@ class Hindsight:
         self._decided: dict[object, tuple[_Told, ...]] = {}
         self._reader = Reader(store, timeout=600)
         self._workloads = self._read_workloads()
+        self._baselines = self._read_baselines()
         self.report = Report(policies=len(engine.policies), version=engine.version)
 
     def close(self) -> None:
@@ -211,6 +216,18 @@ class Hindsight:
                 found[boot, unsigned(cgroup)] = decode(body)
             except msgspec.DecodeError:
                 continue  # its events are those of a stranger
+        return found
+
+    def _read_baselines(self) -> Baselines | None:
+        """Where a policy reads them. Entries have the time of their first event, so that what was
+        new at the time is new again."""
+        link = self._reader.catalog.link
+        known = link.execute("SELECT 1 FROM sqlite_master WHERE name = 'baselines'").fetchone()
+        if self._words.isdisjoint(("first_seen", "baseline")) or not known:
+            return None
+        found = Baselines()
+        for row in baselines.profiles(link):
+            found.load(row, baselines.entries_of(link, row.image))
         return found
 
     def _slices(self) -> Iterator[tuple[int, int, int]]:
@@ -265,7 +282,10 @@ class Hindsight:
             self.report.strangers = self._query(sql, [*self._workloads], *whole)[0]["n"]
         self._say_counted(self._query(actions.counted(self._classes), mine, *whole), names)
 
-    def _ask_event(self, row: dict[str, Any], names: Names, calls: dict[int, Call]) -> None:
+    def _ask_event(
+        self, row: dict[str, Any], names: Names, calls: dict[int, Call], again: bool = False
+    ) -> None:
+        """again: the first of these events was asked about already."""
         cls, text, one = int(BY_NAME[row["class"]].cls), row["object"], row["first_of"]
         if not text and questions.needs_object(cls):
             self.report.lost += row["n"]
@@ -279,7 +299,11 @@ class Hindsight:
             row["uid"],
             names_of(row["labels"] or 0),
             calls.get(row["span"] or 0),
+            *self._normal(row, cls, workload, again),
         )
+        if actor.first_seen and row["n"] > 1:
+            self._ask_event({**row, "n": row["n"] - 1}, names, calls, again=True)
+            row["n"] = 1
         told = _told(names, row, cls, row["last"])
         more = row["access"] or 0, row["command"] or "", told, row["upper"], row["directory"]
         act = Act(cls, text, actor, *more)
@@ -288,8 +312,26 @@ class Hindsight:
         some = _Some(workload, row["n"], first, row["last"] * 1000, *about)
         self.report.events += row["n"]
         for_ = (actor.call.name, actor.call.server) if actor.call else None
-        key = row["boot"], row["cgroup"], cls, text, actor[1:-1], for_, more, moment
+        said = actor._replace(workload=None, call=None)  # type: ignore[arg-type]  # by others here
+        key = row["boot"], row["cgroup"], cls, text, said, for_, more, moment
         self._count(key, questions.asked(act), moment, some)
+
+    def _normal(
+        self, row: dict[str, Any], cls: int, workload: Workload, again: bool
+    ) -> tuple[str, bool | None]:
+        """State of the image's baseline at that time, and whether it had never seen the like."""
+        if self._baselines is None:
+            return "", None
+        profile, at = self._baselines.of(workload), row["first"] * 1000
+        if profile is None:
+            return "none", None
+        state = "learning" if profile.locked is None or profile.locked > at else "locked"
+        event = Event(cls, flags=row["access"] or 0)
+        obj = Object(row["object"], address_of(row["object"]) if cls in _NET else None)
+        seen = self._baselines.first_seen(
+            RuleRow(event, obj, None, None, workload, name=row["dest"]), at
+        )
+        return state, False if again and seen is not None else seen
 
     def _ask_calls(self) -> None:
         if self._actions.isdisjoint(("tool-call", "model-call")):

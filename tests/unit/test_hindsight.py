@@ -23,6 +23,7 @@ def run(capsys: Any, tmp_path: Path, store: Path, policies: str, *more: str) -> 
     """Exit code, lines, summary."""
     (tmp_path / "p.cedar").write_text(policies)
     args = ["policy", "backtest", str(tmp_path / "p.cedar"), "--store", str(store), "--json"]
+    capsys.readouterr()
     code = main([*args, *more])
     out, err = capsys.readouterr()
     *lines, summary = [json.loads(line) for line in out.splitlines()] or [err]
@@ -133,12 +134,12 @@ def test_calls_are_asked_of_containers_and_of_agents_outside(capsys, tmp_path, s
 
 def test_what_history_cannot_answer_is_said(capsys, tmp_path, store):
     policy = """@id("unsure") forbid (principal, action in [Action::"open-read", Action::"exec"],
-    resource) when { context has first_seen && context.first_seen };
+    resource) when { context has bytes && context.bytes > 9 };
     @id("counted") forbid (principal, action == Action::"open-read", resource)
     when { resource.path == "/etc/counted" };"""
     _, lines, summary = run(capsys, tmp_path, store, policy)
     assert lines == [], "an event that was only counted is no line"
-    assert summary["unknown"] == [{"policy": "unsure", "attributes": ["first_seen"]}]
+    assert summary["unknown"] == [{"policy": "unsure", "attributes": ["bytes"]}]
     (counted,) = summary["counted"]
     assert (counted["policies"], counted["count"]) == (["counted"], 40)
     assert counted["objects"] == ["/etc/counted"]
@@ -148,7 +149,7 @@ def test_what_history_cannot_answer_is_said(capsys, tmp_path, store):
     said = capsys.readouterr()
     assert said.out == "nothing would have been stopped\n"
     for part in (
-        "unsure reads first_seen, which history does not have",
+        "unsure reads bytes, which history does not have",
         "40 events in agent were counted, not kept: as open-read, block by counted",
         "10 repeats were counted",
         "1 events have no object",
@@ -216,6 +217,27 @@ def test_a_program_that_replaced_another_is_asked_for_by_the_one_before(capsys, 
     when { context has parent && context.parent == "/usr/bin/python3" };"""
     _, (line,), _ = run(capsys, tmp_path, root, policy)
     assert objects([line]) == {"/usr/bin/nc"}
+
+
+def test_what_an_image_does_for_the_first_time_is_new_again(capsys, tmp_path):
+    past = Past()
+    for _ in range(3):
+        past.open("/data/again", flags=1)
+    root = past.store(tmp_path / "store")
+    policy = """forbid (principal, action == Action::"open-write", resource)
+    when { context has first_seen && context.first_seen }
+    when { context has baseline && context.baseline == "STATE" };"""
+    _, lines, summary = run(capsys, tmp_path, root, policy)
+    assert lines == [] and summary["unknown"] == []
+    words = ("example/agent:1", "--store", str(root))
+    assert main(["baseline", "learn", *words, "--learning", "0.001ms"]) == ExitCode.OK
+    learning, locked = (policy.replace("STATE", state) for state in ("learning", "locked"))
+    _, (line,), _ = run(capsys, tmp_path, root, learning, "--limit", "20")
+    assert "/data/again" in objects([line]) and line["times"] == line["distinct"] == 8
+    assert run(capsys, tmp_path, root, locked)[1] == []
+    assert main(["baseline", "lock", *words, "--at", "2h"]) == ExitCode.OK
+    assert run(capsys, tmp_path, root, learning)[1] == []
+    assert run(capsys, tmp_path, root, locked, "--limit", "20")[1] == [line]
 
 
 def test_errors_are_one_line_and_have_codes(capsys, tmp_path, store):

@@ -64,6 +64,7 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         "quarter": f"epoch_us(time) // {QUARTER * 10**6}"
         if not {"hour", "weekday"}.isdisjoint(words)
         else "NULL",
+        "dest": "dest_name" if "first_seen" in words else "NULL",
         "access": "CASE WHEN class = 'open' THEN flags & 3 END",
         "directory": f"class = 'open' AND marks & {int(Mark.DIR)} != 0",
     }
