@@ -89,6 +89,16 @@ def test_a_list_of_hosts_holds_for_any_name_and_says_nothing_of_resolvers(capsys
     assert run(capsys, tmp_path, store, LIST.format(ends))[0] == ExitCode.OK
 
 
+def test_what_is_only_observed_has_its_own_reason(capsys, tmp_path, store):
+    policy = """@mode("observe") permit (principal, action == Action::"listen", resource)
+    when { false };
+    @id("ask") @effect("challenge") @reason("ask first")
+    forbid (principal, action == Action::"listen", resource);"""
+    _, (line,), _ = run(capsys, tmp_path, store, policy)
+    assert (line["effect"], line["enforced"], line["policies"]) == ("block", "challenge", [])
+    assert "none of them holds" in line["reason"]
+
+
 def test_a_forbid_holds_for_resolvers_too(capsys, tmp_path, store):
     policy = """forbid (principal, action == Action::"connect", resource is Address)
     when { resource has port && [53, 8080].contains(resource.port) };"""

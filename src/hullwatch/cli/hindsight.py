@@ -19,7 +19,8 @@ from hullwatch.cli.when import parse_time
 
 if TYPE_CHECKING:
     from hullwatch.decide.engine import Engine
-    from hullwatch.hindsight import Line, Report
+    from hullwatch.hindsight import Report
+    from hullwatch.stopped import Line
 
 __all__ = ["backtest", "cgroups_named"]
 
@@ -75,7 +76,7 @@ def backtest(
     try:
         shown = sys.stderr.isatty() if progress is None else progress
         report = run.run(progress_line() if shown else lambda done, of: None)
-        lines = run.lines()
+        lines = run.stopped.lines()
     finally:
         run.close()
     _show(lines, report, json)

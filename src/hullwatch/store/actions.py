@@ -1,7 +1,7 @@
 """What containers did, grouped by what is asked about it: equal events are one row.
 
 SQL for `Reader.query`. In all of it $1 and $2 are the boots and cgroups that are meant, pair by
-pair, $3 and $4 the span of time in unix µs, the end not in it.
+pair, $3 and $4 the span of time in unix µs, the end not in it; DuckDB wants each to be there.
 """
 
 from __future__ import annotations
