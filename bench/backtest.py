@@ -5,6 +5,8 @@
 One world of processes makes the events (opens of 5,000 files; one in 100 an exec of a new process);
 they are written as a capture and into a store, which is then compacted. Both go through context and
 detect with the same rules, in processes of their own; CPU time, as a machine may be busy.
+`policies` asks the sets that ship, and a list of what may be read, about the containers of the same
+store: events and distinct questions a second.
 """
 
 from __future__ import annotations
@@ -122,6 +124,32 @@ def one(kind: str, folder: Path, rules: Path, profile: bool) -> dict[str, Any]:
     return {"events": events, "matches": findings, "rate": round(events / spent), "rss_mib": peak}
 
 
+READS = """permit (principal == Workload::"agent", action == Action::"open-read", resource)
+when { resource.path like "/srv/data/1*" && context has program };"""
+
+
+def asked(folder: Path) -> dict[str, Any]:
+    from hullwatch.decide.engine import Engine
+    from hullwatch.decide.source import read_files
+    from hullwatch.hindsight import Hindsight
+
+    texts, problems = read_files([ROOT / "policies"])
+    engine = Engine.of([*texts, (READS, "reads.cedar")], problems)
+    before = time.process_time()
+    run = Hindsight(folder / "store", engine)
+    report = run.run()
+    spent = time.process_time() - before
+    run.close()
+    return {
+        "events": report.events,
+        "asked": report.asked,
+        "distinct": report.distinct,
+        "rate": round(report.events / spent),
+        "distinct_rate": round(report.distinct / report.asking),
+        "seconds": round(report.reading + report.asking, 2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -134,12 +162,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.part:
-        print(json.dumps(one(chosen.part, chosen.folder, chosen.rules, chosen.profile)))
+        made = (
+            asked(chosen.folder)
+            if chosen.part == "policies"
+            else one(chosen.part, chosen.folder, chosen.rules, chosen.profile)
+        )
+        print(json.dumps(made))
         return
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), chosen.events)
         found = {}
-        for part in ("replay", "backtest"):
+        for part in ("replay", "backtest", "policies"):
             command = [sys.executable, __file__, "--part", part, "--folder", folder]
             command += ["--rules", str(chosen.rules), *["--profile"] * chosen.profile]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -149,10 +182,15 @@ def main() -> None:
     if chosen.json:
         print(json.dumps(found | {"ratio": ratio, "same": same}))
         return
-    for part, row in found.items():
+    for part in ("replay", "backtest"):
+        row = found[part]
         print(f"{part:9} {row['events']:>9} events {row['rate']:>10,} a second", end="")
         print(f"  {row['matches']} matches, peak {row['rss_mib']} MiB")
     print(f"ratio     {ratio}; the same events and matches: {'yes' if same else 'NO'}")
+    row = found["policies"]
+    print(f"policies  {row['events']:>9} events {row['rate']:>10,} a second", end="")
+    print(f"  {row['asked']:,} questions, {row['distinct']:,} distinct,", end="")
+    print(f" {row['distinct_rate']:,} of these a second; {row['seconds']} s")
     sys.exit(not same)
 
 

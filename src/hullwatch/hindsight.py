@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -20,60 +20,33 @@ from hullwatch import questions
 from hullwatch.context.call import Call
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
-from hullwatch.decide.question import Decision, Effect
+from hullwatch.decide.question import Effect
 from hullwatch.decide.schema import CONTEXT
+from hullwatch.detect.baseline.baselines import Baselines
+from hullwatch.detect.row import Event, Object
+from hullwatch.detect.row import Row as RuleRow
 from hullwatch.questions import Act, Actor, Asked
 from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import BY_NAME
 from hullwatch.sensor.labels import names_of
 from hullwatch.sensor.wire import Class
-from hullwatch.store import actions, counted
-from hullwatch.store.calls import names as calls_of
+from hullwatch.stopped import Some, Stopped, Told
+from hullwatch.store import actions, baselines, counted
 from hullwatch.store.query import Reader
 from hullwatch.store.tables import unsigned
 
-__all__ = ["Counted", "Example", "Hindsight", "Line", "Report", "Unknown"]
+__all__ = ["Counted", "Hindsight", "Report", "Unknown"]
 
 _SLICE = 500_000  # events that are grouped at once
 _MAX_DECIDED = 100_000  # distinct questions that are remembered
-_MAX_LINES = 10_000
 _MAX_COUNTED = 200
 _OTHERS = "(others)"  # what the store folds the rest of an hour's objects into
 _ENDS = (int(Class.CONNECT), int(Class.SEND))
+_NET = (*_ENDS, int(Class.LISTEN))
 
 Cgroups = frozenset[tuple[int, int]]
 Names = dict[tuple[int, int, str], list[tuple[int, str]]]
 """(boot, cgroup, address) -> names that DNS told, each with when first (unix µs)."""
-
-
-class Example(msgspec.Struct, frozen=True):
-    """time: unix ns. process: its command line; of a call, who asked. calls: for which tool call it
-    was done, in words; several where several ran at once."""
-
-    time: int
-    pid: int
-    process: str
-    object: str
-    calls: tuple[str, ...] = ()
-
-
-class Line(msgspec.Struct, kw_only=True):
-    """What one workload would have been stopped from, by the same policies. effect: what they say;
-    enforced: what is done as long as some of them only observe. policies: () where there are
-    permits, and none holds. times: events; distinct: questions. first, last: unix ns."""
-
-    effect: str
-    enforced: str
-    policies: tuple[str, ...]
-    reason: str
-    workload: str
-    image: str
-    action: str
-    times: int = 0
-    distinct: int = 0
-    first: int = 0
-    last: int = 0
-    examples: list[Example] = []
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -126,28 +99,6 @@ class Report(msgspec.Struct, kw_only=True):
     asking: float = 0.0
 
 
-class _Told(NamedTuple):
-    """A decision about one action."""
-
-    who: str
-    action: str
-    decision: Decision
-
-
-class _Some(NamedTuple):
-    """Events that are asked about alike. first, last: unix ns. Of the first: pid, process, object
-    and span."""
-
-    workload: Workload | None
-    times: int
-    first: int
-    last: int
-    pid: int
-    process: str
-    object: str
-    span: int
-
-
 class Hindsight:
     """Open with StoreMissing or StoreError; `run` may raise QueryError.
 
@@ -166,17 +117,18 @@ class Hindsight:
     ) -> None:
         self._engine = engine
         self._since, self._until = since or 0, until or time.time_ns()
-        self._cgroups, self._examples = cgroups, examples
+        self._cgroups = cgroups
         policies = engine.policies.values()
         self._actions = {action for one in policies for action in one.actions}
         self._words: set[str] = set().union(
             *(CONTEXT.keys() | {"upper"} if one.reads is None else one.reads for one in policies)
         )
         self._classes = questions.classes_of(self._actions)
-        self._lines: dict[tuple[object, ...], Line] = {}
-        self._decided: dict[object, tuple[_Told, ...]] = {}
+        self._decided: dict[object, tuple[Told, ...]] = {}
         self._reader = Reader(store, timeout=600)
+        self.stopped = Stopped(engine, self._reader.catalog.link, examples)
         self._workloads = self._read_workloads()
+        self._baselines = self._read_baselines()
         self.report = Report(policies=len(engine.policies), version=engine.version)
 
     def close(self) -> None:
@@ -191,13 +143,9 @@ class Hindsight:
             self._ask_events(progress)
         holes = counted.holes(self._reader.catalog, self._since, self._until)
         report.losses = {f"{stage} {cls}": count for (stage, cls), count in holes.losses.items()}
+        report.left_out = self.stopped.left_out
         report.warnings = tuple(self._reader.warnings)
         return report
-
-    def lines(self) -> list[Line]:
-        """Blocks, then challenges; the most frequent first."""
-        found = self._lines.values()
-        return sorted(found, key=lambda one: (one.effect, -one.times, one.workload, one.action))
 
     # --- what is there --------------------------------------------------------------------
 
@@ -212,6 +160,21 @@ class Hindsight:
             except msgspec.DecodeError:
                 continue  # its events are those of a stranger
         return found
+
+    def _read_baselines(self) -> Baselines | None:
+        """Where a policy reads them. Entries have the time of their first event, so that what was
+        new at the time is new again."""
+        if self._words.isdisjoint(("first_seen", "baseline")) or not self._has("baselines"):
+            return None
+        link, found = self._reader.catalog.link, Baselines()
+        for row in baselines.profiles(link):
+            found.load(row, baselines.entries_of(link, row.image))
+        return found
+
+    def _has(self, table: str) -> bool:
+        """Whether the store is not from before there was such a table."""
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return bool(self._reader.catalog.rows(sql, table))
 
     def _slices(self) -> Iterator[tuple[int, int, int]]:
         """Spans of time (from, to: unix µs) that fit in memory, and about how many events."""
@@ -265,7 +228,10 @@ class Hindsight:
             self.report.strangers = self._query(sql, [*self._workloads], *whole)[0]["n"]
         self._say_counted(self._query(actions.counted(self._classes), mine, *whole), names)
 
-    def _ask_event(self, row: dict[str, Any], names: Names, calls: dict[int, Call]) -> None:
+    def _ask_event(
+        self, row: dict[str, Any], names: Names, calls: dict[int, Call], again: bool = False
+    ) -> None:
+        """again: the first of these events was asked about already."""
         cls, text, one = int(BY_NAME[row["class"]].cls), row["object"], row["first_of"]
         if not text and questions.needs_object(cls):
             self.report.lost += row["n"]
@@ -279,20 +245,42 @@ class Hindsight:
             row["uid"],
             names_of(row["labels"] or 0),
             calls.get(row["span"] or 0),
+            *self._normal(row, cls, workload, again),
         )
+        if actor.first_seen and row["n"] > 1:
+            self._ask_event({**row, "n": row["n"] - 1}, names, calls, again=True)
+            row["n"] = 1
         told = _told(names, row, cls, row["last"])
         more = row["access"] or 0, row["command"] or "", told, row["upper"], row["directory"]
         act = Act(cls, text, actor, *more)
         moment, first = row["quarter"], row["first"] * 1000
         about = one["pid"], one["process"] or "", text, one["span"] or 0
-        some = _Some(workload, row["n"], first, row["last"] * 1000, *about)
+        some = Some(workload, row["n"], first, row["last"] * 1000, *about)
         self.report.events += row["n"]
         for_ = (actor.call.name, actor.call.server) if actor.call else None
-        key = row["boot"], row["cgroup"], cls, text, actor[1:-1], for_, more, moment
+        said = actor._replace(workload=None, call=None)  # type: ignore[arg-type]  # by others here
+        key = row["boot"], row["cgroup"], cls, text, said, for_, more, moment
         self._count(key, questions.asked(act), moment, some)
 
+    def _normal(
+        self, row: dict[str, Any], cls: int, workload: Workload, again: bool
+    ) -> tuple[str, bool | None]:
+        """State of the image's baseline at that time, and whether it had never seen the like."""
+        if self._baselines is None:
+            return "", None
+        profile, at = self._baselines.of(workload), row["first"] * 1000
+        if profile is None:
+            return "none", None
+        state = "learning" if profile.locked is None or profile.locked > at else "locked"
+        event = Event(cls, flags=row["access"] or 0)
+        obj = Object(row["object"], address_of(row["object"]) if cls in _NET else None)
+        seen = self._baselines.first_seen(
+            RuleRow(event, obj, None, None, workload, name=row["dest"]), at
+        )
+        return state, False if again and seen is not None else seen
+
     def _ask_calls(self) -> None:
-        if self._actions.isdisjoint(("tool-call", "model-call")):
+        if self._actions.isdisjoint(("tool-call", "model-call")) or not self._has("calls"):
             return
         began = time.monotonic()
         by_moment = not self._words.isdisjoint(("hour", "weekday"))
@@ -310,7 +298,7 @@ class Hindsight:
             said = call.kind, call.name, call.server, call.client, questions.said_of_call(call)
             workload = self._workloads.get(whose)
             about = pid or 0, call.client, f"{call.server}/{call.name}", call.id
-            some = _Some(workload, 1, call.begin, call.begin, *about)
+            some = Some(workload, 1, call.begin, call.begin, *about)
             self.report.calls += 1
             asked = questions.asked_of_call(call, workload)
             self._count((whose, *said, moment), asked, moment, some)
@@ -318,14 +306,14 @@ class Hindsight:
 
     def _calls(self) -> dict[int, Call]:
         """Tool calls by their spans, where a policy reads them."""
-        if self._words.isdisjoint(("tool_call", "server")):
+        if self._words.isdisjoint(("tool_call", "server")) or not self._has("calls"):
             return {}
         rows = self._reader.catalog.rows(f"SELECT {_CALL} FROM calls WHERE kind = 'tool'")
         return {row[0]: _call(row) for row in rows}
 
     # --- adding up ------------------------------------------------------------------------
 
-    def _count(self, key: object, asked: Iterable[Asked], moment: int | None, some: _Some) -> None:
+    def _count(self, key: object, asked: Iterable[Asked], moment: int | None, some: Some) -> None:
         """asked: read only where the key is new."""
         report = self.report
         report.first = min(report.first or some.first, some.first)
@@ -343,54 +331,16 @@ class Hindsight:
             for policy in told.decision.failed:
                 report.failed[policy] = report.failed.get(policy, 0) + some.times
             if told.decision.wanted is not Effect.ALLOW:
-                self._add(told, some, fresh)
+                self.stopped.add(told, some, fresh)
 
-    def _decide(self, asked: Iterable[Asked], moment: int | None = None) -> Iterator[_Told]:
+    def _decide(self, asked: Iterable[Asked], moment: int | None = None) -> Iterator[Told]:
         """Of the actions that a policy speaks of."""
         now = None if moment is None else datetime.fromtimestamp(moment * actions.QUARTER)
         for one in asked:
             first = one.questions[0]
             if first.action in self._actions:
                 decision = self._engine.decide_any(one.questions, listed=one.listed, now=now)
-                yield _Told(first.principal.id, first.action, decision)
-
-    def _add(self, told: _Told, some: _Some, fresh: bool) -> None:
-        decision = told.decision
-        key = decision.wanted, decision.effect, self._deciding(decision), told.who, told.action
-        line = self._lines.get(key)
-        if line is None:
-            if len(self._lines) >= _MAX_LINES:
-                self.report.left_out += some.times
-                return
-            line = self._lines[key] = Line(
-                effect=decision.wanted.value,
-                enforced=decision.effect.value,
-                policies=self._deciding(decision),
-                reason=self._reason(decision),
-                workload=told.who,
-                image=(some.workload.image if some.workload else "") or "",
-                action=told.action,
-                first=some.first,
-            )
-        line.times += some.times
-        line.distinct += fresh
-        line.first, line.last = min(line.first, some.first), max(line.last, some.last)
-        if fresh and len(line.examples) < self._examples:
-            calls = calls_of(self._reader.catalog.link, some.span) if some.span else []
-            example = Example(some.first, some.pid, some.process, some.object, tuple(calls))
-            line.examples.append(example)
-
-    def _deciding(self, decision: Decision) -> tuple[str, ...]:
-        """Of the policies of a decision, those that say what is wanted."""
-        policies = self._engine.policies
-        return tuple(one for one in decision.policies if policies[one].does is decision.wanted)
-
-    def _reason(self, decision: Decision) -> str:
-        """Why that is wanted, which a decision says only where it is also done."""
-        deciding = self._deciding(decision)
-        if not deciding or decision.wanted is decision.effect:
-            return decision.reason.removeprefix("only observed: ")
-        return self._engine.policies[deciding[0]].reason or f"policy {deciding[0]}"
+                yield Told(first.principal.id, first.action, decision)
 
     def _say_counted(self, rows: list[dict[str, Any]], names: Names) -> None:
         """Of what the kernel counted: how much is like what was kept, and what the policies say of
@@ -420,16 +370,15 @@ class Hindsight:
         is not known."""
         cls = int(BY_NAME[row["class"]].cls)
         actor = Actor(self._workloads[row["boot"], row["cgroup"]])
-        told = _told(names, row, cls, self._until)
+        told = _told(names, row, cls, self._until // 1000)
         found = set()
         for access in (0, 1) if cls == Class.OPEN else (0,):
-            for one in self._decide(
-                questions.asked(Act(cls, row["object"], actor, access, "", told))
-            ):
-                decision = one.decision
-                if decision.wanted is not Effect.ALLOW:
-                    said = decision.wanted.value, self._deciding(decision), one.who, one.action
-                    found.add(said)
+            act = Act(cls, row["object"], actor, access, names=told)
+            for one in self._decide(questions.asked(act)):
+                wanted = one.decision.wanted
+                if wanted is not Effect.ALLOW:
+                    by = self.stopped.deciding(one.decision)
+                    found.add((wanted.value, by, one.who, one.action))
         return found
 
 

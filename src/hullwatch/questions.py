@@ -47,7 +47,10 @@ _OPENS = (("open-read",), ("open-write",), ("open-read", "open-write"), ("open-r
 _OF_WORKLOADS = ("labels", "kind", "image", "image_digest", "container", "namespace")
 _OF_MOMENTS = ("hour", "weekday", "tool_call", "server")
 _TOLD_OF_EVENTS = frozenset(
-    (*_OF_WORKLOADS, *_OF_MOMENTS, "program", "parent", "command", "uid", "privilege")
+    (
+        *(*_OF_WORKLOADS, *_OF_MOMENTS, "program", "parent", "command", "uid", "privilege"),
+        *("first_seen", "baseline"),
+    )
 )
 _TOLD_OF_CALLS = frozenset((*_OF_WORKLOADS, *_OF_MOMENTS, "arguments", "secret_kinds"))
 _OF_CALLS = ("tool-call", "model-call")
@@ -57,7 +60,7 @@ _NEVER = ("digest", "trust_domain", "groups", "transport")  # of things
 class Actor(NamedTuple):
     """Who acts. program, parent: paths of the programs that it and its parent run, '': not known;
     of an exec, the program before it. comm: its name, 15 bytes. call: the one it acts for, where
-    that is certain."""
+    that is certain. baseline: state of its image's, '': not known; first_seen: by that."""
 
     workload: Workload
     program: str = ""
@@ -66,6 +69,8 @@ class Actor(NamedTuple):
     uid: int | None = None
     labels: tuple[str, ...] = ()
     call: Call | None = None
+    baseline: str = ""
+    first_seen: bool | None = None
 
 
 class Act(NamedTuple):
@@ -122,7 +127,8 @@ def never_told(actions: Iterable[str], reads: Collection[str] | None) -> tuple[s
 
 
 def act_of(row: Row, names: Iterable[str] = ()) -> Act:
-    """Of an event as rules see it. names: those known beside the row's own."""
+    """Of an event as rules see it. names: those known beside the row's own. What the image's
+    baseline says, the caller may add."""
     event, image = row.event, row.image
     above = image.parent if image is not None else None
     tools = [call for call in row.calls if call.kind == "tool"]
@@ -220,6 +226,10 @@ def _context(actor: Actor) -> dict[str, Value]:
         context["parent"] = actor.parent
     if actor.uid is not None:
         context["uid"] = actor.uid
+    if actor.baseline:
+        context["baseline"] = actor.baseline
+    if actor.first_seen is not None:
+        context["first_seen"] = actor.first_seen
     if actor.call is not None:
         context["tool_call"] = actor.call.name
         if actor.call.server:

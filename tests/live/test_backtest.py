@@ -138,3 +138,33 @@ def test_a_rule_that_came_later(happened: Happened, tmp_path: Path):
         return
     counted = [one for one in summary["counted"] if one["rule"] == "Later"]
     assert found or "/srv/app/main.py" in [name for one in counted for name in one["objects"]], said
+
+
+def test_what_a_baseline_suggests_would_have_stopped_nothing(happened: Happened, tmp_path: Path):
+    """Learnt from what a real container did; and a policy that forbids some of it says so."""
+    policies = tmp_path / "agent.cedar"
+
+    def ask(*words: str | Path) -> tuple[int, list[dict[str, Any]], str]:
+        command = [sys.executable, "-m", "hullwatch", *map(str, words), "--json"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        rows = [json.loads(line) for line in ended.stdout.splitlines()]
+        return ended.returncode, rows, ended.stderr
+
+    store = ("--store", happened.store)
+    suggest = ("policy", "suggest", "agent", "-o", policies, *store)
+    (image,) = [row["image"] for row in ask("baseline", "list", *store)[1] if row["entries"]]
+    assert ask("baseline", "learn", image, "--since", "1h", *store)[0] == 0
+    code, (made,), said = ask(*suggest)
+    assert code == 0 and made["workloads"] == ["agent"] and made["seen"]["exec"] > 3, said
+    assert ask("policy", "check", policies)[0] == 0 and ask("policy", "test", policies)[0] == 0
+    code, rows, said = ask("policy", "backtest", policies, *store)
+    assert (code, rows[:-1]) == (0, []), said
+    assert rows[-1]["events"] > 20 and rows[-1]["asked"] > 20
+
+    policies.write_text(
+        '@id("no-python") @mode("observe") forbid (principal, action == Action::"exec", resource)'
+        ' when { resource.name like "python3*" };'
+    )
+    code, (line, _), said = ask("policy", "backtest", policies, *store, "--workload", "agent")
+    assert code == 1 and line["policies"] == ["no-python"] and line["workload"] == "agent", said
+    assert line["examples"][0]["pid"] and "python3" in line["examples"][0]["object"]

@@ -19,7 +19,8 @@ from hullwatch.cli.when import parse_time
 
 if TYPE_CHECKING:
     from hullwatch.decide.engine import Engine
-    from hullwatch.hindsight import Line, Report
+    from hullwatch.hindsight import Report
+    from hullwatch.stopped import Line
 
 __all__ = ["backtest", "cgroups_named"]
 
@@ -75,7 +76,7 @@ def backtest(
     try:
         shown = sys.stderr.isatty() if progress is None else progress
         report = run.run(progress_line() if shown else lambda done, of: None)
-        lines = run.lines()
+        lines = run.stopped.lines()
     finally:
         run.close()
     _show(lines, report, json)
@@ -199,8 +200,8 @@ def summary(report: Report) -> list[str]:
     for held in report.counted:
         by = ", ".join(held.policies) or "no permit"
         said.append(
-            f"{held.count:,} {held.action} in {held.workload} were counted, not kept: {held.effect}"
-            f" by {by}, as far as the object tells ({', '.join(held.objects)})"
+            f"{held.count:,} events in {held.workload} were counted, not kept: as {held.action},"
+            f" {held.effect} by {by}, as far as the object tells ({', '.join(held.objects)})"
         )
     if report.only_counted:
         said.append(

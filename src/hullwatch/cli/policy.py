@@ -43,7 +43,7 @@ Chosen = Annotated[
 
 def register(app: typer.Typer) -> None:
     policy = typer.Typer(
-        help="Policies: what may happen. Check, test, explain, compare, put into force, roll back.",
+        help="Policies: what may happen. Suggest, check, test, try on history, explain, apply, roll back.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )

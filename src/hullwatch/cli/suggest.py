@@ -110,15 +110,15 @@ def suggest(
                 "policies": policies,
                 "cases": len(results),
                 "seen": counts,
-                "unbounded": list(made.unbounded),
+                "warnings": list(made.warnings),
             }
         )
         return
     each = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     print(f"{path}: {policies} policies for {', '.join(meant.names)}, from {each}")
     print(f"{beside}: {len(results)} cases, all pass")
-    for kind in made.unbounded:
-        say(f"{kind}: more was seen than a baseline holds, so there is no list of it")
+    for warning in made.warnings:
+        say(f"look at {warning}")
     say(f"next: hullwatch policy backtest {quoted(str(path))}")
 
 

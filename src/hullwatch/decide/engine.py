@@ -41,7 +41,9 @@ from hullwatch.decide.schema import (
 )
 from hullwatch.decide.source import read_files, read_policies
 
-__all__ = ["Answer", "CacheStats", "Engine"]
+__all__ = ["NO_PERMIT", "Answer", "CacheStats", "Engine"]
+
+NO_PERMIT = "there are permits for it, and none of them holds"
 
 MAX_CACHED = 16_384  # decisions
 MAX_CACHED_TEXT = 4_096  # characters of one question; longer ones are asked again
@@ -303,7 +305,7 @@ def weigh(
     if forbids:
         return _said_by(Effect.BLOCK, forbids, answer)
     if listed and not permits:
-        return Weighed(Effect.BLOCK, (), "there are permits for it, and none of them holds")
+        return Weighed(Effect.BLOCK, (), NO_PERMIT)
     if challenges and not approved:
         return _said_by(Effect.CHALLENGE, challenges, answer)
     if challenges:

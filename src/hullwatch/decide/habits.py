@@ -1,7 +1,7 @@
 """Names that were seen, made fewer: files to folders, hosts to domains, addresses to networks.
 
 Of each the result is a `Choice`: what may be, in texts and patterns, each with how often it was
-seen. A pattern is text in which STAR stands for anything.
+seen. A pattern is text in which STAR stands for anything; the kernel's names never hold it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hullwatch.decide.schema import clean
 from hullwatch.detect.baseline.objects import MAX_TEXT
 
-__all__ = ["STAR", "Choice", "Seen", "hosts", "networks", "paths", "things", "unlisted"]
+__all__ = ["STAR", "Choice", "Seen", "hosts", "networks", "paths", "things", "too_wide", "unlisted"]
 
 STAR = "\0"
 MANY_FILES = 4  # of one folder that become the folder
@@ -77,11 +77,17 @@ def things(names: Mapping[str, int]) -> Choice:
     return Choice({clean(one): Seen(1, names[one], clean(one)) for one in sorted(names)}, {})
 
 
+def too_wide(name: str) -> bool:
+    """Whether a path's pattern would hold for all paths: a number of a name, right below `/`."""
+    return _wild(name) in (STAR, f"/{STAR}")
+
+
 def paths(names: Mapping[str, int], folders: bool = False) -> Choice:
-    """Paths as a baseline names them. folders: many files of one become the folder."""
+    """Paths as a baseline names them, but those that are too wide. folders: many files of one
+    become the folder."""
     texts: dict[str, Seen] = {}
     patterns: dict[str, Seen] = {}
-    for name in sorted(names):
+    for name in sorted(one for one in names if not too_wide(one)):
         text = _wild(name)
         held = patterns if STAR in text else texts
         held[text] = Seen(1, names[name], text.replace(STAR, "1"))
@@ -94,12 +100,13 @@ def paths(names: Mapping[str, int], folders: bool = False) -> Choice:
 
 
 def _gather(texts: dict[str, Seen], patterns: dict[str, Seen]) -> None:
-    by_folder: dict[str, list[str]] = {}
-    for text in texts:
-        by_folder.setdefault(posixpath.dirname(text), []).append(text)
+    by_folder: dict[str, dict[str, Seen]] = {}
+    for text, seen in (texts | patterns).items():
+        if not text.endswith(f"/{STAR}"):  # a folder already
+            by_folder.setdefault(posixpath.dirname(text), {})[text] = seen
     for folder, held in by_folder.items():
         if len(held) >= MANY_FILES and folder[:1] == "/" and not _EACH.fullmatch(folder):
-            patterns[f"{folder}/{STAR}"] = _together(texts.pop(one) for one in held)
+            patterns[f"{folder}/{STAR}"] = _together(held.values())
 
 
 def _together(several: Iterable[Seen]) -> Seen:
@@ -123,8 +130,7 @@ def _places(text: str) -> str:
 def _covered(text: str, patterns: Iterable[str]) -> bool:
     """Whether the pattern of another folder holds for all of it."""
     return any(
-        text != one and one.endswith(f"/{STAR}") and STAR not in one[:-1]
-        and text.startswith(one[:-1])
+        text != one and one.endswith(f"/{STAR}") and text.startswith(one[:-1])
         for one in patterns
     )  # fmt: skip
 
@@ -135,7 +141,7 @@ def hosts(names: Mapping[str, int]) -> Choice:
     patterns: dict[str, Seen] = {}
     by_domain: dict[str, list[str]] = {}
     for name in sorted(names):
-        text = clean(name)
+        text = clean(name).replace(STAR, "")
         if text == "{name}":  # many without a dot
             patterns[STAR] = Seen(1, names[name], "any")
         elif text.startswith("*."):

@@ -23,6 +23,7 @@ from hullwatch.decide.habits import (
     networks,
     paths,
     things,
+    too_wide,
     unlisted,
 )
 from hullwatch.decide.question import Effect
@@ -57,23 +58,22 @@ class Terms(NamedTuple):
 
 
 class Suggestion(NamedTuple):
-    """The texts of NAME.cedar and NAME.test.yaml. unbounded: kinds of which more was seen than a
-    baseline holds, so that there is no list."""
+    """The texts of NAME.cedar and NAME.test.yaml. warnings: what to look at, in words."""
 
     policies: str
     cases: str
-    unbounded: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class _Rule(NamedTuple):
-    """One permit, whoever it is for. condition: [] for a list of nothing. seen, unseen: ids of
-    resources that it holds for and not."""
+    """One permit, whoever it is for. condition: [] for a list of nothing. seen, unseen: resources
+    that it holds for and not, as cases have them, or their ids."""
 
     suffix: str
     action: str
     resource: str
     condition: Block
-    seen: list[str]
+    seen: Sequence[str | dict[str, Any]]
     unseen: str
 
 
@@ -82,7 +82,14 @@ def suggest(seen: Mapping[str, Names], terms: Terms) -> Suggestion:
     unbounded = tuple(kind for kind in KINDS if ANY in seen.get(kind, ()))
     bounded = [kind for kind in KINDS if kind not in unbounded]
     rules = [rule for kind in bounded for rule in KINDS[kind](seen.get(kind, {}))]
-    texts, cases = [_head(terms, unbounded)], []
+    warnings = (
+        *(
+            f"{kind}: more was seen than a baseline holds, so there is no list"
+            for kind in unbounded
+        ),
+        *_wide({kind: seen.get(kind, {}) for kind in bounded}),
+    )
+    texts, cases = [_head(terms, warnings)], []
     for workload, ident in zip(
         terms.workloads, _distinct(map(_slug, terms.workloads)), strict=True
     ):
@@ -90,7 +97,18 @@ def suggest(seen: Mapping[str, Names], terms: Terms) -> Suggestion:
             texts.append(_policy(f"{ident}-{suffix}", workload, rule, terms))
             cases.append(_cases(f"{ident}-{suffix}", workload, rule, terms))
     dumped = yaml.safe_dump(cases, sort_keys=False, allow_unicode=True, width=100)
-    return Suggestion("\n".join(texts), dumped, unbounded)
+    return Suggestion("\n".join(texts), dumped, warnings)
+
+
+def _wide(seen: Mapping[str, Names]) -> Iterator[str]:
+    """What a baseline has made too general to be of use."""
+    for kind in ("exec", "write"):
+        for name in filter(too_wide, seen.get(kind, ())):
+            yield f"{kind} {name}: left out, as a pattern for it would be one for all"
+    for name in seen.get("connect", ()):
+        if name.startswith(("{ip}:", "{name}:")):
+            port = name.rpartition(":")[2]
+            yield f"connect {name}: many were seen, so port {port} of anything is permitted"
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:
@@ -205,10 +223,16 @@ def _of_calls(
                 condition = _both(
                     has if owner else f"!(resource has {above})", _chosen("resource.name", part)
                 )
-                seen = [f"{owner}/{one}" if owner else one for one in part.examples]
+                seen = [_thing(resource, above, owner, one) for one in part.examples]
                 yield _Rule(suffix, action, resource, condition, seen, "never-seen/before")
 
     return made
+
+
+def _thing(kind: str, above: str, owner: str, name: str) -> dict[str, Any]:
+    """A resource of a case: the names are told, as an id with odd ones could be read otherwise."""
+    attributes = {"name": name, **({above: owner} if owner else {})}
+    return {"kind": kind, "id": f"{owner}/{name}", "attributes": attributes}
 
 
 KINDS: dict[str, Callable[[Names], Iterator[_Rule]]] = {
@@ -232,7 +256,7 @@ def _chosen(attribute: str, choice: Choice) -> list[Block]:
         listed = [f"    {text}, // {said}" for text, said in most]
         found.append(["[", *listed, f"    {last} // {seen}", f"].contains({attribute})"])
     for pattern, seen in choice.patterns.items():
-        found.append([f"{attribute} like {_quoted(pattern)} // {seen}"])
+        found.append([f'{attribute} like "{_pattern(pattern)}" // {seen}'])
     return found
 
 
@@ -253,12 +277,17 @@ _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def _quoted(text: str) -> str:
-    """As Cedar writes it; where a STAR makes it a pattern, a `*` of the name is escaped."""
-    escapes = {**_ESCAPES, STAR: "*", "*": "\\*" if STAR in text else "*"}
-    said = (
-        escapes.get(char, char if char.isprintable() else f"\\u{{{ord(char):x}}}") for char in text
-    )
-    return '"' + "".join(said) + '"'
+    """As Cedar writes it."""
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _pattern(text: str) -> str:
+    """The same, of a pattern."""
+    return "*".join(_quoted(part)[1:-1].replace("*", "\\*") for part in text.split(STAR))
+
+
+def _escaped(char: str) -> str:
+    return _ESCAPES.get(char, char if char.isprintable() else f"\\u{{{ord(char):x}}}")
 
 
 def _slug(name: str) -> str:
@@ -270,7 +299,7 @@ def _plain(text: str) -> str:
     return re.sub(r'[^ -~]+|[\\"]', " ", text)[:200]
 
 
-def _head(terms: Terms, unbounded: Sequence[str]) -> str:
+def _head(terms: Terms, warnings: Sequence[str]) -> str:
     lines = [
         "What was seen, as `hullwatch policy suggest` wrote it: read it before it is enforced.",
         *terms.about,
@@ -278,7 +307,7 @@ def _head(terms: Terms, unbounded: Sequence[str]) -> str:
         " are",
         "tools and models where some were seen. Reading and listening are free. No list is about",
         "the machine's own addresses, nor about resolvers (port 53).",
-        *(f"{kind}: more was seen than a baseline holds, so no list" for kind in unbounded),
+        *(f"LOOK AT: {one}" for one in warnings),
     ]
     return "".join(f"// {_plain(line)}\n" for line in lines)
 
@@ -287,7 +316,7 @@ def _policy(ident: str, workload: str, rule: _Rule, terms: Terms) -> str:
     notes = {
         "id": ident,
         "mode": "" if terms.enforce else "observe",
-        "owner": _plain(terms.owner),
+        "owner": _plain(terms.owner).strip(),
         "review": terms.review.isoformat(),
         "controls": _CONTROLS[rule.action],
         "reason": f"{_plain(workload)} was seen to do so",
@@ -307,18 +336,20 @@ def _policy(ident: str, workload: str, rule: _Rule, terms: Terms) -> str:
 
 
 def _cases(ident: str, workload: str, rule: _Rule, terms: Terms) -> dict[str, Any]:
-    rows = [(f"seen: {one}", one, Effect.ALLOW) for one in rule.seen[:_EXAMPLES]]
+    rows = [(one, Effect.ALLOW) for one in rule.seen[:_EXAMPLES]]
     return {
         "policy": ident,
         "cases": [
             {
-                "name": _plain(name),
+                "name": f"seen, {number}" if effect is Effect.ALLOW else "never seen",
                 "expect": effect.value,
                 "principal": {"kind": "Workload", "id": clean(workload)},
                 "action": rule.action,
-                "resource": {"kind": rule.resource, "id": clean(one)},
+                "resource": {"kind": rule.resource, "id": clean(one)}
+                if isinstance(one, str)
+                else one,
                 **({"context": {"image": clean(terms.image)}} if terms.image else {}),
             }
-            for name, one, effect in [*rows, ("never seen", rule.unseen, Effect.BLOCK)]
+            for number, (one, effect) in enumerate([*rows, (rule.unseen, Effect.BLOCK)], 1)
         ],
     }

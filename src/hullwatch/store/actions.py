@@ -1,7 +1,7 @@
 """What containers did, grouped by what is asked about it: equal events are one row.
 
 SQL for `Reader.query`. In all of it $1 and $2 are the boots and cgroups that are meant, pair by
-pair, $3 and $4 the span of time in unix µs, the end not in it.
+pair, $3 and $4 the span of time in unix µs, the end not in it; DuckDB wants each to be there.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         "quarter": f"epoch_us(time) // {QUARTER * 10**6}"
         if not {"hour", "weekday"}.isdisjoint(words)
         else "NULL",
+        "dest": "dest_name" if "first_seen" in words else "NULL",
         "access": "CASE WHEN class = 'open' THEN flags & 3 END",
         "directory": f"class = 'open' AND marks & {int(Mark.DIR)} != 0",
     }
@@ -80,7 +81,7 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         FROM e {joins})
     SELECT * EXCLUDE (time, mono, one), count(*) AS n, epoch_us(min(time)) AS first,
         epoch_us(max(time)) AS last, arg_min(one, mono) AS first_of
-    FROM told GROUP BY ALL"""
+    FROM told GROUP BY ALL ORDER BY first"""
 
 
 def _joined(name: str, whose: str, sign: str) -> str:
