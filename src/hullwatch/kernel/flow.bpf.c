@@ -124,11 +124,15 @@ int sock_gone(struct bpf_sock *ctx)
 
 struct layers { u32 payload; u32 len; u16 sport, dport; u8 proto; u8 v6; u8 src[16], dst[16]; };
 
-/* Where the payload of a TCP or UDP packet starts. Extension headers of IPv6 are not followed. */
+enum { IPV6_HOPS = 0, IPV6_ROUTING = 43, IPV6_FRAGMENT = 44, IPV6_OPTIONS = 60, MAX_EXTENSIONS = 6 };
+
+/* Where the payload of a TCP or UDP packet starts. A socket can have its packets bear four extension
+ * headers of IPv6 at most (RFC 3542), and the kernel one of a fragment. */
 HOT bool find_layers(struct __sk_buff *skb, struct layers *l)
 {
 	u8 head[40];
 	u32 at;
+	int i;
 
 	if (bpf_skb_load_bytes(skb, 0, head, 20))
 		return false;
@@ -146,6 +150,17 @@ HOT bool find_layers(struct __sk_buff *skb, struct layers *l)
 		l->v6 = 1;
 		__builtin_memcpy(l->src, head + 8, 16);
 		__builtin_memcpy(l->dst, head + 24, 16);
+		for (i = 0; i < MAX_EXTENSIONS; i++) {
+			if (l->proto != IPV6_HOPS && l->proto != IPV6_ROUTING && l->proto != IPV6_FRAGMENT &&
+			    l->proto != IPV6_OPTIONS)
+				break;
+			if (bpf_skb_load_bytes(skb, at, head, 8))
+				return false;
+			if (l->proto == IPV6_FRAGMENT && (head[2] || head[3] & 0xf8))
+				return false; /* not the first: no ports */
+			at += l->proto == IPV6_FRAGMENT ? 8 : 8 * (head[1] + 1);
+			l->proto = head[0];
+		}
 	}
 	if (l->proto != IPPROTO_TCP && l->proto != IPPROTO_UDP)
 		return false;
@@ -239,7 +254,7 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 	else
 		end_v4(&end, *(u32 *)l->dst, 0);
 	end.port = l->dport;
-	if (!guard_packet(&end, scope, o->labels | current_labels(o->proc)))
+	if (!guard_packet(&end, scope, o->labels | o->held | current_labels(o->proc)))
 		return false;
 	tell_dropped(o, &end);
 	return true;

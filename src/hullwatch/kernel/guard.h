@@ -240,7 +240,7 @@ HOT bool guard_begin(struct guard *g, u16 action)
 }
 
 /* In the scratch: GUARD_PATH is done with by then. num: of HW_POLICY, see sensor/events.py. */
-__noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 port)
+__noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 marks)
 {
 	u64 cgroup = bpf_get_current_cgroup_id();
 	struct scratch *s = scratch_get(HW_POLICY, cgroup);
@@ -256,7 +256,7 @@ __noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 port)
 	e->ret = action_done >> 16 == HW_DONE_TOLD ? 0 : -EPERM;
 	e->num = num;
 	e->num2 = settings.policy;
-	e->port = port;
+	e->marks = marks;
 	if (obj == SHED)
 		e->marks |= HW_M_STR_LOST;
 	else
@@ -301,8 +301,8 @@ HOT void guard_match(struct scratch *s, u32 start, u32 table, bool second)
 }
 
 /*
- * The container's own files have a second name where they are mounted once more: where they lie in
- * their file system. It can only forbid.
+ * The container's own files have a second name: where they lie in their file system, wherever that is
+ * mounted once more, or somebody's root directory is now. It can only forbid.
  */
 __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 {
@@ -320,7 +320,8 @@ __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 	if (want > PATH_END - start || (s->data[start & (2 * ARGV_ROOM - 1)] != '/' && !is_pseudo(d)))
 		((struct guard_path *)&s->data[GUARD_PATH])->unknown = 1;
 	guard_match(s, start, table, false);
-	if (mnt == (u64)BPF_CORE_READ(task, fs, root.mnt) || BPF_CORE_READ(d, d_sb) != BPF_CORE_READ(root, d_sb))
+	if (BPF_CORE_READ(d, d_sb) != BPF_CORE_READ(root, d_sb) &&
+	    BPF_CORE_READ(d, d_sb, s_magic) != OVERLAYFS_MAGIC) /* its root may be elsewhere by now */
 		return 0;
 	w.data = s->data;
 	w.dentry = d;
@@ -399,7 +400,10 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 
 HOT void guard_facts(struct guard *g, struct inode *inode)
 {
-	if (settings.policy_facts[g->key.generation & 1] & HW_FACT_UPPER && on_overlay(inode) && on_upper_layer(inode))
+	if (!(settings.policy_facts[g->key.generation & 1] & HW_FACT_UPPER))
+		return;
+	/* What is in memory alone, a memfd too, came with no image. */
+	if (on_upper_layer(inode) || BPF_CORE_READ(inode, i_sb, s_magic) == TMPFS_MAGIC)
 		g->key.facts |= HW_FACT_UPPER;
 }
 
@@ -423,7 +427,8 @@ __noinline int guard_asks(u32 action_done, u64 mnt, u64 dentry, u64 inode, u64 n
 		return 0;
 	if (says == TOLD)
 		action_done = action;
-	guard_tell(action_done, path_id(mnt, dentry, 0, HW_POLICY, bpf_get_current_cgroup_id()), num, 0);
+	guard_tell(action_done, path_id(mnt, dentry, 0, HW_POLICY, bpf_get_current_cgroup_id()), num,
+		   g.key.facts & HW_FACT_UPPER ? HW_M_UPPER : 0);
 	return says == STOPPED ? -EPERM : 0;
 }
 
