@@ -557,9 +557,6 @@ class Daemon:
                 for one in batch.names
                 if (ip := address(one.server).ip) is not None
             )
-        if guarding.on and len(batch.procs):
-            known = guarding.cgroups
-            guarding.inside(one["pid"] for one in batch.procs if int(one["cgroup"]) in known)
         for part in enriched:
             rows = np.flatnonzero(part.batch.events["cls"] == Class.POLICY).tolist()
             guarding.stopped(

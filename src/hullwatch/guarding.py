@@ -203,10 +203,6 @@ class Guarding:
             self._waiting += 1
             self._work.put(lambda one=one: self._write(one))  # type: ignore[misc]
 
-    def inside(self, pids: Iterable[int]) -> None:
-        """Processes that run a program of their container."""
-        self._guard.inside(pids)
-
     @property
     def on(self) -> bool:
         return self._guard.generation > 0

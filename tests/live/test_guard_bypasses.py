@@ -105,6 +105,11 @@ def refused(act):
         act()
     except ConnectionRefusedError:
         return True
+def tried(act):
+    try:
+        return act()
+    except PermissionError:
+        return False
 def reach(family=socket.AF_INET, address=FORBIDDEN):
     return refused(lambda: socket.socket(family).connect((address, 80)))
 def secret():
@@ -154,7 +159,9 @@ def code(key: str, text: str) -> None:
 
 code("exec", "said = shell('/bin/sh')")
 code("exec-symlink", "os.symlink('/bin/sh', at := place()); said = shell(at)")
-code("exec-proc-root", "said = shell('/proc/self/root/bin/sh') and true('/proc/self/root/bin/true')")
+code(
+    "exec-proc-root", "said = shell('/proc/self/root/bin/sh') and true('/proc/self/root/bin/true')"
+)
 code(
     "exec-fd",
     """
@@ -203,7 +210,10 @@ code(
     "exec-copied-by-name",
     "import shutil; said = shell(shutil.copy('/bin/busybox', '/opt/names/' + os.urandom(6).hex()))",
 )
-code("exec-tmpfs", "import shutil; said = shell(shutil.copy('/bin/busybox', '/dev/' + os.urandom(6).hex()))")
+code(
+    "exec-tmpfs",
+    "import shutil; said = shell(shutil.copy('/bin/busybox', '/dev/' + os.urandom(6).hex()))",
+)
 code(
     "exec-memfd",
     """
@@ -288,8 +298,14 @@ def _(_: Stage, puppet: Puppet) -> object:
 
 code("open", "said = open('/etc/shadow').read() != ''")
 code("open-symlink", "os.symlink('/etc/shadow', at := place()); said = open(at).read() != ''")
-code("open-hard-link", "os.link('/etc/shadow', at := '/etc/' + os.urandom(6).hex()); said = open(at).read() != ''")
-code("open-renamed", "os.link('/shared/secret', a := '/shared/a'); os.rename(a, b := '/shared/b'); said = open(b).read() != ''; os.unlink(b)")
+code(
+    "open-hard-link",
+    "os.link('/etc/shadow', at := '/etc/' + os.urandom(6).hex()); said = open(at).read() != ''",
+)
+code(
+    "open-renamed",
+    "os.link('/shared/secret', a := '/shared/a'); os.rename(a, b := '/shared/b'); said = open(b).read() != ''; os.unlink(b)",
+)
 code(
     "open-folder-renamed",
     """
@@ -413,7 +429,10 @@ code(
     "said = b'-111' in subprocess.run(['/opt/names/raw_calls', 'connect32', '80', '1', FORBIDDEN], capture_output=True).stdout",
 )
 code("socket-raw", "said = socket.socket(type=socket.SOCK_RAW, proto=1) is not None")
-code("socket-icmp", "open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0'); said = socket.socket(type=socket.SOCK_DGRAM, proto=1) is not None")
+code(
+    "socket-icmp",
+    "open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0'); said = socket.socket(type=socket.SOCK_DGRAM, proto=1) is not None",
+)
 code("socket-udplite", "said = socket.socket(type=socket.SOCK_DGRAM, proto=136) is not None")
 code("socket-sctp", "said = socket.socket(type=socket.SOCK_STREAM, proto=132) is not None")
 code("socket-packet", "said = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3) is not None")
@@ -422,10 +441,25 @@ code(
     "connect-nested-cgroup",
     """
 mount('cgroup', at := folder(), 'cgroup2')
+at += next(line[3:].strip() for line in open('/proc/self/cgroup') if line.startswith('0::'))
 for _ in range(14):
     os.mkdir(at := at + '/n')
     open(at + '/cgroup.procs', 'w').write(str(os.getpid()))
 said = reach()
+""",
+)
+code(
+    "leave-cgroup",
+    """
+mount('cgroup', at := folder(), 'cgroup2')
+before = at + next(line[3:].strip() for line in open('/proc/self/cgroup') if line.startswith('0::'))
+os.mkdir(other := at + '/hwtest-' + os.urandom(6).hex())
+open(other + '/cgroup.procs', 'w').write(str(os.getpid()))
+try:
+    said = tried(reach) or tried(lambda: shell('/bin/sh'))
+finally:
+    open(before + '/cgroup.procs', 'w').write(str(os.getpid()))
+    os.rmdir(other)
 """,
 )
 code(
@@ -470,7 +504,9 @@ flipper.join()
 # -- what has been read -------------------------------------------------------------------------
 
 code("label-connect", "secret(); said = reach(address=PLAIN)")
-code("label-open-connection", "client, peer = link(); secret(); sends(client); said = arrives(peer)")
+code(
+    "label-open-connection", "client, peer = link(); secret(); sends(client); said = arrives(peer)"
+)
 code(
     "label-inherited",
     """
@@ -622,7 +658,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
 
     def puppet(name: str, **options: object) -> Puppet:
         made = Puppet(runc, python_image, folder, name, network=network.path, **options)
-        files = {"etc/shadow": "root:x:1::", "root/.aws/credentials": "key", "opt/folder/secret": "s"}
+        files = {
+            "etc/shadow": "root:x:1::",
+            "root/.aws/credentials": "key",
+            "opt/folder/secret": "s",
+        }
         for path, text in files.items():
             (made.rootfs / path).parent.mkdir(parents=True, exist_ok=True)
             (made.rootfs / path).write_text(text)

@@ -34,7 +34,9 @@ _BOOT = 'boot with "bpf" in the lsm= kernel parameter'
 _NAMES = "forbid `resource.upper` as well, or permit programs by their paths"
 _LABELS = "forbid the helper its connections, too, or let only one process have the secret"
 
-_MOUNT = 'forbid `privilege` "mount" (LSM), or take user namespaces and CAP_SYS_ADMIN from the container'
+_MOUNT = (
+    'forbid `privilege` "mount" (LSM), or take user namespaces and CAP_SYS_ADMIN from the container'
+)
 
 PROMISES: tuple[Promise, ...] = (
     # programs
@@ -86,6 +88,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("socket-packet", "a packet socket, where addresses are forbidden", _LSM, "take CAP_NET_RAW from the container"),
     Promise("socket-vsock", "a socket to the virtual machine's host, where addresses are forbidden", _LSM, "forbid AF_VSOCK in the container's seccomp profile"),
     Promise("connect-nested-cgroup", "a forbidden address from a cgroup below the container's", _BOTH),
+    Promise("leave-cgroup", "a forbidden address or program after moving to a cgroup outside of the container's", _BOTH),
     Promise("connect-namespaces", "a forbidden address from new user and network namespaces", _BOTH),
     Promise("connect-race", "an address that changes while it is connected to", _BOTH),
     # labels

@@ -237,12 +237,13 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 {
 	u32 generation = settings.policy, scope;
 	struct guard_end end;
+	u64 cookie, container;
 	struct owner *o;
-	u64 cookie;
 
 	if (!generation)
 		return false;
-	scope = scope_of_packet(skb, generation);
+	container = container_of_packet(skb, generation);
+	scope = container ? scope_in(container, generation) : 0;
 	if (!scope)
 		return false;
 	cookie = bpf_get_socket_cookie(skb);
@@ -262,7 +263,7 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 
 HOT int packet(struct __sk_buff *skb, u16 outgoing)
 {
-	struct layers l;
+	struct layers l = {}; /* an address of IPv4 is told from others by all 16 bytes */
 	struct owner *o;
 	u64 cookie, cgroup;
 	u8 head[6];
@@ -292,6 +293,8 @@ HOT int packet(struct __sk_buff *skb, u16 outgoing)
 	o = bpf_map_lookup_elem(&owners, &cookie);
 	if (o)
 		__sync_fetch_and_add(outgoing ? &o->bytes_out : &o->bytes_in, l.len);
+	if (l.sport == 53 && is_posed(skb, l.src, outgoing) && !outgoing)
+		return 1;
 	if ((outgoing ? l.dport : l.sport) != 53 || l.len < 12)
 		return 1;
 	cgroup = o ? o->cgroup : bpf_skb_cgroup_id(skb);

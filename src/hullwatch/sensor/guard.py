@@ -85,7 +85,6 @@ class Guard:
         self._nets = maps("guard_nets")
         self._ports = maps("guard_ports")
         self._names = maps("guard_names")
-        self._inside = maps("guard_inside")
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
         self.generation = 0
@@ -183,11 +182,6 @@ class Guard:
         if self._scopes.pop(cgroup, None) is not None:
             self._guarded.delete(struct.pack("<Q", cgroup))
             self._changed()
-
-    def inside(self, tgids: Iterable[int]) -> None:
-        """Processes that run a program of their container already."""
-        for tgid in tgids:
-            self._put(self._inside, struct.pack("<I", tgid), bytes(8), [])
 
     def _changed(self) -> None:
         changes = int(self._programs.settings["policy_changes"][0])
