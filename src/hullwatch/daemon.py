@@ -573,9 +573,6 @@ class Daemon:
                 Named(one.ts, one.cgroup, address(one.server).ip, one.name, one.addresses)
                 for one in batch.names
             )
-        if guarding.on and len(batch.procs):
-            known = guarding.cgroups
-            guarding.inside(one["pid"] for one in batch.procs if int(one["cgroup"]) in known)
         for part in enriched:
             rows = np.flatnonzero(part.batch.events["cls"] == Class.POLICY).tolist()
             guarding.stopped(

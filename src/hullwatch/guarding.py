@@ -252,10 +252,6 @@ class Guarding:
         if threading.current_thread() is not threading.main_thread():
             done.wait(_FIRST_CALL)
 
-    def inside(self, pids: Iterable[int]) -> None:
-        """Processes that run a program of their container."""
-        self._guard.inside(pids)
-
     @property
     def on(self) -> bool:
         return self._guard.generation > 0

@@ -1,9 +1,9 @@
 /* Calls that no library makes: 32-bit ones from a 64-bit program, and io_uring operations.
  *
  *   raw_calls int80 NUMBER ARG...     each ARG a number or a string; prints the result
- *   raw_calls connect32 PORT 0|1      1: through socketcall(2)
+ *   raw_calls connect32 PORT 0|1 [IP]  1: through socketcall(2); to IP: prints the result
  *   raw_calls uring open PATH | rename OLD NEW | unlink PATH | mkdir PATH | rmdir PATH
- *                   | symlink TEXT PATH | link OLD NEW | connect PORT | sendmsg PORT | accept - | quiet-open PATH
+ *                   | symlink TEXT PATH | link OLD NEW | connect PORT [IP] | sendmsg PORT | accept - | quiet-open PATH
  *                   | open-old PATH | connect-unix PATH | send PORT | send-zc PORT | send-connected PORT
  *                   | send-registered PORT | bind PORT | bind-unix PATH | listen BACKLOG | socket FAMILY TYPE
  */
@@ -60,18 +60,18 @@ static int int80(int argc, char **argv)
 #endif
 }
 
-/* Connect to PORT of loopback, with connect(2) or through socketcall(2). */
-static int connect32(const char *port, int by_socketcall)
+/* Connect to PORT of loopback or ip, with connect(2) or through socketcall(2). */
+static int connect32(const char *port, int by_socketcall, const char *ip)
 {
 #if defined(__x86_64__)
 	uint32_t *low = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	struct sockaddr_in *to = (void *)(low + 100);
 	uint32_t at = (uint32_t)(uintptr_t)low;
-	long fd;
+	long fd, ret;
 
 	to->sin_family = AF_INET;
 	to->sin_port = htons(atoi(port));
-	to->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	to->sin_addr.s_addr = ip ? inet_addr(ip) : htonl(INADDR_LOOPBACK);
 	if (!by_socketcall) {
 		fd = call32(359, AF_INET, SOCK_STREAM, 0);
 		return call32(362, fd, at + 400, sizeof(*to)) != 0;
@@ -82,7 +82,10 @@ static int connect32(const char *port, int by_socketcall)
 	low[0] = fd;
 	low[1] = at + 400;
 	low[2] = sizeof(*to);
-	return call32(102, 3, at, 0) != 0;
+	ret = call32(102, 3, at, 0);
+	if (ip)
+		printf("%ld\n", ret);
+	return ret != 0;
 #else
 	return 77;
 #endif
@@ -170,7 +173,7 @@ static int uring(int argc, char **argv)
 		e.opcode = IORING_OP_CONNECT;
 		e.fd = socket(AF_INET, SOCK_STREAM, 0);
 		to.sin_port = htons(atoi(argv[1]));
-		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		to.sin_addr.s_addr = argc > 2 ? inet_addr(argv[2]) : htonl(INADDR_LOOPBACK);
 		e.addr = (uintptr_t)&to;
 		e.off = sizeof(to);
 	} else if (!strcmp(what, "sendmsg")) {
@@ -258,7 +261,7 @@ int main(int argc, char **argv)
 	if (argc > 2 && !strcmp(argv[1], "int80"))
 		return int80(argc - 2, argv + 2);
 	if (argc > 3 && !strcmp(argv[1], "connect32"))
-		return connect32(argv[2], atoi(argv[3]));
+		return connect32(argv[2], atoi(argv[3]), argc > 4 ? argv[4] : NULL);
 	if (argc > 2 && !strcmp(argv[1], "uring"))
 		return uring(argc - 2, argv + 2);
 	return 2;

@@ -124,11 +124,15 @@ int sock_gone(struct bpf_sock *ctx)
 
 struct layers { u32 payload; u32 len; u16 sport, dport; u8 proto; u8 v6; u8 src[16], dst[16]; };
 
-/* Where the payload of a TCP or UDP packet starts. Extension headers of IPv6 are not followed. */
+enum { IPV6_HOPS = 0, IPV6_ROUTING = 43, IPV6_FRAGMENT = 44, IPV6_OPTIONS = 60, MAX_EXTENSIONS = 6 };
+
+/* Where the payload of a TCP or UDP packet starts. A socket can have its packets bear four extension
+ * headers of IPv6 at most (RFC 3542), and the kernel one of a fragment. */
 HOT bool find_layers(struct __sk_buff *skb, struct layers *l)
 {
 	u8 head[40];
 	u32 at;
+	int i;
 
 	if (bpf_skb_load_bytes(skb, 0, head, 20))
 		return false;
@@ -146,6 +150,17 @@ HOT bool find_layers(struct __sk_buff *skb, struct layers *l)
 		l->v6 = 1;
 		__builtin_memcpy(l->src, head + 8, 16);
 		__builtin_memcpy(l->dst, head + 24, 16);
+		for (i = 0; i < MAX_EXTENSIONS; i++) {
+			if (l->proto != IPV6_HOPS && l->proto != IPV6_ROUTING && l->proto != IPV6_FRAGMENT &&
+			    l->proto != IPV6_OPTIONS)
+				break;
+			if (bpf_skb_load_bytes(skb, at, head, 8))
+				return false;
+			if (l->proto == IPV6_FRAGMENT && (head[2] || head[3] & 0xf8))
+				return false; /* not the first: no ports */
+			at += l->proto == IPV6_FRAGMENT ? 8 : 8 * (head[1] + 1);
+			l->proto = head[0];
+		}
 	}
 	if (l->proto != IPPROTO_TCP && l->proto != IPPROTO_UDP)
 		return false;
@@ -204,16 +219,22 @@ static __noinline int tell_dropped(const struct owner *o, const struct guard_end
 {
 	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id,
 			 .span = o->span, .tid = o->tid, .labels = o->labels | current_labels(o->proc) };
-	struct hw_event e;
+	u32 obj = plain_end(end->addr, true, end->port, HW_POLICY, w.cgroup);
+	struct scratch *s = scratch_get(HW_POLICY, w.cgroup); /* the stack is deep already */
+	struct hw_event *e;
 
-	event_fill(&e, &w, HW_POLICY, 0);
-	e.flags = HW_A_CONNECT | HW_DONE_DROPPED << 16;
-	e.ret = -EPERM;
-	e.num2 = settings.policy;
-	e.obj = plain_end(end->addr, true, end->port, HW_POLICY, w.cgroup);
-	w.same = e.flags;
-	if (!repeated(&w, e.obj, 0, HW_POLICY, true))
-		send_first(&e);
+	if (!s)
+		return 0;
+	e = (void *)s->data;
+	event_fill(e, &w, HW_POLICY, 0);
+	e->flags = HW_A_CONNECT | HW_DONE_DROPPED << 16;
+	e->ret = -EPERM;
+	e->num2 = settings.policy;
+	e->obj = obj;
+	w.same = e->flags;
+	if (!repeated(&w, obj, 0, HW_POLICY, true))
+		send_first(e);
+	scratch_put(s);
 	return 0;
 }
 
@@ -222,12 +243,13 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 {
 	u32 generation = settings.policy, scope;
 	struct guard_end end = {};
+	u64 cookie, container;
 	struct owner *o;
-	u64 cookie;
 
 	if (!generation)
 		return false;
-	scope = scope_of_packet(skb, generation);
+	container = container_of_packet(skb, generation);
+	scope = container ? scope_in(container, generation) : 0;
 	if (!scope)
 		return false;
 	cookie = bpf_get_socket_cookie(skb);
@@ -239,7 +261,7 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 	else
 		end_v4(&end, *(u32 *)l->dst, 0);
 	end.port = l->dport;
-	if (!guard_packet(&end, scope, o->labels | current_labels(o->proc), o->span))
+	if (!guard_packet(&end, scope, o->labels | o->held | current_labels(o->proc), o->span))
 		return false;
 	tell_dropped(o, &end);
 	return true;
@@ -273,13 +295,14 @@ HOT bool packet_end(struct __sk_buff *skb, struct guard_end *end)
 static __noinline int is_held(struct __sk_buff *skb)
 {
 	struct guard_held_key key = {};
+	u64 now = bpf_ktime_get_boot_ns(), container;
 	u32 generation = settings.policy;
 	struct guard_held *held;
-	u64 now = bpf_ktime_get_boot_ns();
 
 	if (!generation || settings.policy_held < now >> 30 || !packet_end(skb, &key.end))
 		return false;
-	key.scope = scope_of_packet(skb, generation);
+	container = container_of_packet(skb, generation);
+	key.scope = container ? scope_in(container, generation) : 0;
 	if (!key.scope)
 		return false;
 	held = bpf_map_lookup_elem(&guard_holds, &key);
@@ -292,7 +315,7 @@ static __noinline int is_held(struct __sk_buff *skb)
 
 HOT int packet(struct __sk_buff *skb, u16 outgoing)
 {
-	struct layers l;
+	struct layers l = {}; /* an address of IPv4 is told from others by all 16 bytes */
 	struct owner *o;
 	u64 cookie, cgroup;
 	u8 head[6];
@@ -324,6 +347,8 @@ HOT int packet(struct __sk_buff *skb, u16 outgoing)
 	o = bpf_map_lookup_elem(&owners, &cookie);
 	if (o)
 		__sync_fetch_and_add(outgoing ? &o->bytes_out : &o->bytes_in, l.len);
+	if (l.sport == 53 && is_posed(skb, l.src, outgoing) && !outgoing)
+		return 1;
 	if ((outgoing ? l.dport : l.sport) != 53 || l.len < 12)
 		return 1;
 	cgroup = o ? o->cgroup : bpf_skb_cgroup_id(skb);

@@ -125,7 +125,7 @@ int BPF_PROG(guard_program, struct task_struct *task, int old_pid, struct linux_
 {
 	struct file *file;
 
-	if (!settings.policy || fixed.lsm_tier || is_agent() || in_host_mounts())
+	if (!settings.policy || fixed.lsm_tier || is_agent() || is_of_host())
 		return 0;
 	file = BPF_CORE_READ(bprm, file);
 	if (file && guard_asks(HW_A_EXEC | HW_DONE_KILLED << 16, (u64)BPF_CORE_READ(file, f_path.mnt),
@@ -143,7 +143,7 @@ int BPF_PROG(guard_program, struct task_struct *task, int old_pid, struct linux_
 SEC("lsm/bprm_check_security")
 int BPF_PROG(guard_bprm, struct linux_binprm *bprm)
 {
-	if (!settings.policy || is_agent() || in_host_mounts())
+	if (!settings.policy || is_agent() || is_of_host())
 		return 0;
 	return guard_file(HW_A_EXEC, bprm->file, 0) ? -EPERM : 0;
 }

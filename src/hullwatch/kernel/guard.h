@@ -25,7 +25,7 @@ struct {
 } guarded SEC(".maps");
 
 /* Which scope a cgroup came out to be in, at any level below. */
-struct guard_leaf { u32 generation, changes, scope, pad; };
+struct guard_leaf { u32 generation, changes, scope, pad; u64 container; };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -67,13 +67,15 @@ struct {
 
 /*
  * Processes that run a program of their container. One that is in its cgroup and does not is the
- * runtime's, which sets it up.
+ * runtime's, which sets it up. As many as a host can have, or else whoever forks enough gets out.
  */
+struct guard_inside { u64 proc, container; }; /* process key; its cgroup, 0 until it is asked about */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32); /* tgid */
-	__type(value, u64); /* process key; 0: as user space said */
+	__type(value, struct guard_inside);
 } guard_inside SEC(".maps");
 
 struct guard_path {
@@ -100,6 +102,22 @@ HOT u32 scope_in(u64 cgroup, u32 generation)
 	return g->generation[generation & 1] == generation ? g->scope[generation & 1] : 0;
 }
 
+/* A process that came with a container and has moved to another cgroup is still that container's. */
+HOT u64 container_left(void)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct guard_inside *in = bpf_map_lookup_elem(&guard_inside, &tgid);
+
+	return in && in->proc == key_of((void *)bpf_get_current_task()) ? in->container : 0;
+}
+
+HOT u32 scope_left(u32 generation)
+{
+	u64 container = container_left();
+
+	return container ? scope_in(container, generation) : 0;
+}
+
 /* Of whoever runs now; 0: nobody that policies speak of. The outermost container counts. */
 __noinline u32 scope_here(u32 generation)
 {
@@ -108,7 +126,7 @@ __noinline u32 scope_here(u32 generation)
 	int level;
 
 	if (known && known->generation == generation && known->changes == settings.policy_changes)
-		return known->scope;
+		return known->scope ? known->scope : scope_left(generation);
 	new.generation = generation;
 	new.changes = settings.policy_changes;
 	for (level = 1; level <= GUARD_DEPTH; level++) {
@@ -116,49 +134,97 @@ __noinline u32 scope_here(u32 generation)
 		if (!above)
 			break;
 		new.scope = scope_in(above, generation);
-		if (new.scope)
+		if (new.scope) {
+			new.container = above;
 			break;
+		}
 	}
 	bpf_map_update_elem(&guard_leaves, &cgroup, &new, BPF_ANY);
-	return new.scope;
+	return new.scope ? new.scope : scope_left(generation);
+}
+
+/* Of a process for which scope_here has found something. */
+HOT u64 container_here(void)
+{
+	u64 cgroup = bpf_get_current_cgroup_id();
+	struct guard_leaf *known = bpf_map_lookup_elem(&guard_leaves, &cgroup);
+
+	return known && known->container ? known->container : container_left();
 }
 
 HOT bool is_inside(void)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	u64 *key = bpf_map_lookup_elem(&guard_inside, &tgid);
+	struct guard_inside *in = bpf_map_lookup_elem(&guard_inside, &tgid);
 
-	return key && (!*key || *key == key_of((void *)bpf_get_current_task()));
+	return in && in->proc == key_of((void *)bpf_get_current_task());
+}
+
+HOT void remember_container(void)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct guard_inside *in = bpf_map_lookup_elem(&guard_inside, &tgid);
+
+	if (in && !in->container)
+		in->container = container_here();
+}
+
+HOT bool has_host_mounts(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == settings.host_mnt;
 }
 
 HOT bool in_host_mounts(void)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == settings.host_mnt;
+	return has_host_mounts((void *)bpf_get_current_task());
 }
 
-__noinline int put_inside(u32 tgid, u64 proc, u64 cgroup)
+__noinline int put_inside(u32 tgid, u64 proc, u64 container)
 {
-	if (bpf_map_update_elem(&guard_inside, &tgid, &proc, BPF_ANY))
-		lost(HW_L_GUARD, HW_POLICY, cgroup);
+	struct guard_inside in = { .proc = proc, .container = container };
+
+	if (bpf_map_update_elem(&guard_inside, &tgid, &in, BPF_ANY))
+		lost(HW_L_GUARD, HW_POLICY, container);
 	return 0;
 }
 
+/* With no policy in force, too: the next one counts for whoever runs already. */
 __noinline int guard_exec(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	u32 generation = settings.policy;
+	u64 container = 0;
 
-	if (generation && scope_here(generation) && !in_host_mounts())
-		put_inside(BPF_CORE_READ(task, tgid), key_of(task), cgroup_of(task));
-	return 0;
+	if (in_host_mounts() && !container_left())
+		return 0;
+	if (generation && scope_here(generation))
+		container = container_here();
+	return put_inside(BPF_CORE_READ(task, tgid), key_of(task), container);
 }
 
 HOT void guard_fork(u32 child_tgid, u64 child)
 {
-	if (settings.policy && is_inside())
-		put_inside(child_tgid, child, bpf_get_current_cgroup_id());
+	u32 generation = settings.policy;
+	u64 container = 0;
+
+	if (!is_inside())
+		return;
+	if (generation && scope_here(generation))
+		container = container_here();
+	put_inside(child_tgid, child, container);
+}
+
+/* It sets containers up, or has nothing to do with one; whoever has come out of one is none of these. */
+HOT bool is_of_host(void)
+{
+	return in_host_mounts() && !is_inside();
+}
+
+/* One that was there before. */
+HOT void guard_found(struct task_struct *task, u32 tgid, u64 proc)
+{
+	if (BPF_CORE_READ(task, mm) && !has_host_mounts(task))
+		put_inside(tgid, proc, 0);
 }
 
 HOT void guard_exit(u32 tgid)
@@ -283,6 +349,7 @@ HOT bool guard_begin(struct guard *g, u16 action)
 	scope = scope_here(generation);
 	if (!scope)
 		return false;
+	remember_container();
 	guard_fill(g, generation, scope, action, settings.labels & HW_CARRIED ? own_labels() : 0);
 	if (settings.policy_tools)
 		g->key.tool = tool_of(current_span());
@@ -290,7 +357,7 @@ HOT bool guard_begin(struct guard *g, u16 action)
 }
 
 /* In the scratch: GUARD_PATH is done with by then. num: of HW_POLICY, see sensor/events.py. */
-__noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 port)
+__noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 marks)
 {
 	u64 cgroup = bpf_get_current_cgroup_id();
 	struct scratch *s = scratch_get(HW_POLICY, cgroup);
@@ -306,7 +373,7 @@ __noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 port)
 	e->ret = action_done >> 16 == HW_DONE_TOLD ? 0 : -EPERM;
 	e->num = num;
 	e->num2 = settings.policy;
-	e->port = port;
+	e->marks = marks;
 	if (obj == SHED)
 		e->marks |= HW_M_STR_LOST;
 	else
@@ -351,8 +418,8 @@ HOT void guard_match(struct scratch *s, u32 start, u32 table, bool second)
 }
 
 /*
- * The container's own files have a second name where they are mounted once more: where they lie in
- * their file system. It can only forbid.
+ * The container's own files have a second name: where they lie in their file system, wherever that is
+ * mounted once more, or somebody's root directory is now. It can only forbid.
  */
 __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 {
@@ -370,7 +437,8 @@ __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 	if (want > PATH_END - start || (s->data[start & (2 * ARGV_ROOM - 1)] != '/' && !is_pseudo(d)))
 		((struct guard_path *)&s->data[GUARD_PATH])->unknown = 1;
 	guard_match(s, start, table, false);
-	if (mnt == (u64)BPF_CORE_READ(task, fs, root.mnt) || BPF_CORE_READ(d, d_sb) != BPF_CORE_READ(root, d_sb))
+	if (BPF_CORE_READ(d, d_sb) != BPF_CORE_READ(root, d_sb) &&
+	    BPF_CORE_READ(d, d_sb, s_magic) != OVERLAYFS_MAGIC) /* its root may be elsewhere by now */
 		return 0;
 	w.data = s->data;
 	w.dentry = d;
@@ -449,7 +517,10 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 
 HOT void guard_facts(struct guard *g, struct inode *inode)
 {
-	if (settings.policy_facts[g->key.generation & 1] & HW_FACT_UPPER && on_overlay(inode) && on_upper_layer(inode))
+	if (!(settings.policy_facts[g->key.generation & 1] & HW_FACT_UPPER))
+		return;
+	/* What is in memory alone, a memfd too, came with no image. */
+	if (on_upper_layer(inode) || BPF_CORE_READ(inode, i_sb, s_magic) == TMPFS_MAGIC)
 		g->key.facts |= HW_FACT_UPPER;
 }
 
@@ -473,7 +544,8 @@ __noinline int guard_asks(u32 action_done, u64 mnt, u64 dentry, u64 inode, u64 n
 		return 0;
 	if (says == TOLD)
 		action_done = action;
-	guard_tell(action_done, path_id(mnt, dentry, 0, HW_POLICY, bpf_get_current_cgroup_id()), num, 0);
+	guard_tell(action_done, path_id(mnt, dentry, 0, HW_POLICY, bpf_get_current_cgroup_id()), num,
+		   g.key.facts & HW_FACT_UPPER ? HW_M_UPPER : 0);
 	return says == STOPPED ? -EPERM : 0;
 }
 
@@ -604,24 +676,53 @@ __noinline int guard_hold(const struct guard_end *end, u32 scope, u32 labels)
 
 /* ---- open connections --------------------------------------------------------------------- */
 
-HOT u32 scope_of_packet(struct __sk_buff *skb, u32 generation)
+/* 0: of nobody that policies speak of. */
+HOT u64 container_of_packet(struct __sk_buff *skb, u32 generation)
 {
 	u64 cgroup = bpf_skb_cgroup_id(skb), above;
 	struct guard_leaf *known = bpf_map_lookup_elem(&guard_leaves, &cgroup);
-	u32 scope;
 	int level;
 
 	if (known && known->generation == generation && known->changes == settings.policy_changes)
-		return known->scope;
+		return known->container;
 	for (level = 1; level <= GUARD_DEPTH; level++) {
 		above = bpf_skb_ancestor_cgroup_id(skb, level);
 		if (!above)
 			return 0;
-		scope = scope_in(above, generation);
-		if (scope)
-			return scope;
+		if (scope_in(above, generation))
+			return above;
 	}
 	return 0;
+}
+
+/*
+ * Whoever may take any address for its own (CAP_NET_RAW: IP_TRANSPARENT) can answer itself in a
+ * resolver's name. What a container has sent as a name server it is not believed to have been told.
+ */
+struct guard_posed { u64 container; u8 addr[16]; };
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH); /* an entry is made anew by each such packet, before it arrives */
+	__uint(max_entries, 4096);
+	__type(key, struct guard_posed);
+	__type(value, u8);
+} guard_posed SEC(".maps");
+
+/* A packet from port 53. True: it comes from the container itself. */
+HOT bool is_posed(struct __sk_buff *skb, const u8 *from, bool outgoing)
+{
+	u32 generation = settings.policy;
+	struct guard_posed key = {};
+	u8 one = 1;
+
+	if (!generation)
+		return false;
+	key.container = container_of_packet(skb, generation);
+	if (!key.container)
+		return false;
+	__builtin_memcpy(key.addr, from, 16);
+	if (outgoing)
+		bpf_map_update_elem(&guard_posed, &key, &one, BPF_ANY);
+	return outgoing || bpf_map_lookup_elem(&guard_posed, &key);
 }
 
 /*

@@ -107,6 +107,63 @@ __noinline int gave_file(u64 file_address)
 	return is_inet(family) ? gave_to_connection((u64)sk, labels) : 0;
 }
 
+/* ---- connections in hand ------------------------------------------------------------------ */
+
+#define MAX_FDS 65536
+
+static long hold_connection(u32 fd, u32 *labels)
+{
+	struct file *file = file_of(fd);
+	struct socket *socket;
+	struct owner *o;
+	struct sock *sk;
+	u64 cookie;
+
+	if (!file || !is_socket(file))
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(socket, sk);
+	if (!sk || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
+		return 0;
+	cookie = cookie_of(sk);
+	o = bpf_map_lookup_elem(&owners, &cookie);
+	if (o)
+		__sync_fetch_and_or(&o->held, *labels);
+	return 0;
+}
+
+/*
+ * A parent may have opened it, or another process have handed it over. Told when it is written to;
+ * policy cannot wait for that, as then the first bytes are on their way.
+ */
+__noinline int hold_connections(u32 labels)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	u32 count = BPF_CORE_READ(task, files, fdt, max_fds);
+
+	if (!settings.policy)
+		return 0;
+	bpf_loop(count < MAX_FDS ? count : MAX_FDS, hold_connection, &labels, 0);
+	return 0;
+}
+
+/* A message may have brought some. */
+__noinline int took_fds(int fd)
+{
+	struct file *file = file_of(fd);
+	u32 labels = own_labels();
+	struct socket *socket;
+	struct sock *sk;
+
+	if (!labels || !file || !is_socket(file))
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(socket, sk);
+	if (sk && BPF_CORE_READ(sk, __sk_common.skc_family) == AF_UNIX)
+		hold_connections(labels);
+	return 0;
+}
+
 /* Families of calls that move data, by which argument is the fd it comes from or goes to. */
 SEC("tp_btf/sys_exit")
 int BPF_PROG(exit_data, struct pt_regs *regs, long ret)
@@ -115,12 +172,14 @@ int BPF_PROG(exit_data, struct pt_regs *regs, long ret)
 	u16 marks, op;
 	bool compat;
 
-	if (ret <= 0)
+	if (ret < 0)
 		return 0;
 	op = call_start(regs, &compat, &marks);
-	switch (op) {
-	case 0:
+	if (op == HW_OP_recvmsg || op == HW_OP_recvmmsg)
+		took_fds(sock_arg(regs, 0, compat));
+	if (!op || !ret)
 		return 0;
+	switch (op) {
 	case HW_OP_write:
 	case HW_OP_writev:
 	case HW_OP_pwrite64:

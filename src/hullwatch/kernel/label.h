@@ -225,6 +225,9 @@ __noinline int tell_label(u32 labels, u32 obj, u64 ino, u32 kind)
 	return 0;
 }
 
+/* Whatever connections the process in hand has, it may send this over: label.bpf.c. */
+__noinline int hold_connections(u32 labels);
+
 /* The process in hand gets these; returns those that it had not. */
 __noinline u32 gained(u32 labels)
 {
@@ -233,6 +236,7 @@ __noinline u32 gained(u32 labels)
 	labels &= ~labels_of(proc);
 	if (!labels || (outside() && !settings.label_host) || put_process(proc, proc & 0x3fffff, labels, bpf_get_current_cgroup_id()))
 		return 0;
+	hold_connections(labels);
 	return labels;
 }
 

@@ -424,8 +424,7 @@ HOT int process_ended(struct task_struct *task)
 		tap_forget(task->tgid);
 	if (settings.labels)
 		label_forget(task->tgid);
-	if (settings.policy)
-		guard_exit(task->tgid);
+	guard_exit(task->tgid);
 	event_fill(&e, &w, HW_EXIT, 0);
 	code = signal->group_exit_code;
 	e.flags = code ? code : task->exit_code;
@@ -493,6 +492,7 @@ int snapshot(struct bpf_iter__task *ctx)
 	p->cls = HW_TASK;
 	task = BPF_CORE_READ(task, group_leader); /* itself, as a plain address */
 	fill(p, task, BPF_CORE_READ(task, mm, exe_file));
+	guard_found(task, BPF_CORE_READ(task, tgid), key_of(task));
 	if (bpf_ringbuf_output(&procs, p, sizeof(*p), BPF_RB_NO_WAKEUP))
 		lost(HW_L_PROC, HW_TASK, p->cgroup);
 	scratch_put(s);

@@ -17,7 +17,7 @@ struct owner {
 	u32 tid, labels;
 	u16 incoming;
 	u16 hello; /* a ClientHello was taken from it */
-	u32 pad;
+	u32 held;  /* labels of all who have had it in hand; only policy asks for these */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -86,7 +86,6 @@ class Guard:
         self._nets = maps("guard_nets")
         self._ports = maps("guard_ports")
         self._names = maps("guard_names")
-        self._inside = maps("guard_inside")
         self._tools = maps("guard_tools")
         self._answered = maps("guard_answered")
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
@@ -211,11 +210,6 @@ class Guard:
         if self._scopes.pop(cgroup, None) is not None:
             self._guarded.delete(struct.pack("<Q", cgroup))
             self._changed()
-
-    def inside(self, tgids: Iterable[int]) -> None:
-        """Processes that run a program of their container already."""
-        for tgid in tgids:
-            self._put(self._inside, struct.pack("<I", tgid), bytes(8), [])
 
     def _changed(self) -> None:
         changes = int(self._programs.settings["policy_changes"][0])

@@ -1,0 +1,110 @@
+"""What policies in force prevent, tier by tier, when somebody tries to get around them.
+
+One row an attempt. tests/live/test_guard_bypasses.py makes each of them, in a container that
+policies hold and in one that they do not, and holds the rows to what comes of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hullwatch.sensor.tier import Tier
+
+__all__ = ["PROMISES", "Promise", "promises"]
+
+
+class Promise(NamedTuple):
+    """key: of the test. attempt: what is tried. tiers: where it is prevented. mend: what an
+    operator can do where it is not, '' if it is prevented everywhere."""
+
+    key: str
+    attempt: str
+    tiers: frozenset[Tier]
+    mend: str = ""
+
+    def kept(self, tier: Tier) -> bool:
+        """Whether it is prevented there."""
+        return tier in self.tiers
+
+
+_BOTH = frozenset({Tier.LSM, Tier.TRACEPOINT})
+_LSM = frozenset({Tier.LSM})
+_NOWHERE: frozenset[Tier] = frozenset()
+_BOOT = 'boot with "bpf" in the lsm= kernel parameter'
+_NAMES = "forbid `resource.upper` as well, or permit programs by their paths"
+_LABELS = "forbid the helper its connections, too, or let only one process have the secret"
+
+_MOUNT = (
+    'forbid `privilege` "mount" (LSM), or take user namespaces and CAP_SYS_ADMIN from the container'
+)
+
+PROMISES: tuple[Promise, ...] = (
+    # programs
+    Promise("exec", "a forbidden program", _BOTH),
+    Promise("exec-symlink", "a forbidden program through a symbolic link", _BOTH),
+    Promise("exec-proc-root", "a forbidden program through /proc/self/root", _BOTH),
+    Promise("exec-fd", "a forbidden program by its open file (fexecve)", _BOTH),
+    Promise("exec-bind-mount", "a forbidden path mounted in another place", _BOTH),
+    Promise("exec-chroot", "a forbidden path below another root directory", _BOTH),
+    Promise("exec-renamed", "a program linked and renamed, `resource.upper` forbidden", _BOTH),
+    Promise("exec-other-name", "another name of a program that is forbidden by one of its names (busybox)", _NOWHERE, "have no such programs in the image, or permit programs by their paths"),
+    Promise("exec-copied", "a copy of a program, `resource.upper` forbidden", _BOTH),
+    Promise("exec-copied-by-name", "a copy of a program that is forbidden by its name alone", _NOWHERE, _NAMES),
+    Promise("exec-tmpfs", "a copy of a program in memory (tmpfs), `resource.upper` forbidden", _BOTH),
+    Promise("exec-memfd", "a program without a file (memfd), `resource.upper` forbidden", _BOTH),
+    Promise("exec-script-of-shell", "a script whose #! names a forbidden program", _BOTH),
+    Promise("exec-script-later", "a script that came after the image, `resource.upper` forbidden, its interpreter not", _LSM, _BOOT),
+    Promise("exec-loader", "a forbidden program given to ld.so as its argument", _LSM, _BOOT + ", or forbid ld.so"),
+    Promise("exec-interpreter", "what an interpreter does that is not forbidden itself", _NOWHERE, "forbid the interpreter, or what it must not reach: files, networks, labels"),
+    Promise("exec-race", "a link that changes its target while it is executed", _BOTH),
+    Promise("exec-namespaces", "a forbidden program in new user, mount and pid namespaces", _BOTH),
+    Promise("exec-joins", "a forbidden program started by the runtime (`docker exec`)", _BOTH),
+    # files
+    Promise("open", "a forbidden file", _LSM, _BOOT),
+    Promise("open-symlink", "a forbidden file through a symbolic link", _LSM, _BOOT),
+    Promise("open-hard-link", "a forbidden file through a new hard link", _LSM, _BOOT),
+    Promise("open-renamed", "a forbidden file linked and renamed", _LSM, _BOOT),
+    Promise("open-folder-renamed", "a forbidden file after its folder was renamed", _NOWHERE, "forbid `open-write` of the folder's own path, too"),
+    Promise("open-bind-mount", "a forbidden file whose folder is mounted in another place", _LSM, _BOOT),
+    Promise("open-volume-mounted", "a forbidden file of a volume that is mounted in another place", _NOWHERE, _MOUNT),
+    Promise("open-proc-root", "a forbidden file through /proc/self/root", _LSM, _BOOT),
+    Promise("open-proc-fd", "a forbidden file opened as a path and then through /proc/self/fd", _LSM, _BOOT),
+    Promise("open-handle", "a forbidden file by its handle (open_by_handle_at)", _LSM, _BOOT),
+    Promise("open-race", "a link that changes its target while it is opened", _LSM, _BOOT),
+    Promise("open-io-uring", "a forbidden file through io_uring", _LSM, _BOOT),
+    Promise("open-32-bit", "a forbidden file by a 32-bit call", _LSM, _BOOT),
+    Promise("open-passed", "an open file that another container hands over", _LSM, _BOOT),
+    # network
+    Promise("connect", "a forbidden address", _BOTH),
+    Promise("connect-mapped", "a forbidden IPv4 address written as IPv6", _BOTH),
+    Promise("send", "a datagram to a forbidden address", _BOTH),
+    Promise("connect-fast-open", "a forbidden address by TCP Fast Open", _BOTH),
+    Promise("connect-io-uring", "a forbidden address through io_uring", _BOTH),
+    Promise("connect-32-bit", "a forbidden address by 32-bit socketcall", _BOTH),
+    Promise("socket-raw", "a raw socket, where addresses are forbidden", _BOTH),
+    Promise("socket-icmp", "an ICMP socket, where addresses are forbidden", _BOTH),
+    Promise("socket-udplite", "a UDP-Lite socket, where addresses are forbidden", _BOTH),
+    Promise("socket-sctp", "an SCTP socket, where addresses are forbidden", _BOTH),
+    Promise("socket-packet", "a packet socket, where addresses are forbidden", _LSM, "take CAP_NET_RAW from the container"),
+    Promise("socket-vsock", "a socket to the virtual machine's host, where addresses are forbidden", _LSM, "forbid AF_VSOCK in the container's seccomp profile"),
+    Promise("connect-nested-cgroup", "a forbidden address from a cgroup below the container's", _BOTH),
+    Promise("leave-cgroup", "a forbidden address or program after moving to a cgroup outside of the container's", _BOTH),
+    Promise("connect-namespaces", "a forbidden address from new user and network namespaces", _BOTH),
+    Promise("connect-race", "an address that changes while it is connected to", _BOTH),
+    # labels
+    Promise("label-connect", "a connection after a secret was read", _BOTH),
+    Promise("label-open-connection", "a secret over a connection from before", _BOTH),
+    Promise("label-inherited", "a secret over a connection that the parent had opened", _BOTH),
+    Promise("label-passed-before", "a secret over a connection that another process had handed over", _BOTH),
+    Promise("label-passed-after", "a secret over a connection that another process hands over later", _BOTH),
+    Promise("label-helper", "a secret told to a helper that has a connection", _BOTH),
+    Promise("label-file", "a secret told in a file to whoever has a connection", _BOTH),
+    Promise("label-shared-memory", "a secret told in shared memory to whoever has a connection", _NOWHERE, _LABELS),
+    Promise("label-threads", "a secret that one thread reads and another sends", _BOTH),
+    Promise("label-routed", "a secret over a connection with a routing header (IPv6)", _BOTH),
+)  # fmt: skip
+
+
+def promises(tier: Tier) -> dict[str, bool]:
+    """Attempt by attempt, whether it is prevented on this tier."""
+    return {one.attempt: one.kept(tier) for one in PROMISES}

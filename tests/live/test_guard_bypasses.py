@@ -1,0 +1,698 @@
+"""Ways around policies: each is tried in a container that nothing holds, where it has to work, and
+in one that policies hold, where it has to end as coverage/promises.py says for this tier.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hullwatch.coverage.promises import PROMISES
+from hullwatch.sensor.tier import Tier
+from support.agent import Agent
+from support.bundles import Mount
+from support.guarded import apply
+from support.images import Image
+from support.needs import missing
+from support.puppet import Puppet
+from support.runc import Network, Runc
+from support.watch import missing_bpf
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]
+
+SOURCE = Path(__file__).parents[1] / "support" / "raw_calls.c"
+FORBIDDEN = "169.254.169.254"
+PLAIN = "198.51.100.9"
+RESOLVER = "198.51.100.53"
+
+POLICIES = """
+@id("no-metadata")
+forbid (principal, action == Action::"connect", resource is Address)
+when { context.container == "guarded" }
+when { resource has ip && resource.ip.isInRange(ip("169.254.0.0/16")) };
+
+@id("secret-stays")
+forbid (principal, action == Action::"connect", resource is Host)
+when { context.container == "guarded" && context.labels.contains("secret") }
+unless { resource.name == "localhost" };
+
+@id("no-shell")
+forbid (principal, action == Action::"exec", resource)
+when { context.container == "guarded" && ["sh", "ash"].contains(resource.name) };
+
+@id("no-path")
+forbid (principal, action == Action::"exec", resource)
+when { context.container == "guarded" }
+when { ["/bin/true", "/opt/names/forbidden"].contains(resource.path) };
+
+@id("no-later-code")
+forbid (principal, action == Action::"exec", resource)
+when { context.container == "guarded" && resource has upper && resource.upper }
+unless { resource.path like "/opt/names/*" };
+
+@id("no-shadow")
+forbid (principal, action == Action::"open-read", resource)
+when { context.container == "guarded" }
+when { ["/etc/shadow", "/shared/secret", "/opt/folder/secret"].contains(resource.path) };
+
+@id("programs")
+permit (principal == Workload::"listed", action == Action::"exec", resource)
+when { resource.path like "/usr/bin/python3*" || resource.path == "/bin/sleep" };
+
+@id("files")
+permit (principal == Workload::"listed", action == Action::"open-read", resource)
+when { ["/usr", "/lib", "/lib64", "/opt", "/tmp", "/dev", "/proc"].contains(resource.path)
+    || resource.path like "/usr/*" || resource.path like "/lib*" || resource.path like "/tmp/*"
+    || resource.path like "/dev/*" || resource.path like "/proc/*" || resource.path like "/opt/*"
+    || resource.path like "/etc/ld.so*" || resource.path like "/puppet*" };
+
+@id("hosts")
+permit (principal == Workload::"listed", action == Action::"connect", resource is Host)
+when { resource.name like "*.good.example" };
+"""
+
+PRELUDE = f"""
+import array, mmap
+FORBIDDEN, PLAIN, RESOLVER = {FORBIDDEN!r}, {PLAIN!r}, {RESOLVER!r}
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    result = getattr(libc, name)(*arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return result
+def mount(source, target, kind=None, flags=0, data=None):
+    call('mount', source.encode(), target.encode(), kind and kind.encode(), flags, data)
+BIND = 4096
+def shell(path, name='sh'):
+    return subprocess.run([name, '-c', 'exit 7'], executable=path).returncode == 7
+def true(path):
+    return subprocess.run(['true'], executable=path).returncode == 0
+def place(suffix=''):
+    return '/tmp/' + os.urandom(6).hex() + suffix
+def folder():
+    os.makedirs(made := place())
+    return made
+def refused(act):
+    try:
+        act()
+    except ConnectionRefusedError:
+        return True
+def tried(act):
+    try:
+        return act()
+    except PermissionError:
+        return False
+def reach(family=socket.AF_INET, address=FORBIDDEN):
+    return refused(lambda: socket.socket(family).connect((address, 80)))
+def secret():
+    return open('/root/.aws/credentials').read()
+def link():
+    server = socket.create_server((PLAIN, 0))
+    client = socket.create_connection(server.getsockname(), timeout=5)
+    peer, _ = server.accept()
+    peer.settimeout(0.25)
+    return client, peer
+def arrives(peer):
+    try:
+        return bool(peer.recv(100))
+    except TimeoutError:
+        return False
+def sends(sock):
+    sock.setblocking(False)
+    return sock.send(b'secret')
+"""
+
+
+class Stage(NamedTuple):
+    agent: Agent
+    tier: Tier
+    guarded: Puppet
+    free: Puppet
+    listed: Puppet
+    store: Path
+
+
+ATTEMPTS: dict[str, Callable[[Stage, Puppet], object]] = {}
+"""By the key of a promise. True: it has worked. None: the process was killed."""
+
+
+def attempt(key: str) -> Callable[[Callable[[Stage, Puppet], object]], None]:
+    def keep(act: Callable[[Stage, Puppet], object]) -> None:
+        ATTEMPTS[key] = act
+
+    return keep
+
+
+def code(key: str, text: str) -> None:
+    ATTEMPTS[key] = lambda _, puppet: puppet.do(PRELUDE + text)
+
+
+# -- programs ---------------------------------------------------------------------------------
+
+code("exec", "said = shell('/bin/sh')")
+code("exec-symlink", "os.symlink('/bin/sh', at := place()); said = shell(at)")
+code(
+    "exec-proc-root", "said = shell('/proc/self/root/bin/sh') and true('/proc/self/root/bin/true')"
+)
+code(
+    "exec-fd",
+    """
+fd = os.open('/bin/true', os.O_RDONLY)
+if (child := os.fork()) == 0:
+    os.execve(fd, ['true'], {})
+said = os.waitpid(child, 0)[1] == 0
+""",
+)
+code(
+    "exec-bind-mount",
+    """
+mount('/bin', at := folder(), None, BIND)
+open(one := place(), 'w').close()
+mount('/bin/true', one, None, BIND)
+said = true(at + '/true') or true(one)
+""",
+)
+code(
+    "exec-chroot",
+    """
+mount('jail', at := folder(), 'tmpfs')
+for name in ('bin', 'lib', 'lib64', 'usr'):
+    if os.path.isdir('/' + name):
+        os.mkdir(at + '/' + name)
+        mount('/' + name, at + '/' + name, None, BIND)
+def inside():
+    os.chroot(at)
+    os.chdir('/')
+first = subprocess.run(['true'], executable='/bin/true', preexec_fn=inside).returncode == 0
+at += '/bin'
+said = first or subprocess.run(['true'], executable='/true', preexec_fn=inside).returncode == 0
+""",
+)
+code(
+    "exec-renamed",
+    """
+os.link('/bin/busybox', first := '/bin/' + os.urandom(6).hex())
+os.rename(first, second := '/bin/' + os.urandom(6).hex())
+said = shell(second)
+""",
+)
+code("exec-other-name", "said = shell('/bin/sleep')")
+code("exec-copied", "import shutil; said = shell(shutil.copy('/bin/busybox', place()))")
+code(
+    "exec-copied-by-name",
+    "import shutil; said = shell(shutil.copy('/bin/busybox', '/opt/names/' + os.urandom(6).hex()))",
+)
+code(
+    "exec-tmpfs",
+    "import shutil; said = shell(shutil.copy('/bin/busybox', '/dev/' + os.urandom(6).hex()))",
+)
+code(
+    "exec-memfd",
+    """
+fd = os.memfd_create('x')
+os.write(fd, open('/bin/busybox', 'rb').read())
+said = shell(f'/proc/self/fd/{fd}') if False else None
+if (child := os.fork()) == 0:
+    os.execve(fd, ['sh', '-c', 'exit 7'], {})
+said = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+""",
+)
+code(
+    "exec-script-of-shell",
+    """
+at = '/opt/names/' + os.urandom(6).hex()
+open(at, 'w').write('#!/bin/sh\\nexit 7\\n')
+os.chmod(at, 0o755)
+said = subprocess.run([at]).returncode == 7
+""",
+)
+code(
+    "exec-script-later",
+    """
+open(at := place(), 'w').write('#!/usr/bin/python3\\nraise SystemExit(7)\\n')
+os.chmod(at, 0o755)
+said = subprocess.run([at]).returncode == 7
+""",
+)
+code(
+    "exec-loader",
+    """
+import glob
+loader = (glob.glob('/lib64/ld-linux*') + glob.glob('/lib/ld-linux*'))[0]
+said = subprocess.run([loader, '/opt/names/forbidden', '-c', 'raise SystemExit(7)']).returncode == 7
+""",
+)
+code(
+    "exec-interpreter",
+    "said = subprocess.run(['python3', '-c', 'raise SystemExit(7)']).returncode == 7",
+)
+code(
+    "exec-race",
+    """
+os.symlink('/opt/names/raw_calls', at := place())
+os.symlink('/opt/names/raw_calls', good := place())
+os.symlink('/bin/sh', bad := place())
+stop = False
+def flip():
+    while not stop:
+        for one in (bad, good):
+            os.symlink(os.readlink(one), new := place())
+            os.replace(new, at)
+flipper = threading.Thread(target=flip)
+flipper.start()
+ended = set()
+for _ in range(80):
+    ended.add(subprocess.run(['sh', '-c', 'exit 7'], executable=at, stderr=-3).returncode)
+stop = True
+flipper.join()
+said = 7 in ended
+""",
+)
+code(
+    "exec-namespaces",
+    """
+if (child := os.fork()) == 0:
+    call('unshare', 0x10000000 | 0x20000000 | 0x20000)
+    if (inner := os.fork()) == 0:
+        os._exit(7 if shell('/bin/sh') or true('/bin/true') else 0)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+said = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+""",
+)
+
+
+@attempt("exec-joins")
+def _(_: Stage, puppet: Puppet) -> object:
+    return puppet.container.exec(["/bin/sh", "-c", "exit 7"]).status == 7
+
+
+# -- files ------------------------------------------------------------------------------------
+
+code("open", "said = open('/etc/shadow').read() != ''")
+code("open-symlink", "os.symlink('/etc/shadow', at := place()); said = open(at).read() != ''")
+code(
+    "open-hard-link",
+    "os.link('/etc/shadow', at := '/etc/' + os.urandom(6).hex()); said = open(at).read() != ''",
+)
+code(
+    "open-renamed",
+    "os.link('/shared/secret', a := '/shared/a'); os.rename(a, b := '/shared/b'); said = open(b).read() != ''; os.unlink(b)",
+)
+code(
+    "open-folder-renamed",
+    """
+os.rename('/opt/folder', '/opt/another')
+try:
+    said = open('/opt/another/secret').read() != ''
+finally:
+    os.rename('/opt/another', '/opt/folder')
+""",
+)
+code(
+    "open-bind-mount",
+    """
+mount('/etc', at := folder(), None, BIND)
+said = open(at + '/shadow').read() != ''
+""",
+)
+code(
+    "open-volume-mounted",
+    """
+mount('/shared', at := folder(), None, BIND)
+said = open(at + '/secret').read() != ''
+""",
+)
+code("open-proc-root", "said = open('/proc/self/root/etc/shadow').read() != ''")
+code(
+    "open-proc-fd",
+    "fd = os.open('/etc/shadow', os.O_PATH); said = open(f'/proc/self/fd/{fd}').read() != ''",
+)
+code(
+    "open-handle",
+    """
+class Handle(ctypes.Structure):
+    _fields_ = [('bytes', ctypes.c_uint), ('type', ctypes.c_int), ('data', ctypes.c_char * 128)]
+handle, number = Handle(128), ctypes.c_int()
+call('name_to_handle_at', -100, b'/shared/secret', ctypes.byref(handle), ctypes.byref(number), 0)
+at = os.open('/shared', os.O_RDONLY)
+fd = call('open_by_handle_at', at, ctypes.byref(handle), os.O_RDONLY)
+said = os.read(fd, 100) != b''
+""",
+)
+code(
+    "open-race",
+    """
+os.symlink('/etc/hostname', at := place())
+stop = False
+def flip():
+    while not stop:
+        for one in ('/etc/shadow', '/etc/hostname'):
+            os.symlink(one, new := at + 'x')
+            os.replace(new, at)
+flipper = threading.Thread(target=flip)
+flipper.start()
+secrets = 0
+for _ in range(3000):
+    try:
+        fd = os.open(at, os.O_RDONLY)
+    except OSError:
+        continue
+    secrets += b'root:' in os.read(fd, 100)
+    os.close(fd)
+stop = True
+flipper.join()
+said = secrets > 0
+""",
+)
+code(
+    "open-io-uring",
+    "said = not subprocess.run(['/opt/names/raw_calls', 'uring', 'open', '/etc/shadow'], capture_output=True).stdout.startswith(b'-')",
+)
+code(
+    "open-32-bit",
+    "said = not subprocess.run(['/opt/names/raw_calls', 'int80', '5', '/etc/shadow', '0'], capture_output=True).stdout.startswith(b'-')",
+)
+
+
+@attempt("open-passed")
+def _(stage: Stage, puppet: Puppet) -> object:
+    giver = stage.free.begin(
+        PRELUDE
+        + """
+server = socket.socket(socket.AF_UNIX)
+server.bind('/shared/passes')
+server.listen()
+to, _ = server.accept()
+socket.send_fds(to, [b'x'], [os.open('/etc/shadow', os.O_RDONLY)])
+os.unlink('/shared/passes')
+"""
+    )
+    taken = puppet.do(
+        PRELUDE
+        + """
+while not os.path.exists('/shared/passes'):
+    time.sleep(0.01)
+time.sleep(0.02)
+client = socket.socket(socket.AF_UNIX)
+client.connect('/shared/passes')
+_, fds, _, _ = socket.recv_fds(client, 10, 1)
+said = bool(fds) and os.read(fds[0], 100) != b''
+"""
+    )
+    stage.free.end(giver)
+    return taken
+
+
+# -- network ----------------------------------------------------------------------------------
+
+code("connect", "said = reach()")
+code("connect-mapped", "said = reach(socket.AF_INET6, '::ffff:' + FORBIDDEN)")
+code("send", "said = socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', (FORBIDDEN, 80)) == 1")
+code(
+    "connect-fast-open",
+    "said = refused(lambda: socket.socket().sendto(b'x', socket.MSG_FASTOPEN, (FORBIDDEN, 80)))",
+)
+code(
+    "connect-io-uring",
+    "said = b'-111' in subprocess.run(['/opt/names/raw_calls', 'uring', 'connect', '80', FORBIDDEN], capture_output=True).stdout",
+)
+code(
+    "connect-32-bit",
+    "said = b'-111' in subprocess.run(['/opt/names/raw_calls', 'connect32', '80', '1', FORBIDDEN], capture_output=True).stdout",
+)
+code("socket-raw", "said = socket.socket(type=socket.SOCK_RAW, proto=1) is not None")
+code(
+    "socket-icmp",
+    "open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0'); said = socket.socket(type=socket.SOCK_DGRAM, proto=1) is not None",
+)
+code("socket-udplite", "said = socket.socket(type=socket.SOCK_DGRAM, proto=136) is not None")
+code("socket-sctp", "said = socket.socket(type=socket.SOCK_STREAM, proto=132) is not None")
+code("socket-packet", "said = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3) is not None")
+code("socket-vsock", "said = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) is not None")
+code(
+    "connect-nested-cgroup",
+    """
+mount('cgroup', at := folder(), 'cgroup2')
+at += next(line[3:].strip() for line in open('/proc/self/cgroup') if line.startswith('0::'))
+for _ in range(14):
+    os.mkdir(at := at + '/n')
+    open(at + '/cgroup.procs', 'w').write(str(os.getpid()))
+said = reach()
+""",
+)
+code(
+    "leave-cgroup",
+    """
+mount('cgroup', at := folder(), 'cgroup2')
+before = at + next(line[3:].strip() for line in open('/proc/self/cgroup') if line.startswith('0::'))
+os.mkdir(other := at + '/hwtest-' + os.urandom(6).hex())
+open(other + '/cgroup.procs', 'w').write(str(os.getpid()))
+try:
+    said = tried(reach) or tried(lambda: shell('/bin/sh'))
+finally:
+    open(before + '/cgroup.procs', 'w').write(str(os.getpid()))
+    os.rmdir(other)
+""",
+)
+code(
+    "connect-namespaces",
+    """
+call('unshare', 0x10000000)
+try:
+    said = reach()
+    call('unshare', 0x40000000)
+    said = said or socket.socket().connect((FORBIDDEN, 80))
+except OSError as error:
+    said = error.errno == errno.ENETUNREACH
+""",
+)
+code(
+    "connect-race",
+    """
+class Address(ctypes.Structure):
+    _fields_ = [('family', ctypes.c_ushort), ('port', ctypes.c_ushort), ('ip', ctypes.c_char * 4),
+                ('zero', ctypes.c_char * 8)]
+good, bad = (socket.inet_aton(one) for one in (PLAIN, FORBIDDEN))
+address = Address(socket.AF_INET, socket.htons(80), good)
+at = ctypes.addressof(address) + 4
+stop = False
+def flip():
+    while not stop:
+        ctypes.memmove(at, bad, 4)
+        ctypes.memmove(at, good, 4)
+flipper = threading.Thread(target=flip)
+flipper.start()
+said = False
+for _ in range(3000):
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    if libc.connect(sock.fileno(), ctypes.byref(address), 16) == 0:
+        said = said or sock.getpeername()[0] == FORBIDDEN
+    sock.close()
+stop = True
+flipper.join()
+""",
+)
+
+# -- what has been read -------------------------------------------------------------------------
+
+code("label-connect", "secret(); said = reach(address=PLAIN)")
+code(
+    "label-open-connection", "client, peer = link(); secret(); sends(client); said = arrives(peer)"
+)
+code(
+    "label-inherited",
+    """
+client, peer = link()
+if os.fork() == 0:
+    secret()
+    sends(client)
+    os._exit(0)
+said = arrives(peer)
+""",
+)
+code(
+    "label-passed-before",
+    """
+client, peer = link()
+a, b = socket.socketpair()
+if os.fork() == 0:
+    client.close()
+    (taken,) = socket.recv_fds(b, 10, 1)[1]
+    secret()
+    sends(socket.socket(fileno=taken))
+    os._exit(0)
+socket.send_fds(a, [b'x'], [client.fileno()])
+said = arrives(peer)
+""",
+)
+code(
+    "label-passed-after",
+    """
+client, peer = link()
+a, b = socket.socketpair()
+if os.fork() == 0:
+    client.close()
+    secret()
+    (taken,) = socket.recv_fds(b, 10, 1)[1]
+    sends(socket.socket(fileno=taken))
+    os._exit(0)
+time.sleep(0.05)
+socket.send_fds(a, [b'x'], [client.fileno()])
+said = arrives(peer)
+""",
+)
+code(
+    "label-helper",
+    """
+a, b = socket.socketpair()
+client, peer = link()
+if os.fork() == 0:
+    data = b.recv(100)
+    sends(client)
+    os._exit(0)
+a.sendall(secret().encode())
+said = arrives(peer)
+""",
+)
+code(
+    "label-file",
+    """
+client, peer = link()
+open(at := place(), 'w').close()
+if os.fork() == 0:
+    open(at, 'w').write(secret())
+    os._exit(0)
+os.wait()
+open(at).read()
+sends(client)
+said = arrives(peer)
+""",
+)
+code(
+    "label-shared-memory",
+    """
+client, peer = link()
+shared = mmap.mmap(-1, 4096)
+if os.fork() == 0:
+    client.close()
+    shared.write(secret().encode())
+    os._exit(0)
+os.wait()
+client.send(shared[:10])
+said = arrives(peer)
+""",
+)
+code(
+    "label-threads",
+    """
+said = False
+def once():
+    pairs = [link()]
+    client, peer = pairs[0]
+    told = threading.Event()
+    def sender():
+        told.wait()
+        sends(client)
+    thread = threading.Thread(target=sender)
+    thread.start()
+    secret()
+    told.set()
+    thread.join()
+    peer.settimeout(0.05)
+    return arrives(peer)
+for _ in range(8):
+    if (child := os.fork()) == 0:
+        os._exit(7 if once() else 0)
+    said = said or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+""",
+)
+code(
+    "label-routed",
+    """
+server = socket.create_server(('fd00::9', 0), family=socket.AF_INET6)
+client = socket.create_connection(server.getsockname()[:2], timeout=5)
+peer, _ = server.accept()
+peer.settimeout(0.25)
+client.setsockopt(41, 59, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+secret()
+sends(client)
+said = arrives(peer)
+""",
+)
+
+
+# -- the stage --------------------------------------------------------------------------------
+
+
+def compiled(folder: Path) -> Path:
+    compiler = shutil.which("clang") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs clang: apt-get install clang")
+    program = folder / "raw_calls"
+    subprocess.run([compiler, "-O1", "-w", "-o", str(program), str(SOURCE)], check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iterator[Stage]:
+    if reason := missing("runc", "ip") or missing_bpf():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("bypasses")
+    (store := folder / "store").mkdir(mode=0o700)
+    (shared := folder / "shared").mkdir()
+    (shared / "secret").write_text("root:x")
+    program = compiled(folder)
+    apply(store, POLICIES)
+    network = Network("bypasses")
+    for address in (f"{PLAIN}/32", f"{FORBIDDEN}/32", f"{RESOLVER}/32", "fd00::9/128"):
+        network.add_address(address)
+    shares = [Mount(shared, "/shared", writable=True)]
+
+    def puppet(name: str, **options: object) -> Puppet:
+        made = Puppet(runc, python_image, folder, name, network=network.path, **options)
+        files = {
+            "etc/shadow": "root:x:1::",
+            "root/.aws/credentials": "key",
+            "opt/folder/secret": "s",
+        }
+        for path, text in files.items():
+            (made.rootfs / path).parent.mkdir(parents=True, exist_ok=True)
+            (made.rootfs / path).write_text(text)
+        (made.rootfs / "opt/names").mkdir()
+        shutil.copy(program, made.rootfs / "opt/names/raw_calls")
+        python = (made.rootfs / "usr/bin/python3").resolve().name
+        shutil.copy(made.rootfs / "usr/bin" / python, made.rootfs / "opt/names/forbidden")
+        return made
+
+    try:
+        with Agent(store, rules=(), resolvers=(RESOLVER,)) as agent, Runc(python_image) as runc:
+            guarded = puppet("guarded", privileged=True, mounts=shares)
+            free = puppet("free", privileged=True, mounts=shares)
+            listed = puppet("listed")
+            guarded.until(PRELUDE + "said = reach()", "EPERM")
+            listed.until(PRELUDE + "said = reach(address=PLAIN)", "EPERM")
+            tier = Tier((agent.status() or {})["tier"])
+            yield Stage(agent, tier, guarded, free, listed, store)
+            assert not (agent.status() or {}).get("faults")
+    finally:
+        network.delete()
+
+
+def test_each_promise_is_tried():
+    assert {one.key for one in PROMISES} == {*ATTEMPTS}
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda one: one.key)
+def test_attempt(stage: Stage, promise):
+    act = ATTEMPTS[promise.key]
+    here = act(stage, stage.free)
+    if here is not True:
+        pytest.skip(f"{promise.key}: not possible here where nothing is guarded, either: {here}")
+    worked = act(stage, stage.guarded)
+    prevented = worked is not True
+    assert prevented == promise.kept(stage.tier), f"{promise.key}: {worked}"
