@@ -58,7 +58,7 @@ _PRIVILEGE = {
     int(Privilege.MODULE): Class.MODULE,
 }
 _FIRST = ROW_UNKNOWN + 1
-_FIRST_CALL = 0.15  # s that the first call of a tool waits for its answers
+_FIRST_CALL = 0.1  # s that the first call of a tool waits for its answers
 _POLL = 1.0  # s between two looks at the set in force
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -211,10 +211,11 @@ def test_the_tool_call_counts(stage: Stage):
     there = "s = socket.socket(); said = s.connect_ex(('198.51.100.9', 9))"
     script = "import socket; " + there + "; print(said)"
     child = f"said = subprocess.run(['python3', '-c', {script!r}], stdout=-1).stdout.decode()"
-    within = CALLS + "with tool_call('%s', server='files') as told: assert told; %s"
-    assert stage.guarded.do(within % ("report", there)) == 1
+    within = CALLS + "with tool_call('%s', server='files'): %s"
+    # A workload waits 0.2 s for an agent, and goes on: on a crowded machine that may be too short.
+    stage.guarded.until(within % ("report", there), 1)
     assert stage.guarded.do(within % ("list", there)) == 111
-    assert stage.guarded.do(within % ("report", child)) == "1\n"
+    stage.guarded.until(within % ("report", child), "1\n")
     told = stage.logged(policies=["no-calls-home"])
     assert told["tool_call"] and told["reason"] == "reports are written, not sent"
 

@@ -26,8 +26,14 @@ KERNELS = os.environ.get("HULLWATCH_VM_KERNELS", "6.1 6.12").split()
 # What is long and the same on every kernel with BPF LSM runs in one of the guests, so that both end
 # at about the same time. What a kernel does in its own way runs in both.
 ONLY_ON = {
-    "6.1": ("test_faults.py", "test_capture.py", "test_privileges.py"),
-    "6.12": ("test_attacks_pack.py", "test_attacks_pod.py", "test_plugins.py"),
+    "6.1": (
+        *("test_faults.py", "test_capture.py", "test_privileges.py", "test_attacks_pod.py"),
+        *("test_kernel_overflow.py", "test_short_lived.py"),
+    ),
+    "6.12": (
+        *("test_attacks_pack.py", "test_plugins.py", "test_canary.py"),
+        "test_kernel_governor.py",
+    ),
 }
 
 
