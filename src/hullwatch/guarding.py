@@ -86,6 +86,7 @@ class Stopped(NamedTuple):
     tool_call: str
     tier: str
     asked: tuple[Asked, ...]
+    own: bool = False  # it reached for the agent itself: no policy was asked
 
 
 def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
@@ -95,7 +96,8 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
     act = act_of(row)
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
     act = act._replace(cls=int(cls), flags=int(name == "open-write"))
-    questions = [one for one in asked(act) if one.questions[0].action == name]
+    own = name == "privilege" and row.event.num == Privilege.OWN
+    questions = [] if own else [one for one in asked(act) if one.questions[0].action == name]
     image = row.image
     identity = f"uid:{image.euid} {image.exepath}" if image is not None else ""
     return Stopped(
@@ -108,6 +110,7 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
         f"{row.span:016x}" if row.span else "",
         tier,
         tuple(questions),
+        own,
     )
 
 
@@ -404,13 +407,16 @@ class Guarding:
 
     def _write(self, one: Stopped) -> None:
         self._waiting -= 1
-        if self._log is None or self._engine is None:
+        engine = self._engine
+        if self._log is None or (engine is None and not one.own):
             self.lost += 1
             return
         stopped = one.done != Done.TOLD
         ranks = list(Effect)
         decisions = [
-            self._engine.decide_any(asked.questions, listed=asked.listed) for asked in one.asked
+            engine.decide_any(asked.questions, listed=asked.listed)
+            for asked in one.asked
+            if engine is not None
         ]
         decision = max(decisions, key=lambda found: ranks.index(found.wanted), default=None)
         resource = one.object
@@ -418,7 +424,8 @@ class Guarding:
             thing = one.asked[0].questions[0].resource
             resource = f"{thing.kind}:{thing.id}"
         wanted = decision.wanted if decision is not None else Effect.BLOCK
-        reason = decision.reason if decision is not None else "it cannot be told what it is"
+        unasked = "it reached for Hullwatch itself" if one.own else "it cannot be told what it is"
+        reason = decision.reason if decision is not None else unasked
         entry = Entry(
             time=one.ts,
             principal=f"Workload:{one.workload}",
@@ -430,7 +437,7 @@ class Guarding:
             policies=decision.policies if decision is not None else (),
             failed=decision.failed if decision is not None else (),
             reason=reason,
-            version=self._engine.version,
+            version=engine.version if engine is not None else "",
             took=decision.took if decision is not None else 0,
             tier=one.tier,
             identity=one.identity,

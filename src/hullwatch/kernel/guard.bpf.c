@@ -240,6 +240,73 @@ __noinline int guard_power(u32 privilege)
 	return guard_file(HW_A_PRIVILEGE, exe, privilege);
 }
 
+/* ---- the agent itself --------------------------------------------------------------------- */
+
+/* Its programs, maps and links, by the command of bpf(2) that asks for one. */
+enum { PROG_BY_ID = 13, MAP_BY_ID = 14, LINK_BY_ID = 30 };
+struct guard_own { u32 command, id; };
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct guard_own);
+	__type(value, u8);
+} guard_own SEC(".maps");
+
+/* Nobody out of a container, whatever its rights, whether there are policies or not. */
+__noinline int guard_own_said(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
+	u64 cgroup = bpf_get_current_cgroup_id();
+
+	guard_tell(HW_A_PRIVILEGE | HW_DONE_DENIED << 16, exe ? path_of_file(exe, 0, HW_POLICY, cgroup) : 0,
+		   HW_PRIVILEGE_OWN, 0);
+	return 0;
+}
+
+HOT bool is_agent(struct task_struct *task)
+{
+	return fixed.own_tgid && BPF_CORE_READ(task, tgid) == fixed.own_tgid;
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(guard_kill, struct task_struct *target, void *info, int number, const struct cred *cred)
+{
+	if (!number || !is_agent((void *)address_of(ctx, 0)) || is_own() || !is_inside())
+		return 0;
+	guard_own_said();
+	return -EPERM;
+}
+
+SEC("lsm/bpf")
+int BPF_PROG(guard_own_bpf, int command, void *attr, unsigned int size)
+{
+	struct guard_own key = { .command = command };
+
+	if (command != PROG_BY_ID && command != MAP_BY_ID && command != LINK_BY_ID)
+		return 0;
+	if (is_own() || !is_inside())
+		return 0;
+	bpf_probe_read_kernel(&key.id, sizeof(key.id), (void *)address_of(ctx, 1));
+	if (!bpf_map_lookup_elem(&guard_own, &key))
+		return 0;
+	guard_own_said();
+	return -EPERM;
+}
+
+/* Reading tells a debugger its memory, but also ps how it is called: that is refused unsaid. */
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(guard_own_ptrace, struct task_struct *child, unsigned int mode)
+{
+	if (!is_agent((void *)address_of(ctx, 0)) || is_own() || !is_inside())
+		return 0;
+	if (mode & 2) /* PTRACE_MODE_ATTACH */
+		guard_own_said();
+	return -EPERM;
+}
+
+/* ---- power over others -------------------------------------------------------------------- */
+
 SEC("lsm/ptrace_access_check")
 int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
 {
