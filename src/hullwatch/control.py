@@ -2,7 +2,7 @@
 
 One thread, no asyncio. Requests and answers are lines of JSON. Publishing never blocks: a
 follower that does not read fast enough loses its connection, and that is counted.
-Only root and the agent's own user are let in (SO_PEERCRED).
+Only root and the agent's own user are let in (SO_PEERCRED), and nobody out of a container.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from hullwatch.context.cgroups import is_foreign
 
 __all__ = ["Control", "ControlError", "ask", "follow"]
 
@@ -142,12 +144,13 @@ class Control:
         with contextlib.suppress(OSError):
             sock, _ = self._listener.accept()
             sock.setblocking(False)
-            uid = _UCRED.unpack(
+            pid, uid, _ = _UCRED.unpack(
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-            )[1]
-            if uid not in self._allowed or len(self._clients) >= _CLIENTS_MAX:
+            )
+            allowed = uid in self._allowed and not is_foreign(pid)
+            if not allowed or len(self._clients) >= _CLIENTS_MAX:
                 self.refused += 1
-                reason = "permission denied" if uid not in self._allowed else "too many clients"
+                reason = "too many clients" if allowed else "permission denied"
                 sock.send(msgspec.json.encode({"error": reason}) + b"\n")
                 sock.close()
                 return

@@ -14,7 +14,6 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +22,7 @@ from hullwatch.agent.mcp.gate import Asked, Ruling
 from hullwatch.agent.report import Reporter
 from hullwatch.agent.secrets import Key, redact
 from hullwatch.context.call import MAX_TEXT, Signal
+from hullwatch.context.cgroups import container_of
 from hullwatch.decide.applied import Entry as Change
 from hullwatch.decide.approvals import (
     Approvals,
@@ -77,7 +77,7 @@ class Requester(NamedTuple):
             stream = os.readlink("/proc/self/fd/0")
             if stream.startswith(("pipe:", "socket:")):
                 pid = [pid, *(one for one in ancestors(pid) if _has(one, stream))][-1]
-        return cls(_uid(pid), pid, _container(pid), _program(pid))
+        return cls(_uid(pid), pid, container_of(pid), _program(pid))
 
     @classmethod
     def over_network(cls) -> Requester:
@@ -539,17 +539,6 @@ def _terms(decider: Decider, decision: Decision) -> Terms:
 def _blocked(decision: Decision) -> Ruling:
     named = f"policy {', '.join(decision.policies)}: " if decision.policies else ""
     return Ruling(False, f"blocked by hullwatch: {named}{decision.reason}", decision.policies)
-
-
-def _container(pid: int) -> str:
-    """The id in a process's cgroup path, as runtimes write it; '' on the host."""
-    try:
-        path = Path(f"/proc/{pid}/cgroup").read_text()
-    except OSError:
-        return ""
-    parts = path.replace("-", "/").replace(".scope", "").replace(":", "/").split("/")
-    ids = (one.strip() for one in parts)
-    return next((one for one in ids if len(one) == 64 and set(one) <= set("0123456789abcdef")), "")
 
 
 def _uid(pid: int) -> int:

@@ -102,6 +102,7 @@ class Stopped(NamedTuple):
     identity: str
     tool_call: str
     tier: str
+    own: bool = False  # it reached for the agent itself: no policy was asked
 
 
 def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
@@ -112,6 +113,7 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
     # Names that anybody may have said are not what policy knows: `Guarding.questions`.
     act = act._replace(cls=int(cls), flags=int(name == "open-write"), names=())
+    own = name == "privilege" and row.event.num == Privilege.OWN
     image = row.image
     identity = f"uid:{image.euid} {image.exepath}" if image is not None else ""
     return Stopped(
@@ -122,6 +124,7 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
         identity,
         f"{row.span:016x}" if row.span else "",
         tier,
+        own,
     )
 
 
@@ -536,16 +539,24 @@ class Guarding:
 
     def _write(self, one: Stopped) -> None:
         self._waiting -= 1
-        if self._log is None or self._engine is None:
+        engine = self._engine
+        if self._log is None or (engine is None and not one.own):
             self.lost += 1
             return
         stopped = one.done != Done.TOLD
-        questions = self.questions(one)
+        questions = [] if one.own else self.questions(one)
         ranks = list(Effect)
+        unasked = Decision(
+            effect=Effect.BLOCK, wanted=Effect.BLOCK, reason=_OWN if one.own else _UNKNOWN
+        )
         decision = max(
-            (self._engine.decide_any(each.questions, listed=each.listed) for each in questions),
+            (
+                engine.decide_any(each.questions, listed=each.listed)
+                for each in questions
+                if engine is not None
+            ),
             key=lambda found: ranks.index(found.wanted),
-            default=Decision(effect=Effect.BLOCK, wanted=Effect.BLOCK, reason=_UNKNOWN),
+            default=unasked,
         )
         wanted = decision.wanted
         if stopped and wanted is Effect.ALLOW:  # the policies are others by now
@@ -562,7 +573,7 @@ class Guarding:
             policies=decision.policies,
             failed=decision.failed,
             reason=decision.reason,
-            version=self._engine.version,
+            version=engine.version if engine is not None else "",
             took=decision.took,
             tier=one.tier,
             identity=one.identity,
@@ -633,6 +644,7 @@ class Guarding:
             self._once("decisions", str(error))
 
 
+_OWN = "it reached for Hullwatch itself"
 _UNKNOWN = "what it is about cannot be told"
 _HOW = {
     int(Done.KILLED): "the program was ended before its first instruction",

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ when { context.container == "guarded" && resource.path == "/etc/shadow" };
 @reason("only the mirror")
 forbid (principal, action == Action::"connect", resource is Host)
 when { context.container == "guarded" && resource has port && resource.port == 7777 }
-unless { resource.name == "mirror.example" };
+unless { resource.name like "*.mirror.example" };
 
 @id("no-talk")
 @quarantine("network")
@@ -222,14 +223,6 @@ def test_the_tool_call_counts(stage: Stage):
 
 RESOLVE = """
 import struct
-def serve(address, answer):
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind((address, 53))
-    def loop():
-        data, peer = server.recvfrom(512)
-        record = b"\\xc0\\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + socket.inet_aton(answer)
-        server.sendto(data[:2] + b"\\x81\\x80\\0\\1\\0\\1\\0\\0\\0\\0" + data[12:] + record, peer)
-    threading.Thread(target=loop, daemon=True).start()
 def resolve(name, server):
     said = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -237,14 +230,37 @@ def resolve(name, server):
     link.sendto(b"hw\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0" + said + b"\\0\\0\\1\\0\\1", (server, 53))
     return link.recv(512)
 """
+# Answers each question with the address that is its first label: 198-51-100-9.mirror.example.
+SERVE = """
+import socket, struct, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[1], 53))
+print("ready", flush=True)
+while True:
+    data, peer = server.recvfrom(512)
+    address = data[13 : 13 + data[12]].decode().replace("-", ".")
+    record = b"\\xc0\\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + socket.inet_aton(address)
+    server.sendto(data[:2] + b"\\x81\\x80\\0\\1\\0\\1\\0\\0\\0\\0" + data[12:] + record, peer)
+"""
+
+
+@contextmanager
+def serving(network: Network, address: str) -> Iterator[None]:
+    """A name server outside of all containers."""
+    command = ["ip", "netns", "exec", network.name, sys.executable, "-c", SERVE, address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            server.kill()
 
 
 def resolved(name: str, server: str, address: str) -> str:
-    """A name server answers so, and then somebody connects there."""
+    """Asked for a name, and connected to at once."""
+    name = f"{address.replace('.', '-')}.{name}"
     return (
-        f"{RESOLVE}serve({server!r}, {address!r})\n"
-        f"server = socket.create_server(({address!r}, 7777))\n"
-        f"resolve({name!r}, {server!r})\n"
+        f"{RESOLVE}resolve({name!r}, {server!r})\n"
         f"s = socket.socket(); s.settimeout(20); said = s.connect_ex(({address!r}, 7777))"
     )
 
@@ -253,13 +269,14 @@ def test_a_name_that_a_resolver_told_counts_at_once(stage: Stage):
     mine, other, third = "198.51.100.9", "198.51.100.66", "198.51.100.67"
     out = "s = socket.socket(); s.settimeout(5); said = s.connect_ex((%r, 7777))"
     assert stage.guarded.do(out % mine) == 1  # it has no name, so it is its own
-    assert stage.guarded.do(resolved("mirror.example", RESOLVER, mine)) == 0
-    assert stage.guarded.do(out % mine) == 111  # from now on without a resolver
-    # Who is no resolver can say what it likes; and another name is another name.
-    forged = stage.guarded.begin(resolved("mirror.example", mine, other))
-    named = stage.guarded.begin(resolved("evil.example", RESOLVER, third))
-    assert stage.guarded.end(forged) == 110  # ETIMEDOUT, as an answer had just come
-    assert stage.guarded.end(named) == 110
+    with serving(stage.network, RESOLVER), serving(stage.network, third):
+        assert stage.guarded.do(resolved("mirror.example", RESOLVER, mine)) == 111
+        assert stage.guarded.do(out % mine) == 111  # from now on without a resolver
+        # Who is no resolver can say what it likes; and another name is another name.
+        forged = stage.guarded.begin(resolved("mirror.example", third, other))
+        named = stage.guarded.begin(resolved("evil.example", RESOLVER, third))
+        assert stage.guarded.end(forged) in (1, 110)  # ETIMEDOUT, as an answer had just come
+        assert stage.guarded.end(named) in (1, 110)
     assert stage.guarded.do(out % other) == stage.guarded.do(out % third) == 1
     told = stage.logged(resource=f"Address:{other}:7777")
     assert told["policies"] == ["one-host"]

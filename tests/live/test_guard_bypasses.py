@@ -4,23 +4,26 @@ in one that policies hold, where it has to end as coverage/promises.py says for 
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from hullwatch.coverage.promises import PROMISES
+from hullwatch.coverage.promises import PROMISES, Promise
 from hullwatch.sensor.tier import Tier
-from support.agent import Agent
+from support.agent import PACK, Agent
 from support.bundles import Mount
-from support.guarded import apply
+from support.guarded import apply, hullwatch
 from support.images import Image
 from support.needs import missing
 from support.puppet import Puppet
 from support.runc import Network, Runc
+from support.scratch import poll
 from support.watch import missing_bpf
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]
@@ -30,10 +33,13 @@ FORBIDDEN = "169.254.169.254"
 PLAIN = "198.51.100.9"
 RESOLVER = "198.51.100.53"
 
+RULES = tuple(PACK / name for name in ("base.yaml", "tamper/evidence.yaml", "escape/isolation.yaml"))
+"""What finds those who reach for Hullwatch."""
+
 POLICIES = """
 @id("no-metadata")
 forbid (principal, action == Action::"connect", resource is Address)
-when { context.container == "guarded" }
+when { context has container && ["guarded", "listed"].contains(context.container) }
 when { resource has ip && resource.ip.isInRange(ip("169.254.0.0/16")) };
 
 @id("secret-stays")
@@ -77,7 +83,8 @@ when { resource.name like "*.good.example" };
 """
 
 PRELUDE = f"""
-import array, mmap
+import mmap
+sys.setswitchinterval(1e-5)  # for races
 FORBIDDEN, PLAIN, RESOLVER = {FORBIDDEN!r}, {PLAIN!r}, {RESOLVER!r}
 libc = ctypes.CDLL(None, use_errno=True)
 def call(name, *arguments):
@@ -102,6 +109,16 @@ def refused(act):
         act()
     except ConnectionRefusedError:
         return True
+def child(act):
+    if (pid := os.fork()) == 0:
+        status = 1
+        try:
+            status = 7 if act() else 0
+        finally:
+            os._exit(status)
+    return pid
+def end(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 def tried(act):
     try:
         return act()
@@ -137,6 +154,13 @@ class Stage(NamedTuple):
     store: Path
 
 
+FOUND = {
+    "Hullwatch's own files written by another program": ("own-store",),
+    "BPF objects of others taken hold of from a container": ("own-maps",),
+    "Process traced or changed in a container": ("own-trace",),
+}
+"""By the rule that finds it, which attempts."""
+
 ATTEMPTS: dict[str, Callable[[Stage, Puppet], object]] = {}
 """By the key of a promise. True: it has worked. None: the process was killed."""
 
@@ -163,9 +187,7 @@ code(
     "exec-fd",
     """
 fd = os.open('/bin/true', os.O_RDONLY)
-if (child := os.fork()) == 0:
-    os.execve(fd, ['true'], {})
-said = os.waitpid(child, 0)[1] == 0
+said = end(child(lambda: os.execve(fd, ['true'], {}))) == 0
 """,
 )
 code(
@@ -216,10 +238,7 @@ code(
     """
 fd = os.memfd_create('x')
 os.write(fd, open('/bin/busybox', 'rb').read())
-said = shell(f'/proc/self/fd/{fd}') if False else None
-if (child := os.fork()) == 0:
-    os.execve(fd, ['sh', '-c', 'exit 7'], {})
-said = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+said = end(child(lambda: os.execve(fd, ['sh', '-c', 'exit 7'], {}))) == 7
 """,
 )
 code(
@@ -265,23 +284,20 @@ def flip():
             os.replace(new, at)
 flipper = threading.Thread(target=flip)
 flipper.start()
-ended = set()
-for _ in range(80):
-    ended.add(subprocess.run(['sh', '-c', 'exit 7'], executable=at, stderr=-3).returncode)
+said, until = False, time.monotonic() + 0.4
+while not said and time.monotonic() < until:
+    said = subprocess.run(['sh', '-c', 'exit 7'], executable=at, stderr=-3).returncode == 7
 stop = True
 flipper.join()
-said = 7 in ended
 """,
 )
 code(
     "exec-namespaces",
     """
-if (child := os.fork()) == 0:
-    call('unshare', 0x10000000 | 0x20000000 | 0x20000)
-    if (inner := os.fork()) == 0:
-        os._exit(7 if shell('/bin/sh') or true('/bin/true') else 0)
-    os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
-said = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+def act():
+    call('unshare', 0x10000000 | 0x20000000 | 0x20000)  # user, pid, mount
+    return end(child(lambda: tried(lambda: shell('/bin/sh')) or tried(lambda: true('/bin/true')))) == 7
+said = end(child(act)) == 7
 """,
 )
 
@@ -356,17 +372,16 @@ def flip():
             os.replace(new, at)
 flipper = threading.Thread(target=flip)
 flipper.start()
-secrets = 0
-for _ in range(3000):
+said, until = False, time.monotonic() + 0.4
+while not said and time.monotonic() < until:
     try:
         fd = os.open(at, os.O_RDONLY)
     except OSError:
         continue
-    secrets += b'root:' in os.read(fd, 100)
+    said = b'root:' in os.read(fd, 100)
     os.close(fd)
 stop = True
 flipper.join()
-said = secrets > 0
 """,
 )
 code(
@@ -487,11 +502,11 @@ def flip():
         ctypes.memmove(at, good, 4)
 flipper = threading.Thread(target=flip)
 flipper.start()
-said = False
-for _ in range(3000):
+said, until = False, time.monotonic() + 0.4
+while not said and time.monotonic() < until:
     sock = socket.socket(type=socket.SOCK_DGRAM)
     if libc.connect(sock.fileno(), ctypes.byref(address), 16) == 0:
-        said = said or sock.getpeername()[0] == FORBIDDEN
+        said = sock.getpeername()[0] == FORBIDDEN
     sock.close()
 stop = True
 flipper.join()
@@ -508,10 +523,7 @@ code(
     "label-inherited",
     """
 client, peer = link()
-if os.fork() == 0:
-    secret()
-    sends(client)
-    os._exit(0)
+child(lambda: [secret(), sends(client)])
 said = arrives(peer)
 """,
 )
@@ -520,12 +532,12 @@ code(
     """
 client, peer = link()
 a, b = socket.socketpair()
-if os.fork() == 0:
+def act():
     client.close()
     (taken,) = socket.recv_fds(b, 10, 1)[1]
     secret()
     sends(socket.socket(fileno=taken))
-    os._exit(0)
+child(act)
 socket.send_fds(a, [b'x'], [client.fileno()])
 said = arrives(peer)
 """,
@@ -535,13 +547,14 @@ code(
     """
 client, peer = link()
 a, b = socket.socketpair()
-if os.fork() == 0:
+def act():
     client.close()
     secret()
+    b.send(b'x')
     (taken,) = socket.recv_fds(b, 10, 1)[1]
     sends(socket.socket(fileno=taken))
-    os._exit(0)
-time.sleep(0.05)
+child(act)
+a.recv(1)
 socket.send_fds(a, [b'x'], [client.fileno()])
 said = arrives(peer)
 """,
@@ -551,10 +564,7 @@ code(
     """
 a, b = socket.socketpair()
 client, peer = link()
-if os.fork() == 0:
-    data = b.recv(100)
-    sends(client)
-    os._exit(0)
+child(lambda: [b.recv(100), sends(client)])
 a.sendall(secret().encode())
 said = arrives(peer)
 """,
@@ -564,10 +574,7 @@ code(
     """
 client, peer = link()
 open(at := place(), 'w').close()
-if os.fork() == 0:
-    open(at, 'w').write(secret())
-    os._exit(0)
-os.wait()
+end(child(lambda: open(at, 'w').write(secret())))
 open(at).read()
 sends(client)
 said = arrives(peer)
@@ -578,11 +585,7 @@ code(
     """
 client, peer = link()
 shared = mmap.mmap(-1, 4096)
-if os.fork() == 0:
-    client.close()
-    shared.write(secret().encode())
-    os._exit(0)
-os.wait()
+end(child(lambda: [client.close(), shared.write(secret().encode())]))
 client.send(shared[:10])
 said = arrives(peer)
 """,
@@ -592,8 +595,7 @@ code(
     """
 said = False
 def once():
-    pairs = [link()]
-    client, peer = pairs[0]
+    client, peer = link()
     told = threading.Event()
     def sender():
         told.wait()
@@ -606,9 +608,7 @@ def once():
     peer.settimeout(0.05)
     return arrives(peer)
 for _ in range(8):
-    if (child := os.fork()) == 0:
-        os._exit(7 if once() else 0)
-    said = said or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    said = said or end(child(once)) == 7
 """,
 )
 code(
@@ -624,6 +624,128 @@ sends(client)
 said = arrives(peer)
 """,
 )
+
+
+# -- names ------------------------------------------------------------------------------------
+
+ASKS = """
+import struct
+def answer(name, *addresses):
+    parts = b''.join(bytes([len(one)]) + one.encode() for one in name.split('.')) + bytes(1)
+    question = parts + struct.pack('>HH', 1, 1)
+    records = (b'\\xc0\\x0c' + struct.pack('>HHIH', 1, 1, 60, 4) + socket.inet_aton(one) for one in addresses)
+    return struct.pack('>HHHHHH', 7, 0x8180, 1, len(addresses), 0, 0) + question + b''.join(records)
+def told_by(server, data, **options):
+    takes, gives = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
+    takes.bind(('127.0.0.1', 0))
+    if options.get('foreign'):
+        gives.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT
+    gives.bind((server, 53))
+    gives.sendto(data, takes.getsockname())
+    takes.recv(1000)
+def asked(name):
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.settimeout(5)
+    sock.sendto(answer(name), (RESOLVER, 53))
+    sock.recv(1000)
+"""
+
+
+def named(stage: Stage, puppet: Puppet, text: str) -> object:
+    """In the container that may reach only some names, instead of the guarded one."""
+    return (stage.listed if puppet is stage.guarded else puppet).do(PRELUDE + ASKS + text)
+
+
+def resolves(stage: Stage, puppet: Puppet, name: str, *addresses: str) -> None:
+    """The resolver, which is another container, answers one question."""
+    resolver = stage.free.begin(
+        PRELUDE
+        + ASKS
+        + f"""
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+sock.bind((RESOLVER, 53))
+sock.settimeout(5)
+_, who = sock.recvfrom(1000)
+sock.sendto(answer({name!r}, *{addresses!r}), who)
+"""
+    )
+    time.sleep(0.05)
+    assert named(stage, puppet, f"asked({name!r}); said = True") is True
+    assert stage.free.end(resolver) == "done"
+
+
+@attempt("name-rebound")
+def _(stage: Stage, puppet: Puppet) -> object:
+    resolves(stage, puppet, "a.good.example", FORBIDDEN, "198.51.100.10")
+    who = stage.listed if puppet is stage.guarded else puppet
+    who.until(PRELUDE + "said = tried(lambda: reach(address='198.51.100.10'))", True)
+    return who.do(PRELUDE + "said = tried(reach)")
+
+
+@attempt("name-answered-by-others")
+def _(stage: Stage, puppet: Puppet) -> object:
+    text = "told_by('127.0.0.5', answer('b.good.example', '198.51.100.11')); time.sleep(0.3)\n"
+    return named(stage, puppet, text + "said = tried(lambda: reach(address='198.51.100.11'))")
+
+
+@attempt("name-forged")
+def _(stage: Stage, puppet: Puppet) -> object:
+    text = "told_by('203.0.113.53', answer('c.good.example', '198.51.100.12'), foreign=True); time.sleep(0.3)\n"
+    return named(stage, puppet, text + "said = tried(lambda: reach(address='198.51.100.12'))")
+
+
+# -- Hullwatch itself -------------------------------------------------------------------------
+
+
+def own(key: str, text: str) -> None:
+    """From the container that has all rights and no policies. AGENT: its pid."""
+    ATTEMPTS[key] = lambda stage, _: stage.free.do(
+        PRELUDE + f"AGENT = {stage.agent.process.pid}\n" + text
+    )
+
+
+own(
+    "own-socket",
+    """
+sock = socket.socket(socket.AF_UNIX)
+sock.connect('/host/var/lib/hullwatch/control.sock')
+sock.sendall(b'{"ask": "status"}\\n')
+said = b'"status"' in sock.recv(100)
+""",
+)
+own("own-signal", "os.kill(AGENT, signal.SIGWINCH); said = True")
+own("own-trace", "call('ptrace', 0x4206, AGENT, 0, 0); said = True")
+own("own-memory", "said = open(f'/proc/{AGENT}/mem', 'rb') is not None")
+own(
+    "own-maps",
+    """
+def bpf(command, data):
+    buffer = ctypes.create_string_buffer(data, 128)
+    result = libc.syscall(321 if os.uname().machine == 'x86_64' else 280, command, buffer, 128)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), 'bpf')
+    return result, buffer.raw
+number, said, refusals = 0, False, 0
+while not said:
+    try:
+        _, data = bpf(12, number.to_bytes(4, 'little'))
+    except FileNotFoundError:
+        break
+    number = int.from_bytes(data[4:8], 'little')
+    try:
+        fd, _ = bpf(14, number.to_bytes(4, 'little'))
+    except PermissionError:
+        refusals += 1
+        continue
+    info = ctypes.create_string_buffer(128)
+    bpf(15, fd.to_bytes(4, 'little') + (128).to_bytes(4, 'little') + ctypes.addressof(info).to_bytes(8, 'little'))
+    said = info.raw[24:40].startswith(b'guard_answers')
+    os.close(fd)
+said = said or refusals
+""",
+)
+own("own-store", "open('/host/var/lib/hullwatch/notes', 'w').write('x'); said = True")
 
 
 # -- the stage --------------------------------------------------------------------------------
@@ -649,7 +771,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     program = compiled(folder)
     apply(store, POLICIES)
     network = Network("bypasses")
-    for address in (f"{PLAIN}/32", f"{FORBIDDEN}/32", f"{RESOLVER}/32", "fd00::9/128"):
+    for address in (*(f"198.51.100.{n}/32" for n in (9, 10, 11, 12, 53)), f"{FORBIDDEN}/32", "fd00::9/128"):
         network.add_address(address)
     shares = [Mount(shared, "/shared", writable=True)]
 
@@ -670,9 +792,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
         return made
 
     try:
-        with Agent(store, rules=(), resolvers=(RESOLVER,)) as agent, Runc(python_image) as runc:
+        with Agent(store, rules=RULES, resolvers=(RESOLVER, "203.0.113.53")) as agent, Runc(python_image) as runc:
             guarded = puppet("guarded", privileged=True, mounts=shares)
-            free = puppet("free", privileged=True, mounts=shares)
+            mounts = [*shares, Mount(store, "/host/var/lib/hullwatch", writable=True)]
+            free = puppet("free", privileged=True, host_pid=True, mounts=mounts)
             listed = puppet("listed")
             guarded.until(PRELUDE + "said = reach()", "EPERM")
             listed.until(PRELUDE + "said = reach(address=PLAIN)", "EPERM")
@@ -688,11 +811,44 @@ def test_each_promise_is_tried():
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda one: one.key)
-def test_attempt(stage: Stage, promise):
+def test_attempt(stage: Stage, promise: Promise):
     act = ATTEMPTS[promise.key]
-    here = act(stage, stage.free)
-    if here is not True:
-        pytest.skip(f"{promise.key}: not possible here where nothing is guarded, either: {here}")
+    if not promise.key.startswith("own-"):
+        here = act(stage, stage.free)
+        if here is not True:
+            pytest.skip(f"{promise.key}: not possible here where nothing is guarded, either: {here}")
     worked = act(stage, stage.guarded)
     prevented = worked is not True
     assert prevented == promise.kept(stage.tier), f"{promise.key}: {worked}"
+
+
+@pytest.mark.parametrize("rule", FOUND)
+def test_who_reaches_for_hullwatch_is_found(stage: Stage, rule: str):
+    for key in FOUND[rule]:
+        ATTEMPTS[key](stage, stage.free)
+    ident = stage.free.container.id
+
+    def found() -> bool:
+        findings = list(stage.agent.findings.values())
+        return any(one["rule"] == rule and one["container_full_id"] == ident for one in findings)
+
+    poll(found, seconds=30, waiting_for=f"a finding of {rule!r}")
+
+
+def test_what_is_refused_is_in_the_log(stage: Stage):
+    if stage.tier != Tier.LSM:
+        pytest.skip("needs BPF LSM: it cannot be refused here")
+    ATTEMPTS["own-signal"](stage, stage.free)
+
+    def logged() -> bool:
+        said = hullwatch("decisions", "--json", "--log", str(stage.store))
+        return any("Hullwatch itself" in json.loads(line)["reason"] for line in said.splitlines())
+
+    poll(logged, seconds=30, waiting_for="an entry about a signal to the agent")
+
+
+def test_lists_of_programs_and_files_do_not_break_the_runtime(stage: Stage):
+    for _ in range(2):
+        done = stage.listed.container.exec(["python3", "-c", "print(open('/tmp/x', 'w') and 5)"])
+        assert (done.status, done.stdout.strip()) == (0, "5"), done.stderr
+    assert stage.listed.container.exec(["/bin/sh", "-c", "exit 7"]).status not in (0, 7)

@@ -8,11 +8,22 @@ kubelet ``pkg/kubelet/cm`` (``kubepods``, pod uid with ``_`` under systemd), LXC
 systemd ``systemd-nspawn@.service`` and ``machine-*.scope``, the ECS agent (``/ecs/<task>/<id>``).
 """
 
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-__all__ = ["CgroupIdentity", "candidates", "claim", "identify", "is_host", "systemd_path"]
+__all__ = [
+    "CgroupIdentity",
+    "candidates",
+    "claim",
+    "container_of",
+    "identify",
+    "is_foreign",
+    "is_host",
+    "systemd_path",
+]
 
 _MAX_PATH = 4096
 _HEX64 = r"[0-9a-f]{64}"
@@ -232,3 +243,38 @@ def claim(path: str, cgroups_path: str, container_id: str) -> Literal["self", "b
             if parts[-size:] == run[:size]:
                 return "above"
     return ""
+
+
+def container_of(pid: int) -> str:
+    """The id in a process's cgroup path, as runtimes write it; '' on the host."""
+    try:
+        path = Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
+    parts = path.replace("-", "/").replace(".scope", "").replace(":", "/").split("/")
+    ids = (one.strip() for one in parts)
+    return next((one for one in ids if len(one) == 64 and set(one) <= set("0123456789abcdef")), "")
+
+
+def is_foreign(pid: int) -> bool:
+    """Whether a process is in a container, by its cgroup or its pid namespace, and not in ours.
+
+    Root in a container has the host's number of root, so a user's number alone tells nothing where
+    a container was given our sockets. True for a process that nothing can be said of.
+    """
+    depth = _pid_depth(pid)
+    return (
+        not depth
+        or depth > _pid_depth(os.getpid())
+        or container_of(pid) not in ("", container_of(os.getpid()))
+    )
+
+
+def _pid_depth(pid: int) -> int:
+    """Pid namespaces that it is in, as seen from ours; 0: there is no such process."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^NSpid:(.*)$", status, re.MULTILINE)
+    return len(found[1].split()) if found else 0

@@ -34,6 +34,10 @@ _BOOT = 'boot with "bpf" in the lsm= kernel parameter'
 _NAMES = "forbid `resource.upper` as well, or permit programs by their paths"
 _LABELS = "forbid the helper its connections, too, or let only one process have the secret"
 
+_RIGHTS = (
+    _BOOT
+    + ", or give no container the host's processes together with CAP_KILL, CAP_SYS_PTRACE or CAP_BPF"
+)
 _MOUNT = (
     'forbid `privilege` "mount" (LSM), or take user namespaces and CAP_SYS_ADMIN from the container'
 )
@@ -91,6 +95,9 @@ PROMISES: tuple[Promise, ...] = (
     Promise("leave-cgroup", "a forbidden address or program after moving to a cgroup outside of the container's", _BOTH),
     Promise("connect-namespaces", "a forbidden address from new user and network namespaces", _BOTH),
     Promise("connect-race", "an address that changes while it is connected to", _BOTH),
+    Promise("name-rebound", "a permitted name whose answer is a forbidden address", _BOTH),
+    Promise("name-answered-by-others", "a permitted name, answered by who is no resolver", _BOTH),
+    Promise("name-forged", "a permitted name, answered by the container itself from the resolver's address", _BOTH),
     # labels
     Promise("label-connect", "a connection after a secret was read", _BOTH),
     Promise("label-open-connection", "a secret over a connection from before", _BOTH),
@@ -102,6 +109,13 @@ PROMISES: tuple[Promise, ...] = (
     Promise("label-shared-memory", "a secret told in shared memory to whoever has a connection", _NOWHERE, _LABELS),
     Promise("label-threads", "a secret that one thread reads and another sends", _BOTH),
     Promise("label-routed", "a secret over a connection with a routing header (IPv6)", _BOTH),
+    # Hullwatch itself, from a container with all rights, the host's processes and its folders
+    Promise("own-socket", "the control socket, given to a container as a mount", _BOTH),
+    Promise("own-signal", "a signal to the agent", _LSM, _RIGHTS),
+    Promise("own-trace", "tracing the agent", _LSM, _RIGHTS),
+    Promise("own-memory", "reading the agent's memory", _LSM, _RIGHTS),
+    Promise("own-maps", "taking hold of the agent's maps", _LSM, _RIGHTS),
+    Promise("own-store", "writing to the agent's files, given to a container as a mount", _NOWHERE, "give no container these folders; the pack finds it (rules/tamper)"),
 )  # fmt: skip
 
 

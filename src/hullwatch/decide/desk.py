@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from hullwatch.context.cgroups import is_foreign
 from hullwatch.decide.approvals import Approvals, Person, Refused, Waiting
 from hullwatch.decide.log import LogError
 
@@ -32,6 +33,9 @@ _CLIENTS_MAX = 32
 _PATIENCE = 5.0  # s that either side may take
 _NAME = "hullwatch/approvals"
 _RUN = Path("/run", _NAME)
+
+
+_FOREIGN = {"error": "permission denied: answer on the host, not in a container"}
 
 
 class DeskError(Exception):
@@ -106,7 +110,9 @@ class Desk:
                         socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
                     )
                     pid, uid, _ = _UCRED.unpack(credentials)
-                    answer = self._answer(line, Person.of(uid, pid))
+                    answer = (
+                        _FOREIGN if is_foreign(pid) else self._answer(line, Person.of(uid, pid))
+                    )
                     writer.write(msgspec.json.encode(answer) + b"\n")
                     await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

@@ -97,6 +97,7 @@ def make(
     mounts: Sequence[Mount] = (),
     tty: bool = False,
     privileged: bool = False,
+    host_pid: bool = False,
     user: int = 0,
     cwd: str = "/",
     cgroup: str | None = None,
@@ -121,7 +122,16 @@ def make(
         **(annotations or {}),
     }
     config = _config(
-        argv, env or {}, told, network, mounts, tty=tty, privileged=privileged, user=user, cwd=cwd
+        argv,
+        env or {},
+        told,
+        network,
+        mounts,
+        tty=tty,
+        privileged=privileged,
+        host_pid=host_pid,
+        user=user,
+        cwd=cwd,
     )
     config["hostname"] = name[:63]
     if cgroup is not None:
@@ -139,6 +149,7 @@ def _config(
     *,
     tty: bool,
     privileged: bool,
+    host_pid: bool,
     user: int,
     cwd: str,
 ) -> dict[str, Any]:
@@ -146,7 +157,7 @@ def _config(
     a virtual machine's root may lack."""
     bounding = bounding_capabilities()
     granted = bounding if privileged else [cap for cap in _CAPABILITIES if cap in bounding]
-    names = ["pid", "ipc", "uts", "mount"]
+    names = [*(() if host_pid else ("pid",)), "ipc", "uts", "mount"]
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         names.append("cgroup")
     namespaces: list[dict[str, str]] = [{"type": kind} for kind in names]

@@ -216,7 +216,7 @@ class Runc:
         """Start a container and return once its first process runs (or has already ended).
 
         Further options are those of bundle.make: env, annotations, network, mounts, tty,
-        privileged, user, cwd, cgroup, container_id.
+        privileged, host_pid, user, cwd, cgroup, container_id.
         """
         bundle = self.make(argv, name=name, image=image, **options)
         return self.launch(bundle, tty=bool(options.get("tty")))

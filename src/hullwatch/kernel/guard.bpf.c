@@ -45,7 +45,7 @@ HOT int guard_v4(struct bpf_sock_addr *ctx, u32 action)
 {
 	struct guard_end end = {};
 
-	if (!settings.policy || is_agent())
+	if (!settings.policy || is_living_agent())
 		return 1;
 	end_v4(&end, ctx->user_ip4, bpf_ntohs(ctx->user_port));
 	return guard_answers_to(ctx, &end, action);
@@ -55,7 +55,7 @@ HOT int guard_v6(struct bpf_sock_addr *ctx, u32 action)
 {
 	struct guard_end end = {};
 
-	if (!settings.policy || is_agent())
+	if (!settings.policy || is_living_agent())
 		return 1;
 	((u32 *)end.addr)[0] = ctx->user_ip6[0];
 	((u32 *)end.addr)[1] = ctx->user_ip6[1];
@@ -109,7 +109,7 @@ int guard_made(struct bpf_sock *ctx)
 {
 	u32 type = ctx->type, protocol = ctx->protocol;
 
-	if (!settings.policy || is_agent())
+	if (!settings.policy || is_living_agent())
 		return 1;
 	if ((type == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)) ||
 	    (type == SOCK_DGRAM && protocol == IPPROTO_UDP))
@@ -125,7 +125,7 @@ int BPF_PROG(guard_program, struct task_struct *task, int old_pid, struct linux_
 {
 	struct file *file;
 
-	if (!settings.policy || fixed.lsm_tier || is_agent() || is_of_host())
+	if (!settings.policy || fixed.lsm_tier || is_living_agent() || is_of_host())
 		return 0;
 	file = BPF_CORE_READ(bprm, file);
 	if (file && guard_asks(HW_A_EXEC | HW_DONE_KILLED << 16, (u64)BPF_CORE_READ(file, f_path.mnt),
@@ -143,14 +143,14 @@ int BPF_PROG(guard_program, struct task_struct *task, int old_pid, struct linux_
 SEC("lsm/bprm_check_security")
 int BPF_PROG(guard_bprm, struct linux_binprm *bprm)
 {
-	if (!settings.policy || is_agent() || is_of_host())
+	if (!settings.policy || is_living_agent() || is_of_host())
 		return 0;
 	return guard_file(HW_A_EXEC, bprm->file, 0) ? -EPERM : 0;
 }
 
 HOT bool is_guarded(void)
 {
-	return settings.policy && !is_agent() && is_inside();
+	return settings.policy && !is_living_agent() && is_inside();
 }
 
 HOT int guard_opens(u64 address)
@@ -256,6 +256,73 @@ __noinline int guard_power(u32 privilege)
 		return 0;
 	return guard_file(HW_A_PRIVILEGE, exe, privilege);
 }
+
+/* ---- the agent itself --------------------------------------------------------------------- */
+
+/* Its programs, maps and links, by the command of bpf(2) that asks for one. */
+enum { PROG_BY_ID = 13, MAP_BY_ID = 14, LINK_BY_ID = 30 };
+struct guard_own { u32 command, id; };
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct guard_own);
+	__type(value, u8);
+} guard_own SEC(".maps");
+
+/* Nobody out of a container, whatever its rights, whether there are policies or not. */
+__noinline int guard_own_said(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct file *exe = BPF_CORE_READ(task, mm, exe_file);
+	u64 cgroup = bpf_get_current_cgroup_id();
+
+	guard_tell(HW_A_PRIVILEGE | HW_DONE_DENIED << 16, exe ? path_of_file(exe, 0, HW_POLICY, cgroup) : 0,
+		   HW_PRIVILEGE_OWN, 0);
+	return 0;
+}
+
+HOT bool is_agent(struct task_struct *task)
+{
+	return fixed.own_tgid && BPF_CORE_READ(task, tgid) == fixed.own_tgid;
+}
+
+SEC("lsm/task_kill")
+int BPF_PROG(guard_kill, struct task_struct *target, void *info, int number, const struct cred *cred)
+{
+	if (!number || !is_agent((void *)address_of(ctx, 0)) || is_own() || !is_inside())
+		return 0;
+	guard_own_said();
+	return -EPERM;
+}
+
+SEC("lsm/bpf")
+int BPF_PROG(guard_own_bpf, int command, void *attr, unsigned int size)
+{
+	struct guard_own key = { .command = command };
+
+	if (command != PROG_BY_ID && command != MAP_BY_ID && command != LINK_BY_ID)
+		return 0;
+	if (is_own() || !is_inside())
+		return 0;
+	bpf_probe_read_kernel(&key.id, sizeof(key.id), (void *)address_of(ctx, 1));
+	if (!bpf_map_lookup_elem(&guard_own, &key))
+		return 0;
+	guard_own_said();
+	return -EPERM;
+}
+
+/* Reading tells a debugger its memory, but also ps how it is called: that is refused unsaid. */
+SEC("lsm/ptrace_access_check")
+int BPF_PROG(guard_own_ptrace, struct task_struct *child, unsigned int mode)
+{
+	if (!is_agent((void *)address_of(ctx, 0)) || is_own() || !is_inside())
+		return 0;
+	if (mode & 2) /* PTRACE_MODE_ATTACH */
+		guard_own_said();
+	return -EPERM;
+}
+
+/* ---- power over others -------------------------------------------------------------------- */
 
 SEC("lsm/ptrace_access_check")
 int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)

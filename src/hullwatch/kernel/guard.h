@@ -295,7 +295,7 @@ HOT bool agent_lives(void)
 }
 
 /* Its pid may be another's once it is gone. */
-HOT bool is_agent(void)
+HOT bool is_living_agent(void)
 {
 	return is_own() && agent_lives();
 }

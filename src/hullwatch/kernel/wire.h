@@ -397,6 +397,7 @@ enum hw_privilege {
 	HW_PRIVILEGE_MOUNT = 2,
 	HW_PRIVILEGE_BPF = 3,
 	HW_PRIVILEGE_MODULE = 4,
+	HW_PRIVILEGE_OWN = 5, /* over the agent itself; no policy is asked */
 };
 
 /* Which policies hold; of several rows of one object all count. A permit makes a list (policy.py). */

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def _host_mounts() -> int:
         with contextlib.suppress(OSError):
             return os.stat(f"/proc/{process}/ns/mnt").st_ino
     return 0
+
+
+_BY_ID = {"prog": 13, "map": 14, "link": 30}  # commands of bpf(2): include/uapi/linux/bpf.h
+_OBJECT = re.compile(r"^(prog|map|link)_id:\s+(\d+)$", re.MULTILINE)
+
+
+def _own_objects() -> Iterator[tuple[int, int]]:
+    """What this process has of BPF: the command that asks for such, and its id."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            text = Path("/proc/self/fdinfo", fd).read_text()
+            for kind, ident in _OBJECT.findall(text):
+                yield _BY_ID[kind], int(ident)
 
 
 class Programs:
@@ -200,6 +214,10 @@ class Programs:
             raise SensorError(str(error)) from error
         finally:
             os.close(cgroup_fd)
+        if self.facts.tier == Tier.LSM:
+            own = self.object.map("guard_own")
+            for command, ident in _own_objects():
+                own.update(struct.pack("<II", command, ident), b"\1")
 
     def descriptors(self) -> dict[str, int]:
         """Of what has to be held for the programs to go on without us. The table of handlers is
