@@ -49,6 +49,12 @@ MAX_CACHED_TEXT = 4_096  # characters of one question; longer ones are asked aga
 # A panic in Cedar is no Exception, and must not let anything through.
 _STOP = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@-]*")
+# What belongs to one question, not to a workload.
+_EACH_TIME = frozenset(
+    "labels hour weekday program parent command uid tool_call server arguments signals secret_kinds"
+    " definition privilege bytes first_seen baseline".split()
+)
 _ERROR = re.compile(r"policy `policy(\d+)`")
 
 
@@ -155,6 +161,51 @@ class Engine:
                 if len(self._cache) > MAX_CACHED:
                     self._cache.popitem(last=False)
         return made
+
+    def reads(self, action: str) -> frozenset[str]:
+        """Names of attributes that policies of an action speak of, of the context and of things."""
+        part = self._parts[action]
+        named = {one.name for of in (part.context, *part.entities.values()) for one in of}
+        return frozenset(named)
+
+    def concerns(self, action: str, principal: Entity, context: Mapping[str, Any]) -> bool:
+        """Whether any policy could hold for, or list, what this principal does; False is sure.
+
+        context: what is the same for all of its questions; what comes with each is left open."""
+        part = self._parts[action]
+        fitting = [one for one in part.policies if one.principal.fits(principal.kind, principal.id)]
+        if any(one.does is Effect.ALLOW for one in fitting):
+            return True  # its head makes a list, whatever its conditions say
+        if not fitting or not _PLAIN.fullmatch(principal.id):
+            return bool(fitting)
+        fixed = {one.name: conform(one, context[one.name]) for one in part.context
+                 if one.name in context}  # fmt: skip
+        if "kind" not in fixed:
+            fixed["kind"] = _known("kind", context, None)
+        asked = {name: value for name, value in fixed.items() if value is not None}
+        asked |= {
+            one.name: {"__extn": {"fn": "unknown", "arg": one.name}}
+            for one in part.context
+            if one.name not in context and one.name in _EACH_TIME
+        }
+        entity = {"uid": {"type": principal.kind, "id": principal.id}, "parents": []}
+        attributes = _said(part.entities[principal.kind], _values(part, principal))
+        try:
+            found = cedarpy.is_authorized_partial(
+                {
+                    "principal": f'{principal.kind}::"{principal.id}"',
+                    "action": f'Action::"{action}"',
+                    "context": msgspec.json.encode(asked).decode(),
+                },
+                part.handle,
+                msgspec.json.encode([entity | {"attrs": attributes}]).decode(),
+            )
+            said = found.diagnostics
+            return bool(said.errors or said.reasons or said.may_be_determining)
+        except _STOP:
+            raise
+        except BaseException:
+            return True  # Cedar calls it an experiment: nothing hangs on it but what it costs
 
     def answer(self, question: Question, now: datetime | None = None) -> Answer:
         """What each policy says; every one fails where the question cannot be asked."""

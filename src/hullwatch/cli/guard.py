@@ -1,0 +1,175 @@
+"""`hullwatch guard`: policies for files and programs where the kernel has no BPF LSM."""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hullwatch.cli.decisions import HeadFile, LogFolder
+from hullwatch.cli.errors import CommandError, ExitCode
+from hullwatch.cli.options import DEFAULT_STORE, Json, Store
+from hullwatch.cli.policies import chosen, refusing
+from hullwatch.cli.show import print_json, safe, say
+
+if TYPE_CHECKING:
+    from hullwatch.context.workload import Workload
+    from hullwatch.decide.applied import Set
+    from hullwatch.permits import Message
+
+__all__ = ["register"]
+
+_LOOKED = 1.0  # s between two looks for new containers
+
+
+def register(app: typer.Typer) -> None:
+    app.command("guard")(guard)
+
+
+def guard(
+    containers: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONTAINER]...",
+            help="Ids (or their beginnings) or names. Default: all there are and those to come.",
+        ),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="PATH",
+            help="A .cedar file, a folder of them, or the name of a set that ships; may be"
+            " repeated. Default: the set in force (`hullwatch policy apply`).",
+        ),
+    ] = None,
+    log: LogFolder = None,
+    head: HeadFile = None,
+    store: Store = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Ask policies before containers open files or run programs, until Ctrl-C.
+
+    What a policy forbids ends with EPERM; what it challenges waits for `hullwatch approvals`.
+    Policies of open-read, open-write and exec are asked; containers that none of them speaks of
+    cost nothing. Prints what is stopped or held, and what is not covered.
+
+    Example: hullwatch guard interpreter --policy code-interpreter
+    """
+    from hullwatch.context.resolver import Resolver
+    from hullwatch.decide.log import directory
+    from hullwatch.doorkeeper import Doorkeeper, facts_of
+    from hullwatch.sensor.fanotify import Group
+
+    texts = _set(policy, store).policies
+    try:
+        Group().close()
+    except OSError as error:
+        raise CommandError(f"guard: {error.strerror}; run as root", ExitCode.SENSOR) from None
+    wanted = _wanted(containers or [])
+    resolver = Resolver()
+    keeper = Doorkeeper(log or directory(), head)
+    watched: set[str] = set()
+    over: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: over.append(number))
+    try:
+        keeper.policies(texts)
+        looked = 0.0
+        while keeper.alive and not over:
+            if time.monotonic() - looked >= _LOOKED:
+                looked = time.monotonic()
+                resolver.scan()
+            for one in resolver.poll():
+                ident, pid = one.container_id or "", _first_pid(resolver.v2_root, one)
+                if one.is_container and ident not in watched and pid and wanted(one):
+                    watched.add(ident)
+                    keeper.watch(ident, one.name or ident, pid, facts_of(one))
+            select.select([keeper.fd], [], [], 0.2)
+            for message in keeper.take():
+                _print(message, json)
+        if not over:
+            raise CommandError("guard: its process ended; nothing is asked about any more")
+    finally:
+        keeper.close()
+        resolver.close()
+
+
+def _set(given: list[str] | None, store: Path) -> Set:
+    from hullwatch.decide.applied import Applied, Set
+
+    with refusing():
+        if given:
+            found = Set.read(chosen(given))
+        else:
+            applied = Applied(store)
+            entry = applied.current()
+            if entry is None:
+                raise CommandError(
+                    "guard: no set is in force; give --policy, or `hullwatch policy apply`",
+                    ExitCode.CONTENT,
+                )
+            found = applied.set(entry.version)
+        engine = found.engine()
+    if not engine.policies:
+        raise CommandError("guard: there is no policy in it", ExitCode.CONTENT)
+    for problem in engine.overdue():
+        say(str(problem))
+    return found
+
+
+def _wanted(given: list[str]) -> Callable[[Workload], bool]:
+    def fits(one: Workload) -> bool:
+        ident = one.container_id or ""
+        return not given or any(name == one.name or ident.startswith(name) for name in given)
+
+    return fits
+
+
+def _first_pid(root: str | None, one: Workload) -> int:
+    """0: nothing runs in it."""
+    try:
+        return int(Path(f"{root}{one.cgroup_path}/cgroup.procs").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _print(message: Message, as_json: bool) -> None:
+    from hullwatch.permits import Counts, Problem, Told
+
+    if as_json:
+        import msgspec
+
+        print_json({"what": type(message).__name__.lower(), **msgspec.to_builtins(message)})
+        return
+    match message:
+        case Told(entry):
+            said = f"{entry.kind}: {entry.effect}"
+            if entry.effect is not entry.wanted and entry.kind == "verdict":
+                said += f" (observed: {entry.wanted})"
+            parts = (
+                f"{said:<20}",
+                f"{entry.action} {safe(entry.resource)}",
+                f"by {safe(entry.principal)}",
+                safe(", ".join(entry.policies)),
+                safe(entry.why or entry.reason),
+                f"hullwatch approvals show {entry.held}" if entry.kind == "held" else "",
+            )
+            print("  ".join(filter(None, parts)), flush=True)
+        case Problem(text, gap):
+            say(safe(f"gap: {text}" if gap else text))
+        case Counts(guarded=guarded) if guarded != _shown.get("guarded"):
+            _shown["guarded"] = guarded
+            for ident, asked in guarded.items():
+                say(f"{safe(ident[:12])}: {asked} asked about")
+        case _:
+            pass
+
+
+_shown: dict[str, object] = {}
+"""What was said last of who is guarded."""
