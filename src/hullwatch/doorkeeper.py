@@ -23,6 +23,7 @@ from hullwatch import privileges
 from hullwatch.context.workload import Workload
 from hullwatch.decide.question import Value
 from hullwatch.permits import Channel, Message, Ping, Policies, Problem, Release, Watch
+from hullwatch.sensor.identities import Identities
 
 __all__ = ["Doorkeeper", "facts_of"]
 
@@ -183,6 +184,7 @@ class _Keeping:
             if os.WIFSIGNALED(status):
                 why += f" (signal {os.WTERMSIG(status)})"
         self._worker.close()
+        self._known.close()
         began = time.monotonic()
         self._starts = [one for one in self._starts if began - one < WITHIN]
         if len(self._starts) >= MANY:
@@ -199,19 +201,21 @@ class _Keeping:
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._starts.append(time.monotonic())
+        known = Identities()
         self._pid = os.fork()  # one thread here, and all modules are there: it answers at once
         if not self._pid:
             status = 1
             try:
                 ours.close()
                 self._agent.close()
-                permitting.main(Channel(theirs), *self._where)
+                permitting.main(Channel(theirs), *self._where, known)
                 status = 0
             except BaseException as error:
                 sys.stderr.write(f"permitting: {type(error).__name__}: {error}\n")
             finally:
                 os._exit(status)
         theirs.close()
+        self._known = known  # stays open here, so that it is not what the worker's end waits for
         self._worker = Channel(ours)
         self._pinged = self._answered = time.monotonic()
         if self._policies is not None:

@@ -125,19 +125,21 @@ class _Worker:
 
 
 class Permitting:
-    """LogError and OSError where it cannot begin. run: until the channel or a signal ends it."""
+    """known: of the process that started this one. LogError and OSError where it cannot begin. run:
+    until the channel or a signal ends it."""
 
     def __init__(
         self,
         channel: Channel,
         folder: Path,
-        head: Path | None = None,
+        head: Path | None,
+        known: Identities,
         labels: Labels = lambda thread: None,
     ) -> None:
         self._channel = channel
         self._labels = labels
         self._group = Group()
-        self._known = Identities()
+        self._known = known
         self._poll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._holding = Holding(folder, head, self._wake, self._is_guarded)
@@ -260,7 +262,6 @@ class Permitting:
         self._group.close()
         for guard in self._guards.values():
             guard.close()
-        self._known.close()
 
     # --- what the agent says --------------------------------------------------------------
 
@@ -816,14 +817,14 @@ _FACTS: Mapping[str, Callable[[int], Value | None]] = {
 }
 
 
-def main(channel: Channel, folder: Path, head: Path | None) -> None:
+def main(channel: Channel, folder: Path, head: Path | None, known: Identities) -> None:
     """In a process of its own, until the other end closes."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # one for each who waits
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        permitting = Permitting(channel, folder, head)
+        permitting = Permitting(channel, folder, head, known)
     except (OSError, LogError) as error:
         channel.send(Problem(f"opens and execs are not asked about: {error}", gap=True))
         return

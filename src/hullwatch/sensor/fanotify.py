@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import struct
 from typing import NamedTuple
@@ -25,6 +26,7 @@ _EVENT = struct.Struct("=IBBHQii")  # length, version, -, length of this, mask, 
 _ANSWER = struct.Struct("=iI")
 _VERSION = 3
 _AT_FDCWD = -100
+_HIGH = 512
 _AT_ONCE = 64  # events that are read; each is an open descriptor
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,7 +51,12 @@ class Group:
         flags |= _UNLIMITED_QUEUE | _UNLIMITED_MARKS
         # Never waits for the other end of a pipe, nor changes when a file was read last.
         opened = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOATIME | _LARGEFILE
-        self.fd = _checked(_libc.fanotify_init(flags, opened), "fanotify_init")
+        made = _checked(_libc.fanotify_init(flags, opened), "fanotify_init")
+        # A dying process closes its highest descriptor first (task_work is last in, first out),
+        # and a group of inotify with a watch on a file that somebody waits for does not close
+        # before that wait is over (fsnotify_destroy_group): this one has to be above it.
+        self.fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+        os.close(made)
         self.unreadable = 0
 
     def mark(self, fd: int, mask: int, *, filesystem: bool) -> None:

@@ -24,7 +24,10 @@ Key = tuple[int, int]
 
 
 class Identities:
-    """OSError. refused: files that were not remembered, as there are too many."""
+    """OSError. Does not close while somebody waits for permission to open a file that is known
+    (sensor/fanotify.py): to be made, and kept open, by a process that outlives the one that answers.
+
+    refused: files that were not remembered, as there are too many."""
 
     def __init__(self, limit: int = MAX_FILES) -> None:
         self.fd = int(_libc.inotify_init1(_NONBLOCK | _CLOEXEC))
