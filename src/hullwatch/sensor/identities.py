@@ -25,7 +25,7 @@ Key = tuple[int, int]
 
 class Identities:
     """OSError. Does not close while somebody waits for permission to open a file that is known
-    (sensor/fanotify.py): to be made, and kept open, by a process that outlives the one that answers.
+    (sensor/fanotify.py): to be made, and kept open, by a process that outlives who answers.
 
     refused: files that were not remembered, as there are too many."""
 
