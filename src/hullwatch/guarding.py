@@ -20,7 +20,15 @@ from hullwatch.sensor.fanotify import Group
 from hullwatch.sensor.identities import Key
 from hullwatch.sensor.mounts import MAX_MOUNTINFO, Mount, mount_id, plan, read_mounts, resolve
 
-__all__ = ["Guard", "GuardError", "Opened", "cgroup_of", "files_named", "host_mounts"]
+__all__ = [
+    "Guard",
+    "GuardError",
+    "Opened",
+    "cgroup_path",
+    "cgroup_text",
+    "files_named",
+    "host_mounts",
+]
 
 MAX_SPACES = 64  # mount namespaces of one container
 MAX_PIDS = 4096  # that are looked at for further mount namespaces
@@ -81,9 +89,9 @@ class Guard:
     def __init__(
         self, container: str, name: str, pid: int, facts: Mapping[str, Value], v2_root: str
     ) -> None:
-        self.container, self.name = container, name
-        self.facts = {**facts, "container": name}
-        self.base = _base(cgroup_of(pid), container)
+        self.container = container
+        self.know(name, facts)
+        self.base = _base(cgroup_path(cgroup_text(pid)), container)
         self.gaps: tuple[str, ...] = ()
         self.mask = 0
         self._folder = Path(v2_root + self.base)
@@ -102,6 +110,10 @@ class Guard:
         except OSError as error:
             self.close()
             raise GuardError(f"{name}: process {pid}: {error.strerror}") from None
+
+    def know(self, name: str, facts: Mapping[str, Value]) -> None:
+        self.name = name
+        self.facts: dict[str, Value] = {**facts, "container": name}
 
     @property
     def watched(self) -> list[int]:
@@ -266,19 +278,26 @@ def host_mounts() -> list[Mount]:
     return found
 
 
-def cgroup_of(thread: int) -> str:
-    """The path in cgroup v2; '' where it has ended."""
+def cgroup_text(thread: int) -> bytes:
+    """/proc/TID/cgroup; empty where it has ended."""
     try:
-        with open(f"/proc/{thread}/cgroup", "rb", buffering=0) as file:
-            said = file.read(8192)
+        fd = os.open(f"/proc/{thread}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return ""
-    at = said.find(b"0::")
-    if at > 0 and said[at - 1] != 10:
-        at = said.find(b"\n0::") + 1 or -1
-    if at < 0:
-        return ""
-    return said[at + 3 : said.find(b"\n", at)].decode("utf-8", "surrogateescape")
+        return b""
+    try:
+        return os.read(fd, 8192)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def cgroup_path(text: bytes) -> str:
+    """The path in cgroup v2; '' where there is none."""
+    for line in text.split(b"\n"):
+        if line.startswith(b"0::"):
+            return line[3:].decode("utf-8", "surrogateescape")
+    return ""
 
 
 def _base(path: str, container: str) -> str:

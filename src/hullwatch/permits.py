@@ -38,8 +38,9 @@ class Policies(msgspec.Struct, frozen=True, tag=True):
 
 
 class Watch(msgspec.Struct, frozen=True, tag=True):
-    """A container whose opens and execs are asked about. pid: of a process in it. facts: of the
-    context, the same for all of its questions: image, image_digest, kind, namespace."""
+    """A container whose opens and execs are asked about; again: what is known of it now. pid: of a
+    process in it. facts: of the context, the same for all of its questions: image, image_digest,
+    kind, namespace."""
 
     container: str
     name: str

@@ -30,7 +30,15 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
-from hullwatch.guarding import Guard, GuardError, Opened, cgroup_of, files_named, host_mounts
+from hullwatch.guarding import (
+    Guard,
+    GuardError,
+    Opened,
+    cgroup_path,
+    cgroup_text,
+    files_named,
+    host_mounts,
+)
 from hullwatch.holding import Holding, Outcome
 from hullwatch.permits import Channel, Counts, Ping, Policies, Problem, Release, Told, Watch
 from hullwatch.sensor.fanotify import EXEC, OPEN, Event, Group
@@ -137,19 +145,20 @@ class Permitting:
         labels: Labels = lambda thread: None,
     ) -> None:
         self._channel = channel
-        self._labels = labels
+        self._facts: Mapping[str, Callable[[int], Value | None]] = {**_FACTS, "labels": labels}
         self._group = Group()
         self._known = known
         self._poll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._holding = Holding(folder, head, self._wake, self._is_guarded)
         self._v2_root = find_v2_root() or ""
-        self._own = cgroup_of(os.getpid())
+        self._own = cgroup_path(cgroup_text(os.getpid()))
         self._host: list[Mount] = []
         self._guards: dict[str, Guard] = {}
-        self._of_cgroup: dict[str, Guard | None] = {}
+        self._of_cgroup: dict[bytes, Guard | None] = {}
         self._engine: Engine | None = None
         self._reads: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
+        self._reading: dict[bool, tuple[str, ...]] = {True: (), False: ()}
         self._remembered: dict[_Asked, _Verdict] = {}
         self._decider, self._loader, self._finder = map(_Worker, ("decider", "loader", "finder"))
         self._done: deque[Callable[[], None]] = deque()
@@ -204,7 +213,8 @@ class Permitting:
             self._known.drain()
         if self._group.fd in ready:
             events = self._group.read()
-            self._known.drain()
+            if len(self._known):
+                self._known.drain()
             for event in events:
                 self._event(event)
         if self._wake_fd in ready:
@@ -295,6 +305,9 @@ class Permitting:
             True: engine.reads("exec"),
             False: engine.reads("open-read") | engine.reads("open-write"),
         }
+        self._reading = {
+            exec_: tuple(sorted(reads & self._facts.keys())) for exec_, reads in self._reads.items()
+        }
         self._remembered.clear()
         self._host = host_mounts()
         for guard in self._guards.values():
@@ -303,7 +316,11 @@ class Permitting:
         self._tell()
 
     def _watch(self, asked: Watch) -> None:
-        if asked.container in self._guards:
+        known = self._guards.get(asked.container)
+        if known is not None:
+            known.know(asked.name, asked.facts)
+            self._remembered.clear()
+            self._mark(known)
             return
         try:
             if len(self._guards) >= MAX_GUARDS:
@@ -395,19 +412,18 @@ class Permitting:
             self._ask(_Pending(asked, [(event, opened)], time.monotonic() + DECIDING))
 
     def _guard_of(self, thread: int) -> Guard | None:
-        path = cgroup_of(thread)
-        try:
-            return self._of_cgroup[path]
-        except KeyError:
-            pass
+        text = cgroup_text(thread)
+        if text in self._of_cgroup:
+            return self._of_cgroup[text]
+        path = cgroup_path(text)
         found = next((one for one in self._guards.values() if _within(path, one.base)), None)
         if len(self._of_cgroup) >= MAX_CGROUPS:
             self._of_cgroup.clear()
-        self._of_cgroup[path] = found
+        self._of_cgroup[text] = found
         return found
 
     def _is_guarded(self, pid: int) -> bool:
-        path = cgroup_of(pid)
+        path = cgroup_path(cgroup_text(pid))
         return any(_within(path, one.base) for one in list(self._guards.values()))
 
     def _asked(self, guard: Guard, event: Event, opened: Opened) -> _Asked:
@@ -416,11 +432,9 @@ class Permitting:
         names = (opened.path,) if known in ("", opened.path) else (opened.path, known)
         upper = guard.in_upper(opened, event.fd) if "upper" in reads else None
         facts: list[tuple[str, Value]] = []
-        for name, read in _FACTS.items():
-            if name in reads and (value := read(event.thread)) is not None:
+        for name in self._reading[event.exec]:
+            if (value := self._facts[name](event.thread)) is not None:
                 facts.append((name, value))
-        if "labels" in reads and (labels := self._labels(event.thread)) is not None:
-            facts.append(("labels", labels))
         if "hour" in reads or "weekday" in reads:
             now = time.localtime()
             facts += (("hour", now.tm_hour), ("weekday", _DAYS[now.tm_wday]))

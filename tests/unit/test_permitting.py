@@ -13,7 +13,7 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Effect, Entity
 from hullwatch.doorkeeper import facts_of
-from hullwatch.guarding import Opened, cgroup_of, files_named
+from hullwatch.guarding import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits import Channel, Ping, Policies, Told, Watch
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
@@ -199,11 +199,10 @@ def test_a_name_that_only_looks_deleted_is_kept(tmp_path):
 
 
 def test_the_cgroup_is_that_of_version_2():
-    found = next(
-        (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines()
-         if line.startswith("0::")), "")  # fmt: skip
-    assert cgroup_of(os.getpid()) == found
-    assert cgroup_of(0) == ""
+    assert cgroup_path(b"4:cpu:/a\n10::/b\n0::/c d/0::e\n") == "/c d/0::e"
+    assert cgroup_path(b"4:cpu:/a\n") == ""
+    assert b"\n" + cgroup_text(os.getpid()) in b"\n" + Path("/proc/self/cgroup").read_bytes()
+    assert cgroup_text(0) == b""
 
 
 # --- messages -----------------------------------------------------------------------------
@@ -257,14 +256,17 @@ when { context has kind && context.kind == "code-interpreter" && resource.path l
 forbid (principal, action == Action::"exec", resource) when { context.labels.contains("x") };
 permit (principal == Workload::"listed", action == Action::"open-write", resource)
 when { context has kind && context.kind == "never" };
-forbid (principal is Workload, action == Action::"listen", resource)
+forbid (principal is Workload, action in [Action::"listen", Action::"privilege"], resource)
 when { principal.name == "one" && context has program && context.program == "/x" };
+forbid (principal, action == Action::"load-plugin", resource)
+unless { context has program };
 """
 
 
 @pytest.mark.parametrize(
     ("action", "name", "facts", "concerned"),
     [
+        ("load-plugin", "a", {}, True),  # where the program cannot be told
         ("open-read", "a", {}, False),
         ("open-read", "a", {"kind": "agent"}, False),
         ("open-read", "a", {"kind": "code-interpreter"}, True),

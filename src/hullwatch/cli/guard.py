@@ -74,7 +74,7 @@ def guard(
     wanted = _wanted(containers or [])
     resolver = Resolver()
     keeper = Doorkeeper(log or directory(), head)
-    watched: set[str] = set()
+    watched: dict[str, object] = {}
     over: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: over.append(number))
@@ -86,10 +86,13 @@ def guard(
                 looked = time.monotonic()
                 resolver.scan()
             for one in resolver.poll():
-                ident, pid = one.container_id or "", _first_pid(resolver.v2_root, one)
-                if one.is_container and ident not in watched and pid and wanted(one):
-                    watched.add(ident)
-                    keeper.watch(ident, one.name or ident, pid, facts_of(one))
+                if not one.is_container or not one.container_id or not wanted(one):
+                    continue
+                name, facts = one.name or one.container_id, facts_of(one)
+                pid = _first_pid(resolver.v2_root, one)
+                if pid and watched.get(one.container_id) != (name, facts):
+                    watched[one.container_id] = name, facts
+                    keeper.watch(one.container_id, name, pid, facts)
             select.select([keeper.fd], [], [], 0.2)
             for message in keeper.take():
                 _print(message, json)

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
 from threading import Lock
 from time import perf_counter_ns
@@ -44,6 +45,7 @@ from hullwatch.decide.source import read_files, read_policies
 __all__ = ["Answer", "CacheStats", "Engine"]
 
 MAX_CACHED = 16_384  # decisions
+MAX_MAYBE = 4  # attributes that may be missing, where it is asked what could hold
 MAX_CACHED_TEXT = 4_096  # characters of one question; longer ones are asked again
 
 # A panic in Cedar is no Exception, and must not let anything through.
@@ -178,34 +180,51 @@ class Engine:
             return True  # its head makes a list, whatever its conditions say
         if not fitting or not _PLAIN.fullmatch(principal.id):
             return bool(fitting)
-        fixed = {one.name: conform(one, context[one.name]) for one in part.context
-                 if one.name in context}  # fmt: skip
+        fixed = {
+            one.name: conform(one, context[one.name]) for one in part.context if one.name in context
+        }
         if "kind" not in fixed:
             fixed["kind"] = _known("kind", context, None)
         asked = {name: value for name, value in fixed.items() if value is not None}
-        asked |= {
-            one.name: {"__extn": {"fn": "unknown", "arg": one.name}}
-            for one in part.context
-            if one.name not in context and one.name in _EACH_TIME
-        }
-        entity = {"uid": {"type": principal.kind, "id": principal.id}, "parents": []}
-        attributes = _said(part.entities[principal.kind], _values(part, principal))
+        open_ = [one for one in part.context if one.name not in fixed and one.name in _EACH_TIME]
+        maybe = [one.name for one in open_ if not one.sure]
+        if len(maybe) > MAX_MAYBE:
+            return True
+        asked |= {one.name: _unknown(one.name) for one in open_ if one.sure}
+        # `has` is true of what is unknown: so once with, and once without each that may be missing.
+        chosen = (some for size in range(len(maybe) + 1) for some in combinations(maybe, size))
         try:
-            found = cedarpy.is_authorized_partial(
-                {
-                    "principal": f'{principal.kind}::"{principal.id}"',
-                    "action": f'Action::"{action}"',
-                    "context": msgspec.json.encode(asked).decode(),
-                },
-                part.handle,
-                msgspec.json.encode([entity | {"attrs": attributes}]).decode(),
+            return any(
+                self._could_hold(
+                    part, action, principal, asked | {one: _unknown(one) for one in some}
+                )
+                for some in chosen
             )
-            said = found.diagnostics
-            return bool(said.errors or said.reasons or said.may_be_determining)
         except _STOP:
             raise
         except BaseException:
             return True  # Cedar calls it an experiment: nothing hangs on it but what it costs
+
+    def _could_hold(
+        self, part: _Part, action: str, principal: Entity, context: Mapping[str, Any]
+    ) -> bool:
+        who = {
+            "uid": {"type": principal.kind, "id": principal.id},
+            "attrs": _said(part.entities[principal.kind], _values(part, principal)),
+            "parents": [],
+        }
+        does = {"uid": {"type": "Action", "id": action}, "attrs": {}, "parents": []}
+        found = cedarpy.is_authorized_partial(
+            {
+                "principal": f'{principal.kind}::"{principal.id}"',
+                "action": f'Action::"{action}"',
+                "context": msgspec.json.encode(context).decode(),
+            },
+            part.handle,
+            msgspec.json.encode([who, does]).decode(),
+        )
+        said = found.diagnostics
+        return bool(said.errors or said.reasons or said.may_be_determining)
 
     def answer(self, question: Question, now: datetime | None = None) -> Answer:
         """What each policy says; every one fails where the question cannot be asked."""
@@ -318,6 +337,10 @@ def _said_by(effect: Effect, policies: Sequence[Policy], answer: Answer) -> Weig
     if first.id in answer.failed:
         said = f"policy {first.id} could not be evaluated, and fails {first.fail}"
     return Weighed(effect, tuple(one.id for one in policies), said)
+
+
+def _unknown(name: str) -> dict[str, Any]:
+    return {"__extn": {"fn": "unknown", "arg": name}}
 
 
 def _all_fail(policies: tuple[Policy, ...]) -> Answer:
