@@ -59,7 +59,7 @@ class Guarded:
         self.counts = Counts({})
         self.keeper = Doorkeeper(folder)
         self.keeper.policies([(policies, "bench.cedar")])
-        self.keeper.watch(container.id, "bench", container.pid)
+        self.keeper.watch(container.id, "bench", container.cgroups()[""])
         self.until(lambda: bool(self.counts.version and self.counts.guarded))
 
     def until(self, question: Callable[[], bool]) -> None:

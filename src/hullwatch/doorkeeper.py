@@ -82,18 +82,18 @@ class Doorkeeper:
         self._channel.send(Policies(tuple(texts)))
 
     def watch(
-        self, container: str, name: str, pid: int, facts: Mapping[str, Value] | None = None
+        self, container: str, name: str, cgroup: str, facts: Mapping[str, Value] | None = None
     ) -> None:
-        """Ask about a container. pid: of a process in it. facts: image, kind, namespace and so on,
-        as the schema has them."""
-        self._channel.send(Watch(container, name, pid, dict(facts or {})))
+        """Ask about a container, from the moment that it has a root folder. cgroup: its path in
+        cgroup v2. facts: image, kind, namespace and so on, as the schema has them."""
+        self._channel.send(Watch(container, name, cgroup, dict(facts or {})))
 
     def release(self, container: str) -> None:
         """Ended containers are let go by themselves."""
         self._channel.send(Release(container))
 
     def take(self) -> Iterator[Message]:
-        """Told, Problem and Counts since the last call."""
+        """Told, Problem, Counts, and Release of those who ended, since the last call."""
         yield from self._channel.take()
         self._channel.flush()
 
@@ -163,6 +163,8 @@ class _Keeping:
     def _from_worker(self) -> None:
         for message in self._worker.take():
             self._answered = time.monotonic()
+            if isinstance(message, Release):
+                self._watched.pop(message.container, None)
             if not isinstance(message, Ping):
                 self._agent.send(message)
 
@@ -189,9 +191,6 @@ class _Keeping:
         self._starts = [one for one in self._starts if began - one < WITHIN]
         if len(self._starts) >= MANY:
             time.sleep(PAUSE)
-        self._watched = {
-            name: one for name, one in self._watched.items() if Path(f"/proc/{one.pid}").exists()
-        }
         self._start()
         said = f"{why}; until it was started anew every open and exec was let through"
         self._agent.send(Problem(said, gap=True))

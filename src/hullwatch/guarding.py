@@ -42,6 +42,10 @@ class GuardError(Exception):
     """A container that cannot be guarded: why."""
 
 
+class NotYet(GuardError):
+    """Its runtime has not given it its root folder yet: try again."""
+
+
 class Opened(NamedTuple):
     """What an event's descriptor is. path: as the container sees it."""
 
@@ -83,33 +87,49 @@ class _Space:
 
 
 class Guard:
-    """GuardError where it cannot be. base: its cgroup's path; those below it count, too. facts: of
-    the context, the same for all of its questions. gaps: what of it cannot be watched."""
+    """cgroup: its path in cgroup v2, or one below it; all below it count. facts: of the context,
+    the same for all of its questions. NotYet, GuardError. gaps: what of it cannot be watched."""
 
     def __init__(
-        self, container: str, name: str, pid: int, facts: Mapping[str, Value], v2_root: str
+        self,
+        container: str,
+        name: str,
+        cgroup: str,
+        facts: Mapping[str, Value],
+        v2_root: str,
+        host: Collection[Mount],
     ) -> None:
         self.container = container
         self.know(name, facts)
-        self.base = _base(cgroup_path(cgroup_text(pid)), container)
+        self.base = _base(cgroup, container)
         self.gaps: tuple[str, ...] = ()
         self.mask = 0
         self._folder = Path(v2_root + self.base)
-        if not container or self.base in ("", "/") or not self._folder.is_dir():
-            raise GuardError(f"{name}: process {pid} is in no cgroup of its own")
+        self._upper = -1
         self._spaces: dict[int, _Space] = {}
         self._others: set[int] = set()  # devices that are not its root's
         self._marked: dict[tuple[bool, int], int] = {}  # whole file system?, device or mount: mask
         self._hosts = {_space_of(own) for own in ("self", "1")}
-        space = _space_of(str(pid))
-        if not space or space in self._hosts:
-            raise GuardError(f"{name}: process {pid} has the host's mounts, or has ended")
-        try:
-            self._add_space(space, pid)
-            self._upper = self._upper_folder()
-        except OSError as error:
-            self.close()
-            raise GuardError(f"{name}: process {pid}: {error.strerror}") from None
+        if not self.base.strip("/") or not self._folder.is_dir():
+            raise GuardError(f"{name}: it has no cgroup of its own, or has ended: {self.base}")
+        self._enter({(one.device, one.root) for one in host if _is_root(one)})
+        self._upper = self._upper_folder()
+
+    def _enter(self, host_roots: Collection[tuple[int, str]]) -> None:
+        """The mount namespace of its first process that has a root folder of its own. What a
+        runtime has there before is as it began: on the host, or with a copy of its mounts."""
+        for pid in self.pids():
+            space = _space_of(str(pid))
+            if not space or space in self._hosts:
+                continue
+            with contextlib.suppress(OSError):
+                found = _Space(pid)
+                roots = {(one.device, one.root) for one in found.mounts() if _is_root(one)}
+                if roots and roots.isdisjoint(host_roots):
+                    self._spaces[space] = found
+                    return
+                found.close()
+        raise NotYet(f"{self.name}: none of its processes has mounts and a root folder of its own")
 
     def know(self, name: str, facts: Mapping[str, Value]) -> None:
         self.name = name
@@ -154,12 +174,9 @@ class Guard:
             known = not space or space in self._spaces or space in self._hosts
             if not known and len(self._spaces) < MAX_SPACES:
                 with contextlib.suppress(OSError):
-                    self._add_space(space, pid)
+                    self._spaces[space] = _Space(pid)
                     new = True
         return alive, new
-
-    def _add_space(self, space: int, pid: int) -> None:
-        self._spaces[space] = _Space(pid)
 
     # --- its mounts -----------------------------------------------------------------------
 
@@ -201,7 +218,7 @@ class Guard:
         for space in self._spaces.values():
             space.close()
         self._spaces.clear()
-        if getattr(self, "_upper", -1) >= 0:
+        if self._upper >= 0:
             os.close(self._upper)
             self._upper = -1
 

@@ -38,17 +38,19 @@ class Policies(msgspec.Struct, frozen=True, tag=True):
 
 
 class Watch(msgspec.Struct, frozen=True, tag=True):
-    """A container whose opens and execs are asked about; again: what is known of it now. pid: of a
-    process in it. facts: of the context, the same for all of its questions: image, image_digest,
-    kind, namespace."""
+    """A container whose opens and execs are asked about; again: what is known of it now. cgroup:
+    its path in cgroup v2; it may be empty still. facts: of the context, the same for all of its
+    questions: image, image_digest, kind, namespace."""
 
     container: str
     name: str
-    pid: int
+    cgroup: str
     facts: dict[str, Value] = {}
 
 
 class Release(msgspec.Struct, frozen=True, tag=True):
+    """Not asked about any more: from the agent, or to it where one has ended, or could not be."""
+
     container: str
 
 
@@ -130,9 +132,12 @@ class Channel:
     def take(self) -> Sequence[Message]:
         """What has come. What makes no sense ends the channel."""
         try:
-            while len(self._in) <= MAX_WAITING and (piece := self._socket.recv(1 << 18)):
+            while len(self._in) <= MAX_WAITING:
+                piece = self._socket.recv(1 << 18)
+                if not piece:
+                    self.open = False
+                    break
                 self._in += piece
-            self.open = False
         except BlockingIOError:
             pass
         except OSError:

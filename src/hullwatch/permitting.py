@@ -33,6 +33,7 @@ from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Ques
 from hullwatch.guarding import (
     Guard,
     GuardError,
+    NotYet,
     Opened,
     cgroup_path,
     cgroup_text,
@@ -54,6 +55,7 @@ MAX_REMEMBERED = 65_536  # decisions
 MAX_FOLDED = 4096  # entries whose repeats are counted
 MAX_CGROUPS = 4096
 MAX_GUARDS = 1024
+COMING, SOON = 30.0, 0.02  # s that a container may take to begin; s between two looks at it
 COUNTED = 60.0  # s between two writings of counts
 LOOKED = 10.0  # s between two looks for files that policies name
 TIER = "fanotify"
@@ -155,6 +157,7 @@ class Permitting:
         self._own = cgroup_path(cgroup_text(os.getpid()))
         self._host: list[Mount] = []
         self._guards: dict[str, Guard] = {}
+        self._coming: dict[str, tuple[Watch, float]] = {}
         self._of_cgroup: dict[bytes, Guard | None] = {}
         self._engine: Engine | None = None
         self._reads: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
@@ -181,14 +184,18 @@ class Permitting:
     def run(self) -> None:
         for fd in (self._group.fd, self._channel.fd, self._wake_fd, self._known.fd):
             self._poll.register(fd, select.EPOLLIN)
-        alarm = counted = looked = followed = 0.0
+        alarm = counted = looked = followed = tried = 0.0
         try:
             while self._running and self._channel.open:
                 now = time.monotonic()
                 if now - alarm >= ALARM / 10:
                     alarm = now
                     signal.setitimer(signal.ITIMER_REAL, ALARM)
-                self._turn(0.1 if self._pending or self._held else 0.5)
+                self._turn(SOON if self._coming else DECIDING / 2)
+                if self._coming and now - tried >= SOON:
+                    tried = now
+                    for asked, _ in list(self._coming.values()):
+                        self._watch(asked)
                 if now - followed >= DECIDING / 2:
                     followed = now
                     self._follow(now)
@@ -249,6 +256,7 @@ class Permitting:
             alive, new = guard.look_for_spaces()
             if not alive:
                 self._release(guard.container)
+                self._channel.send(Release(guard.container))
             elif new:
                 self._host = host_mounts()
                 self._mark(guard)
@@ -322,26 +330,36 @@ class Permitting:
             self._remembered.clear()
             self._mark(known)
             return
+        self._host = host_mounts()
         try:
             if len(self._guards) >= MAX_GUARDS:
                 raise GuardError(f"{asked.name}: {MAX_GUARDS} containers are guarded already")
-            guard = Guard(asked.container, asked.name, asked.pid, asked.facts, self._v2_root)
+            guard = Guard(
+                *(asked.container, asked.name, asked.cgroup, asked.facts),
+                *(self._v2_root, self._host),
+            )
+            if _within(self._own, guard.base):
+                guard.close()
+                raise GuardError(f"{asked.name}: it is the agent's own")
         except GuardError as error:
+            since = self._coming.get(asked.container, (asked, time.monotonic()))[1]
+            if isinstance(error, NotYet) and time.monotonic() - since < COMING:
+                self._coming[asked.container] = asked, since
+                return
+            self._coming.pop(asked.container, None)
             self._problem(f"not guarded: {error}", gap=True)
+            self._channel.send(Release(asked.container))
             return
-        if _within(self._own, guard.base):
-            guard.close()
-            self._problem(f"not guarded: {guard.name}: it is the agent's own", gap=True)
-            return
+        self._coming.pop(guard.container, None)
         self._guards[guard.container] = guard
         self._of_cgroup.clear()
-        self._host = host_mounts()
         self._mark(guard)
         self._look_for_files(guard)
         self._tell()
 
     def _release(self, container: str) -> None:
         guard = self._guards.pop(container, None)
+        self._coming.pop(container, None)
         if guard is None:
             return
         self._of_cgroup.clear()

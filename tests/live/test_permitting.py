@@ -52,7 +52,7 @@ class Guarded:
         self.counts = Counts({})
         self.keeper = Doorkeeper(folder / "log")
         self.use(policies)
-        self.keeper.watch(container.id, container.name, container.pid)
+        self.keeper.watch(container.id, container.name, container.cgroups()[""])
         self.until(lambda: bool(self.asked), "the container to be asked about")
 
     @property
@@ -435,9 +435,32 @@ def test_what_cannot_be_used_or_guarded_is_said(guarded):
     box = guarded(SECRET, {"/etc/keys/secret": "s"})
     box.use("forbid (principal, action, resource) when { context.nothing };")
     box.until(lambda: any("was refused" in one for one in box.problems), "the refusal")
-    box.keeper.watch("host", "host", os.getpid())
-    box.until(lambda: any("not guarded: host" in one for one in box.problems), "the reason")
+    box.keeper.watch("gone", "gone", "/no/such/cgroup")
+    box.until(lambda: any("not guarded: gone" in one for one in box.problems), "the reason")
     assert box.run("cat", "/etc/keys/secret").status == 1  # the set before stays
+
+
+def test_a_container_is_guarded_from_its_beginning(guarded, runc: Runc, python_image: Image):
+    """As the agent does: told of when its cgroup is made, before it has its own root folder."""
+    box = guarded(SECRET)
+    code = (
+        "import time\nfor _ in range(400):\n try: open('/etc/hostname').read()\n"
+        " except PermissionError: print('stopped', flush=True); break\n time.sleep(0.02)"
+    )
+    box.use(SECRET.replace("/data/secret", "/etc/hostname").replace('"box"', '"late"'))
+    bundle = runc.make(["python3", "-c", code], name="late", image=python_image)
+    began = threading.Thread(target=lambda: runc.launch(bundle))
+    began.start()
+    root = cgroup2_root()
+
+    def made() -> str | None:
+        found = [*root.glob(bundle.id), *root.glob(f"*/{bundle.id}")]
+        return f"/{found[0].relative_to(root)}" if found else None
+
+    box.keeper.watch(bundle.id, "late", poll(made, seconds=20, waiting_for="its cgroup"))
+    box.until(lambda: "stopped" in (bundle.folder / "stdout").read_text(), "the open to be stopped")
+    began.join(20)
+    assert not box.problems
 
 
 def test_the_command_guards_until_it_is_ended(runc: Runc, tmp_path: Path):

@@ -216,10 +216,15 @@ def pair() -> tuple[Channel, Channel]:
 def test_messages_of_any_length_arrive_whole():
     ours, theirs = pair()
     long = Policies((("x" * 3_000_000, "long.cedar"),))
-    sent = [Watch("id", "box", 7, {"kind": "agent"}), long, Told(Entry(action="exec")), Ping(3)]
+    sent = [
+        Watch("id", "box", "/box", {"kind": "agent"}),
+        long,
+        Told(Entry(action="exec")),
+        Ping(3),
+    ]
     ours.send(*sent)
     found: list[object] = []
-    while len(found) < len(sent):
+    while len(found) < len(sent) and theirs.open:
         found += theirs.take()
         ours.flush()
     assert found == sent

@@ -89,10 +89,9 @@ def guard(
                 if not one.is_container or not one.container_id or not wanted(one):
                     continue
                 name, facts = one.name or one.container_id, facts_of(one)
-                pid = _first_pid(resolver.v2_root, one)
-                if pid and watched.get(one.container_id) != (name, facts):
+                if watched.get(one.container_id) != (name, facts):
                     watched[one.container_id] = name, facts
-                    keeper.watch(one.container_id, name, pid, facts)
+                    keeper.watch(one.container_id, name, one.cgroup_path, facts)
             select.select([keeper.fd], [], [], 0.2)
             for message in keeper.take():
                 _print(message, json)
@@ -132,14 +131,6 @@ def _wanted(given: list[str]) -> Callable[[Workload], bool]:
         return not given or any(name == one.name or ident.startswith(name) for name in given)
 
     return fits
-
-
-def _first_pid(root: str | None, one: Workload) -> int:
-    """0: nothing runs in it."""
-    try:
-        return int(Path(f"{root}{one.cgroup_path}/cgroup.procs").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _print(message: Message, as_json: bool) -> None:
