@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from hullwatch import doorkeeper
 from hullwatch.decide.log import Entry, Log
 from hullwatch.demo.runc import cgroup2_root
 from hullwatch.doorkeeper import Doorkeeper
@@ -172,9 +173,9 @@ def openat2():
 def by_handle():
     class Handle(ctypes.Structure):
         _fields_ = [("size", ctypes.c_uint), ("type", ctypes.c_int), ("data", ctypes.c_byte * 128)]
-    handle, mount = Handle(128), ctypes.c_int()
-    checked(libc.name_to_handle_at(-100, S.encode(), ctypes.byref(handle), ctypes.byref(mount), 0))
-    return checked(libc.open_by_handle_at(os.open("/", os.O_RDONLY), ctypes.byref(handle), 0))
+    handle, mount, path = Handle(128), ctypes.c_int(), b"/data/secret"
+    checked(libc.name_to_handle_at(-100, path, ctypes.byref(handle), ctypes.byref(mount), 0))
+    return checked(libc.open_by_handle_at(os.open("/data", 0), ctypes.byref(handle), 0))
 def bind():
     os.makedirs("/mnt/b", exist_ok=True)
     checked(libc.mount(b"/etc/keys", b"/mnt/b", None, 4096, None))
@@ -260,8 +261,6 @@ def test_a_secret_is_read_by_no_other_name_or_call(guarded, raw_calls: Path | No
     if said.get("io_uring") == "skipped":
         del said["io_uring"]
     assert len(said) >= 15
-    # A handle may be refused by the file system before anybody is asked.
-    assert said.pop("by_handle") in ("Operation not permitted", "Operation not supported")
     assert said == dict.fromkeys(said, "Operation not permitted")
 
     # What is beside it, or written, or opened on the host, goes on.
@@ -407,6 +406,35 @@ def test_nobody_hangs_when_all_of_it_is_killed_at_once(guarded):
     thread.join(20)
     assert done[0].stdout == "a plan"
     box.until(lambda: not box.keeper.alive, "the end to be seen")
+
+
+SLOW = """
+import time
+from hullwatch.decide.engine import Engine
+decide = Engine.decide
+def slow(self, question, **more):
+    if question.resource.id == "/etc/slow" and question.action == "open-read":
+        time.sleep(3)
+    return decide(self, question, **more)
+Engine.decide = slow
+"""
+
+
+def test_policies_that_take_too_long_are_not_waited_for(guarded, monkeypatch: pytest.MonkeyPatch):
+    begin, main = doorkeeper._START.split("; from ", 1)
+    monkeypatch.setattr(doorkeeper, "_START", f"{begin}\n{SLOW}\nfrom {main}")
+    box = guarded(SECRET, {"/etc/slow": "s", "/etc/other": "o"})
+    assert box.run("cat", "/etc/hostname").status == 0
+    thread, done = read_later(box, "cat", "/etc/slow")
+    late = box.until(
+        lambda: next((one for one in box.told if "no answer" in one.reason), None), "the failure"
+    )
+    assert (late.effect, late.resource) == ("block", "Path:/etc/slow")
+    assert box.run("cat", "/etc/hostname").status == 0  # what was decided before
+    assert box.run("cat", "/etc/other").status == 1  # what was not, while they do not answer
+    thread.join(20)
+    assert done[0].status == 1
+    box.until(lambda: box.run("cat", "/etc/other").status == 0, "them to answer again")
 
 
 def test_policies_that_speak_of_others_cost_nothing(guarded):
