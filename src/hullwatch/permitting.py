@@ -96,7 +96,7 @@ class _Ruled(NamedTuple):
 
 _RANK = {effect: rank for rank, effect in enumerate(Effect)}
 _Verdict = tuple[_Ruled, ...]
-"""Of an exec: one. Of an open: for reading, for writing."""
+"""Of an exec: one. Of an open: for reading, for writing. None, where no policy speaks of it."""
 
 
 class _Pending(msgspec.Struct):
@@ -508,6 +508,8 @@ class Permitting:
             self._finally(event, asked, again)
             return
         self._asking.pop(asked, None)
+        if all(one.quiet for one in verdict):
+            verdict = ()
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[asked] = verdict
@@ -515,10 +517,8 @@ class Permitting:
             self._settle(event, opened, asked, verdict)
 
     def _settle(self, event: Event, opened: Opened, asked: _Asked, verdict: _Verdict) -> None:
-        ruled = verdict[0]
-        if not event.exec and not all(one.quiet for one in verdict):
-            ruled = self._of_purpose(event, verdict) or _GOES_ON
-        if ruled.quiet:
+        ruled = self._of_purpose(event, verdict) if verdict else None
+        if ruled is None or ruled.quiet:
             self._group.answer(event, True)
             self._counts["allowed"] += 1
             key = (asked.container, "exec" if event.exec else "open")
@@ -535,12 +535,13 @@ class Permitting:
     def _of_purpose(self, event: Event, verdict: _Verdict) -> _Ruled | None:
         """For reading, for writing, or the stronger where it is not known. None: the kernel opens
         it to execute it, which is another question."""
-        read, write = verdict
+        if event.exec:
+            return verdict[0]
         purpose = purpose_of(event.thread)
         if purpose == "exec":
             return None
         if purpose:
-            return read if purpose == "read" else write
+            return verdict[0] if purpose == "read" else verdict[1]
         return max(verdict, key=lambda one: one.strength)
 
     def _finally(self, event: Event, asked: _Asked, ruled: _Ruled) -> None:
@@ -769,7 +770,6 @@ class Permitting:
             self._channel.send(said)
 
 
-_GOES_ON = _Ruled("open-read", "", Decision(effect=Effect.ALLOW, wanted=Effect.ALLOW))
 _SAID = {0: "nothing", OPEN: "open", EXEC: "exec", OPEN | EXEC: "open, exec"}
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
