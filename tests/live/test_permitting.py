@@ -129,12 +129,12 @@ def guarded(
 SECRET = """
 @id("secret") @reason("keys stay where they are")
 forbid (principal == Workload::"box", action == Action::"open-read", resource)
-when { resource.path == "/etc/keys/secret" || resource.path == "/data/secret" };
+when { ["/etc/keys/secret", "/data/secret", "/mnt/new/secret"].contains(resource.path) };
 """
 
 # Each way opens the secret for reading by another name or call; what comes of each as JSON.
 WAYS = """
-import ctypes, json, os, subprocess, sys
+import ctypes, json, os, subprocess, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 S = "/etc/keys/secret"
 
@@ -207,6 +207,26 @@ def call32(): return raw("int80", "5", S, "0")
 def volume(): return os.open("/data/secret", os.O_RDONLY)
 def volume_link():
     os.link("/data/secret", "/data/other"); return os.open("/data/other", os.O_RDONLY)
+def volume_elsewhere():
+    pid = os.fork()
+    if not pid:
+        try:
+            checked(libc.unshare(0x20000))
+            checked(libc.mount(b"/data", b"/home", None, 4096, None))
+            time.sleep(1.2)
+            os.open("/home/secret", os.O_RDONLY); os._exit(0)
+        except OSError as error:
+            os._exit(error.errno)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise OSError(code, "")
+    return 0
+def new_tmpfs():
+    os.makedirs("/mnt/new", exist_ok=True)
+    checked(libc.mount(b"x", b"/mnt/new", b"tmpfs", 0, None))
+    time.sleep(0.3)
+    open("/mnt/new/secret", "w").write("x")
+    return os.open("/mnt/new/secret", os.O_RDONLY)
 def renamed():
     os.rename(S, "/tmp/r"); return os.open("/tmp/r", os.O_RDONLY)
 
@@ -223,7 +243,8 @@ print(json.dumps(said))
 """
 ORDERED = (
     "direct both symlink hard_link proc_root relative reopened written_reopened chroot_ openat2"
-    " by_handle bind new_namespace io_uring call32 volume volume_link renamed"
+    " by_handle bind new_namespace io_uring call32 volume volume_link"
+    " volume_elsewhere new_tmpfs renamed"
 )
 
 
@@ -269,7 +290,8 @@ def test_a_secret_is_read_by_no_other_name_or_call(guarded, raw_calls: Path | No
     assert (box.container.bundle.rootfs / "tmp/r").read_text() == "s3cretmore\n"
     assert (volume / "secret").read_text() == "in a volume"
     box.until(lambda: any("reached as /tmp/r" in one.reason for one in box.told), "the log's words")
-    assert {one.resource for one in box.told} == {"Path:/etc/keys/secret", "Path:/data/secret"}
+    named = {f"Path:/{name}/secret" for name in ("etc/keys", "data", "mnt/new")}
+    assert {one.resource for one in box.told} == named
     assert {one.policies for one in box.told} == {("secret",)}
 
 
@@ -346,6 +368,9 @@ def test_a_held_open_waits_for_a_person(guarded, wish: str, text: str):
     entry = box.held()
     assert box.run("cat", "/etc/hostname").status == 0  # others go on meanwhile
     assert not done
+    command = [sys.executable, "-m", "hullwatch", "approvals", "show", entry.held]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "/etc/plan" in shown.stdout and "Workload:box" in shown.stdout
     box.decide(wish, entry.held)
     thread.join(20)
     assert done[0].stdout == text
@@ -373,6 +398,19 @@ def test_who_is_killed_while_it_waits_waits_no_longer(guarded):
         lambda: next((one for one in box.told if one.kind == "cancelled"), None), "the end"
     )
     assert "has ended" in ended.why
+
+
+def test_what_is_held_when_the_guard_ends_is_refused(guarded):
+    box = guarded(CHALLENGED, {"/etc/plan": "a plan"})
+    thread, done = read_later(box, "cat", "/etc/plan")
+    box.held()
+    box.close()
+    thread.join(20)
+    assert done[0].status == 1
+    assert box.run("cat", "/etc/plan").stdout == "a plan"
+    log = Log(box.folder / "log", write=False)
+    assert [one.kind for one in log.entries(kinds=("held", "cancelled"))] == ["held", "cancelled"]
+    log.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from hullwatch import holding
 from hullwatch.context.workload import Workload
+from hullwatch.decide.approvals import Terms
+from hullwatch.decide.desk import DeskError, ask
 from hullwatch.decide.engine import Engine
-from hullwatch.decide.log import Entry
+from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
 from hullwatch.doorkeeper import facts_of
 from hullwatch.guarding import Opened, cgroup_path, cgroup_text, files_named
+from hullwatch.holding import Holding, Outcome
 from hullwatch.permits import Channel, Ping, Policies, Told, Watch
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
@@ -251,6 +257,104 @@ def test_who_does_not_read_costs_messages_and_not_memory():
     assert ours.refused >= 1 and ours.open
     ours.close()
     theirs.close()
+
+
+# --- what is held -------------------------------------------------------------------------
+
+
+class Desk:
+    """Holding, and the end at which people answer."""
+
+    def __init__(self, folder: Path, requester: bool = False) -> None:
+        self.woken = threading.Event()
+        self.holding = Holding(folder / "log", None, self.woken.set, lambda pid: requester)
+        self.path = folder / f"{os.getpid()}.sock"
+
+    def hold(self, number: int) -> None:
+        entry = Entry(time=time.time_ns(), principal="Workload:box", action="open-read",
+                      resource="Path:/x", effect=Effect.CHALLENGE, wanted=Effect.CHALLENGE,
+                      policies=("p",), tier="fanotify")  # fmt: skip
+        self.holding.hold(number, entry, Terms(deadline=60), {"said": "open-read /x"})
+
+    def outcome(self) -> Outcome:
+        found = self.holding.take()
+        while not found:
+            assert self.woken.wait(10)
+            self.woken.clear()
+            found = self.holding.take()
+        [one] = found
+        return one
+
+    def answer(self, held: str, yes: bool) -> str:
+        return str(ask(self.path, ask="answer", held=held, yes=yes, why="a test")["done"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HULLWATCH_APPROVALS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_person_lets_what_is_held_go_on(folder):
+    desk = Desk(folder)
+    desk.hold(7)
+    held = desk.outcome()
+    assert (held.number, held.effect, held.entry.kind) == (7, "challenge", "held")
+    assert desk.answer(held.entry.held, True) == "approved"
+    over = desk.outcome()
+    assert (over.number, over.effect, over.entry.kind) == (7, "allow", "approved")
+    desk.holding.close(5)
+    log = Log(folder / "log", write=False)
+    assert [one.kind for one in log.entries()] == ["held", "approved"]
+    log.close()
+
+
+def test_whoever_is_asked_about_does_not_approve(folder):
+    desk = Desk(folder, requester=True)
+    desk.hold(1)
+    held = desk.outcome().entry.held
+    with pytest.raises(DeskError, match="whoever asks does not approve"):
+        desk.answer(held, True)
+    assert desk.answer(held, False) == "denied"  # that much it may
+    assert desk.outcome().effect == "block"
+    desk.holding.close(5)
+
+
+def test_nothing_is_held_or_approved_without_an_entry(folder, monkeypatch):
+    desk = Desk(folder)
+    desk.hold(1)
+    held = desk.outcome().entry.held
+
+    def full(self: Log, *entries: Entry) -> None:
+        raise LogError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "append", full)
+        with pytest.raises(DeskError, match="full"):
+            desk.answer(held, True)
+        desk.hold(2)
+        refused = desk.outcome()
+        assert (refused.number, refused.effect) == (2, "block")
+        assert desk.holding.problem == "the disk is full"
+    assert desk.answer(held, True) == "approved"
+    assert desk.outcome().effect == "allow"
+    desk.holding.close(5)
+
+
+def test_what_is_noted_is_written_when_the_disk_is_back(folder, monkeypatch):
+    desk = Desk(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(holding, "MAX_UNWRITTEN", 2)
+        patched.setattr(
+            Log, "append", lambda self, *entries: (_ for _ in ()).throw(LogError("full"))
+        )
+        for number in range(3):
+            desk.holding.note(Entry(resource=f"Path:/{number}"))
+    assert desk.holding.unlogged == 1
+    desk.holding.close(5)
+    log = Log(folder / "log", write=False)
+    assert [one.resource for one in log.entries()] == ["Path:/0", "Path:/1"]
+    log.close()
 
 
 # --- what a workload is asked about -------------------------------------------------------
