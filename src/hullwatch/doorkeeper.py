@@ -187,6 +187,8 @@ class _Keeping:
                 why += f" (signal {os.WTERMSIG(status)})"
         self._worker.close()
         self._known.close()
+        with contextlib.suppress(OSError):
+            self._desk.unlink()
         began = time.monotonic()
         self._starts = [one for one in self._starts if began - one < WITHIN]
         if len(self._starts) >= MANY:
@@ -197,6 +199,7 @@ class _Keeping:
 
     def _start(self) -> None:
         from hullwatch import permitting
+        from hullwatch.decide.desk import folder
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._starts.append(time.monotonic())
@@ -214,6 +217,7 @@ class _Keeping:
             finally:
                 os._exit(status)
         theirs.close()
+        self._desk = folder() / f"{self._pid}.sock"  # which it cannot remove when it is killed
         self._known = known  # stays open here, so that it is not what the worker's end waits for
         self._worker = Channel(ours)
         self._pinged = self._answered = time.monotonic()

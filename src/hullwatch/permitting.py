@@ -164,6 +164,7 @@ class Permitting:
         self._reading: dict[bool, tuple[str, ...]] = {True: (), False: ()}
         self._remembered: dict[_Asked, _Verdict] = {}
         self._decider, self._loader, self._finder = map(_Worker, ("decider", "loader", "finder"))
+        self._looking: set[str] = set()  # by the finder, which a file system may keep waiting
         self._done: deque[Callable[[], None]] = deque()
         self._pending: dict[int, _Pending] = {}
         self._asking: dict[_Asked, int] = {}
@@ -253,7 +254,7 @@ class Permitting:
                 self._held.pop(number)
                 os.close(held.event.fd)
         for guard in list(self._guards.values()):
-            alive, new = guard.look_for_spaces()
+            alive, new = guard.look_for_spaces() if guard.mask else (any(guard.pids()), False)
             if not alive:
                 self._release(guard.container)
                 self._channel.send(Release(guard.container))
@@ -517,6 +518,9 @@ class Permitting:
             self._settle(event, opened, asked, verdict)
 
     def _settle(self, event: Event, opened: Opened, asked: _Asked, verdict: _Verdict) -> None:
+        if any(one.decision.wanted is not Effect.ALLOW for one in verdict):
+            # By whatever name it is reached from now on; also where it is only made now.
+            self._known.learn(event.fd, opened.key, asked.container, asked.names[-1])
         ruled = self._of_purpose(event, verdict) if verdict else None
         if ruled is None or ruled.quiet:
             self._group.answer(event, True)
@@ -524,9 +528,6 @@ class Permitting:
             key = (asked.container, "exec" if event.exec else "open")
             self._plain[key] = self._plain.get(key, 0) + 1
             return
-        if ruled.decision.wanted is not Effect.ALLOW:
-            # By whatever name it is reached from now on.
-            self._known.learn(event.fd, opened.key, asked.container, asked.names[-1])
         if ruled.decision.effect is Effect.CHALLENGE:
             self._hold(event, opened, asked, ruled)
         else:
@@ -636,8 +637,9 @@ class Permitting:
     def _look_for_files(self, guard: Guard) -> None:
         """That policies name, so that they are known by whatever name they are reached."""
         engine = self._engine
-        if engine is None or not guard.mask:
+        if engine is None or not guard.mask or guard.container in self._looking:
             return
+        self._looking.add(guard.container)
         root = os.dup(guard.root)
         who, facts, container = Entity("Workload", guard.name), dict(guard.facts), guard.container
         actions = ("exec", *_OPENS)
@@ -665,6 +667,7 @@ class Permitting:
                         os.close(fd)
             finally:
                 os.close(root)
+                self._looking.discard(container)
 
         def learn(fd: int, key: Key, name: str) -> None:
             self._known.learn(fd, key, container, name)
