@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hullwatch.decide.question import Value
+from hullwatch.decide.schema import clean
 from hullwatch.sensor.fanotify import Group
 from hullwatch.sensor.identities import Key
 from hullwatch.sensor.mounts import MAX_MOUNTINFO, Mount, mount_id, plan, read_mounts, resolve
@@ -207,7 +208,7 @@ class Guard:
                         marked[key] = mask
             self._others |= {one.device for one in mounts if not _is_root(one)}
         self._marked = marked
-        self.gaps = tuple(gaps)[:64] if mask else ()
+        self.gaps = tuple(map(clean, gaps))[:64] if mask else ()
 
     def release(self, group: Group, host: Collection[Mount], others: Callable[[int], int]) -> None:
         with contextlib.suppress(OSError):

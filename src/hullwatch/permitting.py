@@ -30,6 +30,7 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
+from hullwatch.decide.schema import clean
 from hullwatch.guarding import (
     Guard,
     GuardError,
@@ -174,7 +175,7 @@ class Permitting:
         self._folded: OrderedDict[Entry, int] = OrderedDict()
         self._plain: dict[tuple[str, str], int] = {}
         self._counts: dict[str, int] = dict.fromkeys(
-            ("events", "outside", "allowed", "blocked", "observed", "held", "asked", "late"), 0
+            "events outside allowed blocked observed held asked late faults".split(), 0
         )
         self._said: object = None
         self._problems: set[str] = set()
@@ -224,7 +225,10 @@ class Permitting:
             if len(self._known):
                 self._known.drain()
             for event in events:
-                self._event(event)
+                try:
+                    self._event(event)
+                except Exception as error:  # of one event: the others are not to suffer from it
+                    self._fault(event, error)
         if self._wake_fd in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake_fd)
@@ -252,7 +256,7 @@ class Permitting:
             if not held.started or _started(held.event.thread) != held.started:
                 self._holding.cancel(number, "the process that asked has ended")
                 self._held.pop(number)
-                os.close(held.event.fd)
+                self._group.forget(held.event)
         for guard in list(self._guards.values()):
             alive, new = guard.look_for_spaces() if guard.mask else (any(guard.pids()), False)
             if not alive:
@@ -430,6 +434,11 @@ class Permitting:
         else:
             self._ask(_Pending(asked, [(event, opened)], time.monotonic() + DECIDING))
 
+    def _fault(self, event: Event, error: Exception) -> None:
+        self._counts["faults"] += 1
+        self._group.answer(event, self._fail() is Fail.OPEN)
+        self._problem(f"a question failed: {type(error).__name__}: {error}", gap=True)
+
     def _guard_of(self, thread: int) -> Guard | None:
         text = cgroup_text(thread)
         if text in self._of_cgroup:
@@ -448,7 +457,8 @@ class Permitting:
     def _asked(self, guard: Guard, event: Event, opened: Opened) -> _Asked:
         reads = self._reads[event.exec]
         known = self._known.path(opened.key, guard.container)
-        names = (opened.path,) if known in ("", opened.path) else (opened.path, known)
+        path = clean(opened.path)
+        names = (path,) if known in ("", path) else (path, known)
         upper = guard.in_upper(opened, event.fd) if "upper" in reads else None
         facts: list[tuple[str, Value]] = []
         for name in self._reading[event.exec]:
@@ -662,7 +672,7 @@ class Permitting:
                     about = os.fstat(fd)
                     if wanted(name):
                         key = (about.st_dev, about.st_ino)
-                        self._later(lambda fd=fd, key=key, name=name: learn(fd, key, name))  # type: ignore[misc]
+                        self._later(lambda fd=fd, key=key, name=clean(name): learn(fd, key, name))  # type: ignore[misc]
                     else:
                         os.close(fd)
             finally:
@@ -809,7 +819,7 @@ def _within(path: str, base: str) -> bool:
 
 def _program(thread: int) -> str | None:
     try:
-        return os.readlink(f"/proc/{thread}/exe")
+        return clean(os.readlink(f"/proc/{thread}/exe"))
     except OSError:
         return None
 

@@ -320,7 +320,12 @@ def test_what_came_after_the_image_does_not_run(guarded):
     assert sh("printf '#!/bin/sh\\n' > /tmp/script && chmod 755 /tmp/script && /tmp/script") != 0
     assert sh("sh /tmp/script") == 0  # the shell reads it: nobody executes it
     assert sh("mv /tmp/true /tmp/moved; /tmp/moved") == not_permitted
-    # The image's own, and a copy on a file system without layers.
+    assert (
+        sh('exec 2>/dev/null; x="$(printf "/tmp/\\377x")"; cp /bin/busybox "$x"; "$x" true')
+        == not_permitted
+    )
+    box.until(lambda: any("udcff" in one.resource for one in box.told), "a name that is no UTF-8")
+    # The image's own.
     assert sh("/bin/true") == 0
     assert box.run("uname").status == 0
     assert box.run("python3", "-c", "pass").status == 0
@@ -332,6 +337,7 @@ def test_what_came_after_the_image_does_not_run(guarded):
     assert loader is not None
     # docs/files.md: the loader opens what it runs; that is no exec.
     assert sh(f"cp /usr/bin/python3* /tmp/; /lib64/{loader.name} /tmp/python3 -c pass") == 0
+    assert not box.problems and not box.counts.counts["faults"]
 
 
 def test_a_program_under_a_name_that_is_forbidden(guarded):

@@ -58,6 +58,7 @@ class Group:
         self.fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _HIGH)
         os.close(made)
         self.unreadable = 0
+        self._waiting: set[int] = set()
 
     def mark(self, fd: int, mask: int, *, filesystem: bool) -> None:
         """All of the file system that fd is of, or only the mount. mask: OPEN, EXEC. OSError."""
@@ -90,15 +91,23 @@ class Group:
             if version != _VERSION or length < _EVENT.size:
                 raise OSError(f"fanotify: version {version} of events is not known here")
             if fd >= 0:
+                self._waiting.add(fd)
                 events.append(Event(fd, thread, bool(mask & EXEC)))
             at += length
         return events
 
     def answer(self, event: Event, allow: bool) -> None:
-        """Whoever waits goes on, or gets EPERM."""
+        """Whoever waits goes on, or gets EPERM. Nothing, where that was said before."""
+        if event.fd not in self._waiting:
+            return
         # No event: it was killed meanwhile.
         with contextlib.suppress(OSError):
             os.write(self.fd, _ANSWER.pack(event.fd, _ALLOW if allow else _DENY))
+        self.forget(event)
+
+    def forget(self, event: Event) -> None:
+        """Whoever waited has ended."""
+        self._waiting.discard(event.fd)
         os.close(event.fd)
 
     def close(self) -> None:
