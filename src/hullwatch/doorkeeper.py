@@ -110,7 +110,8 @@ def facts_of(workload: Workload) -> dict[str, Value]:
     """What policies may know of a container, as far as it is known."""
     labels = workload.annotations | workload.pod_labels | workload.labels
     said = {
-        "kind": labels.get("hullwatch.kind"),
+        # Of a bundle only annotations of our own prefix are kept (context/spec.py).
+        "kind": labels.get("hullwatch.kind") or labels.get("io.hullwatch.kind"),
         "image": workload.image,
         "image_digest": workload.image_digest,
         "namespace": workload.namespace,

@@ -20,11 +20,21 @@ from hullwatch.cli.show import print_json, safe, say
 if TYPE_CHECKING:
     from hullwatch.context.workload import Workload
     from hullwatch.decide.applied import Set
-    from hullwatch.permits import Message
+    from hullwatch.decide.log import Entry
+    from hullwatch.permits import Counts, Message
 
 __all__ = ["register"]
 
 _LOOKED = 1.0  # s between two looks for new containers
+# What is counted where something did not go as it should.
+_LOSSES = {
+    "late": "questions were not answered in time",
+    "faults": "questions failed",
+    "unlogged": "entries could not be logged",
+    "untold": "entries were not shown here",
+    "unknown_files": "files could not be remembered by inode",
+    "unreadable": "opens were refused, as the file could not be opened for a look",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +84,7 @@ def guard(
     wanted = _wanted(containers or [])
     resolver = Resolver()
     keeper = Doorkeeper(log or directory(), head)
+    screen = _Screen(json)
     watched: dict[str, object] = {}
     over: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,7 +105,7 @@ def guard(
                     keeper.watch(one.container_id, name, one.cgroup_path, facts)
             select.select([keeper.fd], [], [], 0.2)
             for message in keeper.take():
-                _print(message, json)
+                screen.show(message)
         if not over:
             raise CommandError("guard: its process ended; nothing is asked about any more")
     finally:
@@ -133,37 +144,53 @@ def _wanted(given: list[str]) -> Callable[[Workload], bool]:
     return fits
 
 
-def _print(message: Message, as_json: bool) -> None:
-    from hullwatch.permits import Counts, Problem, Told
+class _Screen:
+    """What was said is not said again."""
 
-    if as_json:
-        import msgspec
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._guarded: dict[str, str] = {}
+        self._lost: dict[str, int] = {}
 
-        print_json({"what": type(message).__name__.lower(), **msgspec.to_builtins(message)})
-        return
-    match message:
-        case Told(entry):
-            said = f"{entry.kind}: {entry.effect}"
-            if entry.effect is not entry.wanted and entry.kind == "verdict":
-                said += f" (observed: {entry.wanted})"
-            parts = (
-                f"{said:<20}",
-                f"{entry.action} {safe(entry.resource)}",
-                f"by {safe(entry.principal)}",
-                safe(", ".join(entry.policies)),
-                safe(entry.why or entry.reason),
-                f"hullwatch approvals show {entry.held}" if entry.kind == "held" else "",
-            )
-            print("  ".join(filter(None, parts)), flush=True)
-        case Problem(text, gap):
-            say(safe(f"gap: {text}" if gap else text))
-        case Counts(guarded=guarded) if guarded != _shown.get("guarded"):
-            _shown["guarded"] = guarded
-            for ident, asked in guarded.items():
+    def show(self, message: Message) -> None:
+        from hullwatch.permits import Counts, Problem, Told
+
+        if self._as_json:
+            import msgspec
+
+            print_json({"what": type(message).__name__.lower(), **msgspec.to_builtins(message)})
+            return
+        match message:
+            case Told(entry):
+                _print(entry)
+            case Problem(text, gap):
+                say(safe(f"gap: {text}" if gap else text))
+            case Counts():
+                self._changes(message)
+            case _:
+                pass
+
+    def _changes(self, now: Counts) -> None:
+        for ident, asked in now.guarded.items() if now.version else ():
+            if self._guarded.get(ident) != asked:
                 say(f"{safe(ident[:12])}: {asked} asked about")
-        case _:
-            pass
+        self._guarded = now.guarded if now.version else {}
+        for name, text in _LOSSES.items():
+            if now.counts[name] > self._lost.get(name, 0):
+                say(f"{now.counts[name]} {text}")
+            self._lost[name] = now.counts[name]
 
 
-_shown: dict[str, object] = {}
-"""What was said last of who is guarded."""
+def _print(entry: Entry) -> None:
+    said = f"{entry.kind}: {entry.effect}"
+    if entry.effect is not entry.wanted and entry.kind == "verdict":
+        said += f" (observed: {entry.wanted})"
+    parts = (
+        f"{said:<20}",
+        f"{entry.action} {safe(entry.resource)}",
+        f"by {safe(entry.principal)}",
+        safe(", ".join(entry.policies)),
+        safe(entry.why or entry.reason),
+        f"hullwatch approvals show {entry.held}" if entry.kind == "held" else "",
+    )
+    print("  ".join(filter(None, parts)), flush=True)
