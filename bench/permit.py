@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-from hullwatch.doorkeeper import Doorkeeper  # noqa: E402
-from hullwatch.permits import Counts  # noqa: E402
+from hullwatch.permits.doorkeeper import Doorkeeper  # noqa: E402
+from hullwatch.permits.messages import Counts  # noqa: E402
 from support import images  # noqa: E402
 from support.runc import Container, Runc  # noqa: E402
 

@@ -20,8 +20,8 @@ import pytest
 from hullwatch import doorkeeper
 from hullwatch.decide.log import Entry, Log
 from hullwatch.demo.runc import cgroup2_root
-from hullwatch.doorkeeper import Doorkeeper
-from hullwatch.permits import Counts, Problem, Told
+from hullwatch.permits.doorkeeper import Doorkeeper
+from hullwatch.permits.messages import Counts, Problem, Told
 from hullwatch.sensor.fanotify import Group
 from support.bundles import Mount
 from support.images import Image

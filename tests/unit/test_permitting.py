@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from hullwatch import holding
 from hullwatch.context.workload import Workload
 from hullwatch.decide.approvals import Terms
 from hullwatch.decide.desk import DeskError, ask
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
-from hullwatch.doorkeeper import facts_of
-from hullwatch.guarding import Opened, cgroup_path, cgroup_text, files_named
-from hullwatch.holding import Holding, Outcome
-from hullwatch.permits import Channel, Ping, Policies, Told, Watch
+from hullwatch.permits import held
+from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
+from hullwatch.permits.doorkeeper import facts_of
+from hullwatch.permits.held import Holding, Outcome
+from hullwatch.permits.messages import Channel, Ping, Policies, Told, Watch
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
 from hullwatch.sensor.opening import read_purpose
@@ -344,7 +344,7 @@ def test_nothing_is_held_or_approved_without_an_entry(folder, monkeypatch):
 def test_what_is_noted_is_written_when_the_disk_is_back(folder, monkeypatch):
     desk = Desk(folder)
     with monkeypatch.context() as patched:
-        patched.setattr(holding, "MAX_UNWRITTEN", 2)
+        patched.setattr(held, "MAX_UNWRITTEN", 2)
         patched.setattr(
             Log, "append", lambda self, *entries: (_ for _ in ()).throw(LogError("full"))
         )

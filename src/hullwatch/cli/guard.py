@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hullwatch.context.workload import Workload
     from hullwatch.decide.applied import Set
     from hullwatch.decide.log import Entry
-    from hullwatch.permits import Counts, Message
+    from hullwatch.permits.messages import Counts, Message
 
 __all__ = ["register"]
 
@@ -73,7 +73,7 @@ def guard(
     """
     from hullwatch.context.resolver import Resolver
     from hullwatch.decide.log import directory
-    from hullwatch.doorkeeper import Doorkeeper, facts_of
+    from hullwatch.permits.doorkeeper import Doorkeeper, facts_of
     from hullwatch.sensor.fanotify import Group
 
     texts = _set(policy, store).policies
@@ -153,7 +153,7 @@ class _Screen:
         self._lost: dict[str, int] = {}
 
     def show(self, message: Message) -> None:
-        from hullwatch.permits import Counts, Problem, Told
+        from hullwatch.permits.messages import Counts, Problem, Told
 
         if self._as_json:
             import msgspec

@@ -31,7 +31,7 @@ from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
 from hullwatch.decide.schema import clean
-from hullwatch.guarding import (
+from hullwatch.permits.container import (
     Guard,
     GuardError,
     NotYet,
@@ -41,8 +41,17 @@ from hullwatch.guarding import (
     files_named,
     host_mounts,
 )
-from hullwatch.holding import Holding, Outcome
-from hullwatch.permits import Channel, Counts, Ping, Policies, Problem, Release, Told, Watch
+from hullwatch.permits.held import Holding, Outcome
+from hullwatch.permits.messages import (
+    Channel,
+    Counts,
+    Ping,
+    Policies,
+    Problem,
+    Release,
+    Told,
+    Watch,
+)
 from hullwatch.sensor.fanotify import EXEC, OPEN, Event, Group
 from hullwatch.sensor.identities import Identities, Key
 from hullwatch.sensor.mounts import Mount

@@ -22,7 +22,7 @@ from pathlib import Path
 from hullwatch import privileges
 from hullwatch.context.workload import Workload
 from hullwatch.decide.question import Value
-from hullwatch.permits import Channel, Message, Ping, Policies, Problem, Release, Watch
+from hullwatch.permits.messages import Channel, Message, Ping, Policies, Problem, Release, Watch
 from hullwatch.sensor.identities import Identities
 
 __all__ = ["Doorkeeper", "facts_of"]
