@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from hullwatch import doorkeeper
 from hullwatch.decide.log import Entry, Log
 from hullwatch.demo.runc import cgroup2_root
+from hullwatch.permits import doorkeeper
 from hullwatch.permits.doorkeeper import Doorkeeper
 from hullwatch.permits.messages import Counts, Problem, Told
 from hullwatch.sensor.fanotify import Group

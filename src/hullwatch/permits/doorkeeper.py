@@ -199,8 +199,8 @@ class _Keeping:
         self._agent.send(Problem(said, gap=True))
 
     def _start(self) -> None:
-        from hullwatch import permitting
         from hullwatch.decide.desk import folder
+        from hullwatch.permits import permitting
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._starts.append(time.monotonic())
