@@ -33,7 +33,9 @@ FORBIDDEN = "169.254.169.254"
 PLAIN = "198.51.100.9"
 RESOLVER = "198.51.100.53"
 
-RULES = tuple(PACK / name for name in ("base.yaml", "tamper/evidence.yaml", "escape/isolation.yaml"))
+RULES = tuple(
+    PACK / name for name in ("base.yaml", "tamper/evidence.yaml", "escape/isolation.yaml")
+)
 """What finds those who reach for Hullwatch."""
 
 POLICIES = """
@@ -771,7 +773,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     program = compiled(folder)
     apply(store, POLICIES)
     network = Network("bypasses")
-    for address in (*(f"198.51.100.{n}/32" for n in (9, 10, 11, 12, 53)), f"{FORBIDDEN}/32", "fd00::9/128"):
+    for address in (
+        *(f"198.51.100.{n}/32" for n in (9, 10, 11, 12, 53)),
+        f"{FORBIDDEN}/32",
+        "fd00::9/128",
+    ):
         network.add_address(address)
     shares = [Mount(shared, "/shared", writable=True)]
 
@@ -792,7 +798,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
         return made
 
     try:
-        with Agent(store, rules=RULES, resolvers=(RESOLVER, "203.0.113.53")) as agent, Runc(python_image) as runc:
+        with (
+            Agent(store, rules=RULES, resolvers=(RESOLVER, "203.0.113.53")) as agent,
+            Runc(python_image) as runc,
+        ):
             guarded = puppet("guarded", privileged=True, mounts=shares)
             mounts = [*shares, Mount(store, "/host/var/lib/hullwatch", writable=True)]
             free = puppet("free", privileged=True, host_pid=True, mounts=mounts)
@@ -816,7 +825,9 @@ def test_attempt(stage: Stage, promise: Promise):
     if not promise.key.startswith("own-"):
         here = act(stage, stage.free)
         if here is not True:
-            pytest.skip(f"{promise.key}: not possible here where nothing is guarded, either: {here}")
+            pytest.skip(
+                f"{promise.key}: not possible here where nothing is guarded, either: {here}"
+            )
     worked = act(stage, stage.guarded)
     prevented = worked is not True
     assert prevented == promise.kept(stage.tier), f"{promise.key}: {worked}"

@@ -14,6 +14,7 @@ import hullwatch
 
 ROOT = Path(hullwatch.__file__).parent
 # As the data flows. "*": the modules that join the stages (daemon.py, feedback.py, ...).
+JOINERS = ("permits",)  # of several files
 STAGES = "kernel sensor context detect decide store * report console cli".split()
 # Beside the path: the latest stage that each may import; only later ones may import it.
 BESIDE = {"coverage": "sensor", "agent": "context", "demo": "*"}
@@ -57,7 +58,7 @@ def _may(here: str, there: str) -> bool:
 
 
 def _joins(stage: str) -> bool:
-    return (ROOT / f"{stage}.py").is_file()
+    return (ROOT / f"{stage}.py").is_file() or stage in JOINERS
 
 
 def _rank(stage: str) -> float:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "findings": "hullwatch.cli.findings",
     "suppress": "hullwatch.cli.suppress",
     "quarantine": "hullwatch.cli.quarantine",
+    "guard": "hullwatch.cli.guard",
     "tree": "hullwatch.cli.tree",
     "calls": "hullwatch.cli.calls",
     "call": "hullwatch.cli.call",

@@ -37,6 +37,8 @@ SCOPES = ("once", "tool", "server")
 """once: exactly this action. tool: any call of this tool by this principal. server: of any tool of
 this server. The last two last as long as they say, and until the policies change."""
 _LINK = "link:"
+_LOST = {"fanotify": (Effect.ALLOW, "who held it has ended, and the kernel let it go on")}
+"""What becomes of what is held when its holder is killed, by enforcement point (`tier`)."""
 _MINUTE = 60 * 10**9
 _UNSET = 0xFFFFFFFF  # loginuid of what nobody logged in for
 
@@ -170,8 +172,10 @@ class Approvals:
         """End in the log what was held by processes that are gone. How many."""
         lost = [entry for entry in self._log.open() if not _lives(entry.owner)]
         if lost:
-            why = "the gateway that held it has ended; nothing was passed on"
-            self._log.append(*(self._after(one, "lost", Effect.BLOCK, why) for one in lost))
+            nothing = Effect.BLOCK, "the gateway that held it has ended; nothing was passed on"
+            self._log.append(
+                *(self._after(one, "lost", *_LOST.get(one.tier, nothing)) for one in lost)
+            )
         return len(lost)
 
     def flooded(self, entry: Entry) -> int:

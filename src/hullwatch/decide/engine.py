@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
 from threading import Lock
 from time import perf_counter_ns
@@ -46,12 +47,19 @@ __all__ = ["NO_PERMIT", "Answer", "CacheStats", "Engine"]
 NO_PERMIT = "there are permits for it, and none of them holds"
 
 MAX_CACHED = 16_384  # decisions
+MAX_MAYBE = 4  # attributes that may be missing, where it is asked what could hold
 MAX_CACHED_TEXT = 4_096  # characters of one question; longer ones are asked again
 
 # A panic in Cedar is no Exception, and must not let anything through.
 _STOP = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _ALL = {name for owner in (CONTEXT, *ENTITIES.values()) for name in owner}
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@-]*")
+# What belongs to one question, not to a workload.
+_EACH_TIME = frozenset(
+    "labels hour weekday program parent command uid tool_call server arguments signals secret_kinds"
+    " definition privilege bytes first_seen baseline".split()
+)
 _ERROR = re.compile(r"policy `policy(\d+)`")
 
 
@@ -199,6 +207,62 @@ class Engine:
             raise ValueError("questions about several principals")
         return part, _Key(action, approved, listed, asked)
 
+    def concerns(self, action: str, principal: Entity, context: Mapping[str, Any]) -> bool:
+        """Whether any policy could hold for, or list, what this principal does; False is sure.
+
+        context: what is the same for all of its questions; what comes with each is left open."""
+        part = self._parts[action]
+        fitting = [one for one in part.policies if one.principal.fits(principal.kind, principal.id)]
+        if any(one.does is Effect.ALLOW for one in fitting):
+            return True  # its head makes a list, whatever its conditions say
+        if not fitting or not _PLAIN.fullmatch(principal.id):
+            return bool(fitting)
+        fixed = {
+            one.name: conform(one, context[one.name]) for one in part.context if one.name in context
+        }
+        if "kind" not in fixed:
+            fixed["kind"] = _known("kind", context, None)
+        asked = {name: value for name, value in fixed.items() if value is not None}
+        open_ = [one for one in part.context if one.name not in fixed and one.name in _EACH_TIME]
+        maybe = [one.name for one in open_ if not one.sure]
+        if len(maybe) > MAX_MAYBE:
+            return True
+        asked |= {one.name: _unknown(one.name) for one in open_ if one.sure}
+        # `has` is true of what is unknown: so once with, and once without each that may be missing.
+        chosen = (some for size in range(len(maybe) + 1) for some in combinations(maybe, size))
+        try:
+            return any(
+                self._could_hold(
+                    part, action, principal, asked | {one: _unknown(one) for one in some}
+                )
+                for some in chosen
+            )
+        except _STOP:
+            raise
+        except BaseException:
+            return True  # Cedar calls it an experiment: nothing hangs on it but what it costs
+
+    def _could_hold(
+        self, part: _Part, action: str, principal: Entity, context: Mapping[str, Any]
+    ) -> bool:
+        who = {
+            "uid": {"type": principal.kind, "id": principal.id},
+            "attrs": _said(part.entities[principal.kind], _values(part, principal)),
+            "parents": [],
+        }
+        does = {"uid": {"type": "Action", "id": action}, "attrs": {}, "parents": []}
+        found = cedarpy.is_authorized_partial(
+            {
+                "principal": f'{principal.kind}::"{principal.id}"',
+                "action": f'Action::"{action}"',
+                "context": msgspec.json.encode(context).decode(),
+            },
+            part.handle,
+            msgspec.json.encode([who, does]).decode(),
+        )
+        said = found.diagnostics
+        return bool(said.errors or said.reasons or said.may_be_determining)
+
     def answer(self, question: Question, now: datetime | None = None) -> Answer:
         """What each policy says; every one fails where the question cannot be asked."""
         try:
@@ -330,6 +394,10 @@ def _joined(answers: Sequence[Answer]) -> Answer:
     matched = frozenset[str]().union(*(one.matched for one in answers))
     failed = frozenset[str]().union(*(one.failed for one in answers))
     return Answer(answers[0].asked, matched, failed - matched)
+
+
+def _unknown(name: str) -> dict[str, Any]:
+    return {"__extn": {"fn": "unknown", "arg": name}}
 
 
 def _all_fail(policies: tuple[Policy, ...]) -> Answer:

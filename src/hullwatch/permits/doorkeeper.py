@@ -1,0 +1,247 @@
+"""Who keeps the process that answers opens and execs (permitting.py): starts it, tells it what it
+was told, and ends it when it hangs, so that no open in a container hangs with it.
+
+The doorkeeper is a small process of its own, since the agent gives up the rights that a new start
+takes. When the agent ends, it ends, and nobody is asked about any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from hullwatch import privileges
+from hullwatch.context.workload import Workload
+from hullwatch.decide.question import Value
+from hullwatch.permits.messages import Channel, Message, Ping, Policies, Problem, Release, Watch
+from hullwatch.sensor.identities import Identities
+
+__all__ = ["Doorkeeper", "facts_of"]
+
+KEPT = ("DAC_READ_SEARCH", "SYS_PTRACE", "SYS_ADMIN")
+"""Files of any user; what a process waits for, and its root; fanotify."""
+PING = 0.5  # s
+HUNG = 3.0  # s without an answer
+MANY, WITHIN = 5, 10.0  # new starts in so many s: then slower
+PAUSE = 1.0
+_ENDS_WITHIN = 5.0
+
+# With the agent's own path to modules, and nothing that the environment or a folder could add.
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
+    f" from {__name__} import main; main()"
+)
+_HANDED_ON = ("HULLWATCH_APPROVALS",)  # where people answer
+
+
+class Doorkeeper:
+    """folder, head: of the decision log. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE and
+    CAP_DAC_READ_SEARCH only while it is made. Not for several threads; never blocks.
+
+    alive: False once the process has ended, which is for good: nothing is asked about then.
+    """
+
+    def __init__(self, folder: Path, head: Path | None = None) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        paths = json.dumps([os.path.abspath(path) for path in sys.path])
+        named = [str(theirs.fileno()), str(folder), *([str(head)] if head else [])]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _START, paths, *named],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={name: os.environ[name] for name in _HANDED_ON if name in os.environ},
+            )
+        self._channel = Channel(ours)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def fd(self) -> int:
+        """Readable when `take` has something."""
+        return self._channel.fd
+
+    @property
+    def alive(self) -> bool:
+        return self._channel.open
+
+    def policies(self, texts: Sequence[tuple[str, str]]) -> None:
+        """The set in force: (text, path) of each file."""
+        self._channel.send(Policies(tuple(texts)))
+
+    def watch(
+        self, container: str, name: str, cgroup: str, facts: Mapping[str, Value] | None = None
+    ) -> None:
+        """Ask about a container, from the moment that it has a root folder. cgroup: its path in
+        cgroup v2. facts: image, kind, namespace and so on, as the schema has them."""
+        self._channel.send(Watch(container, name, cgroup, dict(facts or {})))
+
+    def release(self, container: str) -> None:
+        """Ended containers are let go by themselves."""
+        self._channel.send(Release(container))
+
+    def take(self) -> Iterator[Message]:
+        """Told, Problem, Counts, and Release of those who ended, since the last call."""
+        yield from self._channel.take()
+        self._channel.flush()
+
+    def close(self) -> None:
+        self._channel.close()
+        try:
+            self._process.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def facts_of(workload: Workload) -> dict[str, Value]:
+    """What policies may know of a container, as far as it is known."""
+    labels = workload.annotations | workload.pod_labels | workload.labels
+    said = {
+        # Of a bundle only annotations of our own prefix are kept (context/spec.py).
+        "kind": labels.get("hullwatch.kind") or labels.get("io.hullwatch.kind"),
+        "image": workload.image,
+        "image_digest": workload.image_digest,
+        "namespace": workload.namespace,
+    }
+    return {name: value for name, value in said.items() if value}
+
+
+# --- the process ----------------------------------------------------------------------------
+
+
+class _Keeping:
+    """The worker, and what it has to be told when it starts anew."""
+
+    def __init__(self, agent: Channel, folder: Path, head: Path | None) -> None:
+        self._agent = agent
+        self._where = folder, head
+        self._policies: Policies | None = None
+        self._watched: dict[str, Watch] = {}
+        self._starts: list[float] = []
+        self._pinged = self._answered = 0.0
+        self._start()
+
+    def serve(self) -> None:
+        """Until the agent ends."""
+        while self._agent.open:
+            channels = (self._agent, self._worker)
+            full = [one.fd for one in channels if one.full]
+            with contextlib.suppress(InterruptedError):
+                select.select([one.fd for one in channels], full, [], PING / 2)
+            self._from_agent()
+            self._from_worker()
+            for one in channels:
+                one.flush()
+            self._look_after()
+        self._end_worker()
+
+    def _from_agent(self) -> None:
+        for message in self._agent.take():
+            match message:
+                case Policies():
+                    self._policies = message
+                case Watch(container):
+                    self._watched[container] = message
+                case Release(container):
+                    self._watched.pop(container, None)
+                case _:
+                    continue
+            self._worker.send(message)
+
+    def _from_worker(self) -> None:
+        for message in self._worker.take():
+            self._answered = time.monotonic()
+            if isinstance(message, Release):
+                self._watched.pop(message.container, None)
+            if not isinstance(message, Ping):
+                self._agent.send(message)
+
+    def _look_after(self) -> None:
+        now = time.monotonic()
+        if not self._worker.open:
+            self._again("the process that answers opens and execs ended")
+        elif now - self._answered >= HUNG:
+            self._again(f"the process that answers opens and execs hung for {HUNG:g} s")
+        elif now - self._pinged >= PING:
+            self._pinged = now
+            self._worker.send(Ping(0))
+
+    def _again(self, why: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            _, status = os.waitpid(self._pid, 0)
+            if os.WIFSIGNALED(status):
+                why += f" (signal {os.WTERMSIG(status)})"
+        self._worker.close()
+        self._known.close()
+        with contextlib.suppress(OSError):
+            self._desk.unlink()
+        began = time.monotonic()
+        self._starts = [one for one in self._starts if began - one < WITHIN]
+        if len(self._starts) >= MANY:
+            time.sleep(PAUSE)
+        self._start()
+        said = f"{why}; until it was started anew every open and exec was let through"
+        self._agent.send(Problem(said, gap=True))
+
+    def _start(self) -> None:
+        from hullwatch.decide.desk import folder
+        from hullwatch.permits import permitting
+
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._starts.append(time.monotonic())
+        known = Identities()
+        self._pid = os.fork()  # one thread here, and all modules are there: it answers at once
+        if not self._pid:
+            status = 1
+            try:
+                ours.close()
+                self._agent.close()
+                permitting.main(Channel(theirs), *self._where, known)
+                status = 0
+            except BaseException as error:
+                sys.stderr.write(f"permitting: {type(error).__name__}: {error}\n")
+            finally:
+                os._exit(status)
+        theirs.close()
+        self._desk = folder() / f"{self._pid}.sock"  # which it cannot remove when it is killed
+        self._known = known  # stays open here, so that it is not what the worker's end waits for
+        self._worker = Channel(ours)
+        self._pinged = self._answered = time.monotonic()
+        if self._policies is not None:
+            self._worker.send(self._policies)
+        self._worker.send(*self._watched.values())
+
+    def _end_worker(self) -> None:
+        self._worker.close()
+        until = time.monotonic() + _ENDS_WITHIN / 2
+        while time.monotonic() < until:
+            if os.waitpid(self._pid, os.WNOHANG)[0]:
+                return
+            time.sleep(0.01)
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def main() -> None:
+    problems = privileges.keep_only(*KEPT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the agent ends us
+    agent = Channel(socket.socket(fileno=int(sys.argv[1])))
+    head = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    for text in problems:
+        agent.send(Problem(text))
+    _Keeping(agent, Path(sys.argv[2]), head).serve()

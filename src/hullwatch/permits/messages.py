@@ -1,0 +1,167 @@
+"""What the agent and its doorkeeper say to each other: messages over a socket pair, each with its
+length before it. Bounded both ways; what does not fit in what may wait is given up and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Sequence
+
+import msgspec
+
+from hullwatch.decide.log import Entry
+from hullwatch.decide.question import Value
+
+__all__ = [
+    "Channel",
+    "Counts",
+    "Message",
+    "Ping",
+    "Policies",
+    "Problem",
+    "Release",
+    "Told",
+    "Watch",
+]
+
+MAX_MESSAGE = 16 << 20  # bytes; a set of policies is the longest
+MAX_WAITING = 32 << 20
+_LENGTH = struct.Struct("=I")
+
+
+class Policies(msgspec.Struct, frozen=True, tag=True):
+    """The set in force from now on: (text, path)."""
+
+    texts: tuple[tuple[str, str], ...]
+
+
+class Watch(msgspec.Struct, frozen=True, tag=True):
+    """A container whose opens and execs are asked about; again: what is known of it now. cgroup:
+    its path in cgroup v2; it may be empty still. facts: of the context, the same for all of its
+    questions: image, image_digest, kind, namespace."""
+
+    container: str
+    name: str
+    cgroup: str
+    facts: dict[str, Value] = {}
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """Not asked about any more: from the agent, or to it where one has ended, or could not be."""
+
+    container: str
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """Answered with the same."""
+
+    number: int
+
+
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """An entry as it goes to the log; those that only count are left out."""
+
+    entry: Entry
+
+
+class Problem(msgspec.Struct, frozen=True, tag=True):
+    """For an operator. gap: what should have been asked about was not, or will not be."""
+
+    text: str
+    gap: bool = False
+
+
+class Counts(msgspec.Struct, frozen=True, tag=True):
+    """Since the process began. gaps: by container, mounts that cannot be watched. version: of the
+    set in force; '': none yet. guarded: by container, what is asked about."""
+
+    counts: dict[str, int]
+    gaps: dict[str, tuple[str, ...]] = {}
+    guarded: dict[str, str] = {}
+    version: str = ""
+    worker: int = 0
+
+
+Message = Policies | Watch | Release | Ping | Told | Problem | Counts
+_DECODER = msgspec.msgpack.Decoder(Message)
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class Channel:
+    """One end, which never blocks. open: False once the other end has gone. refused: messages that
+    were given up, as too many waited."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._in = bytearray()
+        self._out = bytearray()
+        self.open = True
+        self.refused = 0
+
+    @property
+    def fd(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def full(self) -> bool:
+        """Whether something waits to be sent: `flush` when the socket takes it."""
+        return bool(self._out)
+
+    def send(self, *messages: Message) -> None:
+        for one in messages:
+            data = _ENCODER.encode(one)
+            if len(data) > MAX_MESSAGE or len(self._out) + len(data) > MAX_WAITING:
+                self.refused += 1
+                continue
+            self._out += _LENGTH.pack(len(data)) + data
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._out:
+                del self._out[: self._socket.send(memoryview(self._out)[: 1 << 18])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+            self._out.clear()
+
+    def take(self) -> Sequence[Message]:
+        """What has come. What makes no sense ends the channel."""
+        try:
+            while len(self._in) <= MAX_WAITING:
+                piece = self._socket.recv(1 << 18)
+                if not piece:
+                    self.open = False
+                    break
+                self._in += piece
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+        found: list[Message] = []
+        at = 0
+        while len(self._in) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._in, at)
+            if length > MAX_MESSAGE:
+                self.open = False
+                break
+            end = at + _LENGTH.size + length
+            if len(self._in) < end:
+                break
+            try:
+                found.append(_DECODER.decode(bytes(self._in[at + _LENGTH.size : end])))
+            except msgspec.MsgspecError:
+                self.open = False
+                break
+            at = end
+        del self._in[:at]
+        return found
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+        self.open = False

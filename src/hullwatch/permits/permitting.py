@@ -1,0 +1,886 @@
+"""The process that answers opens and execs of guarded containers: fanotify's permission events,
+asked of the policies.
+
+One thread answers, and never waits for the policies, the disk or a person: those have threads of
+their own, and a dictionary knows what was decided before. Whatever happens to this process, nobody
+hangs: when it ends in any way the kernel lets all go on, and when it hangs its alarm ends it, or
+the doorkeeper does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import resource
+import select
+import signal
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from hullwatch.context.cgroupfs import find_v2_root
+from hullwatch.decide.approvals import Terms, terms_of
+from hullwatch.decide.engine import Engine
+from hullwatch.decide.log import Entry, LogError
+from hullwatch.decide.policy import PolicyError
+from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
+from hullwatch.decide.schema import clean
+from hullwatch.permits.container import (
+    Guard,
+    GuardError,
+    NotYet,
+    Opened,
+    cgroup_path,
+    cgroup_text,
+    files_named,
+    host_mounts,
+)
+from hullwatch.permits.held import Holding, Outcome
+from hullwatch.permits.messages import (
+    Channel,
+    Counts,
+    Ping,
+    Policies,
+    Problem,
+    Release,
+    Told,
+    Watch,
+)
+from hullwatch.sensor.fanotify import EXEC, OPEN, Event, Group
+from hullwatch.sensor.identities import Identities, Key
+from hullwatch.sensor.mounts import Mount
+from hullwatch.sensor.opening import purpose_of
+
+__all__ = ["Labels", "Permitting", "main"]
+
+DECIDING = 1.0  # s that a decision may take
+ALARM = 5.0  # s after which this process ends if it does nothing
+MAX_REMEMBERED = 65_536  # decisions
+MAX_FOLDED = 4096  # entries whose repeats are counted
+MAX_CGROUPS = 4096
+MAX_GUARDS = 1024
+COMING, SOON = 30.0, 0.02  # s that a container may take to begin; s between two looks at it
+COUNTED = 60.0  # s between two writings of counts
+LOOKED = 10.0  # s between two looks for files that policies name
+TIER = "fanotify"
+_OPENS = ("open-read", "open-write")
+_ENDING = 2.0  # s for the log
+
+Labels = Callable[[int], "tuple[str, ...] | None"]
+"""Thread -> where its information came from; None: not known, and policies about it fail."""
+
+
+class _Asked(NamedTuple):
+    """What a decision depends on. names: its path, and the one that the file is known by. facts:
+    those of the thread that the policies read."""
+
+    container: str
+    exec: bool
+    names: tuple[str, ...]
+    upper: bool | None
+    facts: tuple[tuple[str, Value], ...]
+
+
+class _Ruled(NamedTuple):
+    action: str
+    name: str
+    decision: Decision
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no policy speaks of it."""
+        one = self.decision
+        silent = not one.policies and not one.failed
+        return silent and one.effect is Effect.ALLOW and one.wanted is Effect.ALLOW
+
+    @property
+    def strength(self) -> tuple[int, int]:
+        return _RANK[self.decision.effect], _RANK[self.decision.wanted]
+
+
+_RANK = {effect: rank for rank, effect in enumerate(Effect)}
+_Verdict = tuple[_Ruled, ...]
+"""Of an exec: one. Of an open: for reading, for writing. None, where no policy speaks of it."""
+
+
+class _Pending(msgspec.Struct):
+    """Who waits for the policies. ruled: what was held and approved, to be asked once more."""
+
+    asked: _Asked
+    events: list[tuple[Event, Opened]]
+    until: float
+    ruled: _Ruled | None = None
+
+
+class _Held(NamedTuple):
+    event: Event
+    opened: Opened
+    asked: _Asked
+    ruled: _Ruled
+    started: str
+
+
+class _Worker:
+    """Work in a thread of its own, one after the other; a daemon, as it may hang."""
+
+    def __init__(self, name: str) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def put(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+
+    def _serve(self) -> None:
+        while True:
+            work = self._work.get()
+            # A panic in native code is no Exception.
+            with contextlib.suppress(BaseException):
+                work()
+
+
+class Permitting:
+    """known: of the process that started this one. LogError and OSError where it cannot begin. run:
+    until the channel or a signal ends it."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        folder: Path,
+        head: Path | None,
+        known: Identities,
+        labels: Labels = lambda thread: None,
+    ) -> None:
+        self._channel = channel
+        self._facts: Mapping[str, Callable[[int], Value | None]] = {**_FACTS, "labels": labels}
+        self._group = Group()
+        self._known = known
+        self._poll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._holding = Holding(folder, head, self._wake, self._is_guarded)
+        self._v2_root = find_v2_root() or ""
+        self._own = cgroup_path(cgroup_text(os.getpid()))
+        self._host: list[Mount] = []
+        self._guards: dict[str, Guard] = {}
+        self._coming: dict[str, tuple[Watch, float]] = {}
+        self._of_cgroup: dict[bytes, Guard | None] = {}
+        self._engine: Engine | None = None
+        self._reads: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
+        self._reading: dict[bool, tuple[str, ...]] = {True: (), False: ()}
+        self._remembered: dict[_Asked, _Verdict] = {}
+        self._decider, self._loader, self._finder = map(_Worker, ("decider", "loader", "finder"))
+        self._looking: set[str] = set()  # by the finder, which a file system may keep waiting
+        self._done: deque[Callable[[], None]] = deque()
+        self._pending: dict[int, _Pending] = {}
+        self._asking: dict[_Asked, int] = {}
+        self._stuck: set[int] = set()
+        self._held: dict[int, _Held] = {}
+        self._last = 0
+        self._folded: OrderedDict[Entry, int] = OrderedDict()
+        self._plain: dict[tuple[str, str], int] = {}
+        self._counts: dict[str, int] = dict.fromkeys(
+            "events outside allowed blocked observed held asked late faults".split(), 0
+        )
+        self._said: object = None
+        self._problems: set[str] = set()
+        self._running = True
+
+    # --- the loop -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        for fd in (self._group.fd, self._channel.fd, self._wake_fd, self._known.fd):
+            self._poll.register(fd, select.EPOLLIN)
+        alarm = counted = looked = followed = tried = 0.0
+        try:
+            while self._running and self._channel.open:
+                now = time.monotonic()
+                if now - alarm >= ALARM / 10:
+                    alarm = now
+                    signal.setitimer(signal.ITIMER_REAL, ALARM)
+                self._turn(SOON if self._coming else DECIDING / 2)
+                if self._coming and now - tried >= SOON:
+                    tried = now
+                    for asked, _ in list(self._coming.values()):
+                        self._watch(asked)
+                if now - followed >= DECIDING / 2:
+                    followed = now
+                    self._follow(now)
+                if now - looked >= LOOKED:
+                    looked = now
+                    for guard in self._guards.values():
+                        self._look_for_files(guard)
+                if now - counted >= COUNTED:
+                    counted = now
+                    self._write_counts()
+        finally:
+            self._end()
+
+    def stop(self, *_: object) -> None:
+        self._running = False
+        self._wake()
+
+    def _turn(self, seconds: float) -> None:
+        ready = dict(self._poll.poll(seconds))
+        # What is gone is forgotten before its number can come with an event.
+        if self._known.fd in ready:
+            self._known.drain()
+        if self._group.fd in ready:
+            events = self._group.read()
+            if len(self._known):
+                self._known.drain()
+            for event in events:
+                try:
+                    self._event(event)
+                except Exception as error:  # of one event: the others are not to suffer from it
+                    self._fault(event, error)
+        if self._wake_fd in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)
+            self._finish()
+        if self._channel.fd in ready:
+            self._listen()
+        if self._channel.full:
+            self._channel.flush()
+        if any(how & select.EPOLLPRI for how in ready.values()):
+            self._host = host_mounts()
+            for guard in self._guards.values():
+                if not ready.keys().isdisjoint(guard.watched):
+                    self._mark(guard)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _follow(self, now: float) -> None:
+        """What has ended, what takes too long, what is new."""
+        for number, pending in list(self._pending.items()):
+            if now >= pending.until:
+                self._late(number)
+        for number, held in list(self._held.items()):
+            if not held.started or _started(held.event.thread) != held.started:
+                self._holding.cancel(number, "the process that asked has ended")
+                self._held.pop(number)
+                self._group.forget(held.event)
+        for guard in list(self._guards.values()):
+            alive, new = guard.look_for_spaces() if guard.mask else (any(guard.pids()), False)
+            if not alive:
+                self._release(guard.container)
+                self._channel.send(Release(guard.container))
+            elif new:
+                self._host = host_mounts()
+                self._mark(guard)
+        if self._holding.problem:
+            self._problem(
+                f"{self._holding.problem}; what needs a person is blocked until it can be"
+            )
+        self._tell()
+
+    def _end(self) -> None:
+        """Who waits is answered before the kernel lets the others go on."""
+        signal.setitimer(signal.ITIMER_REAL, 2 * ALARM)
+        self._write_counts()
+        self._holding.close(_ENDING)
+        for held in self._held.values():
+            self._group.answer(held.event, False)
+        open_ = self._fail() is Fail.OPEN
+        for pending in self._pending.values():
+            for event, _ in pending.events:
+                self._group.answer(event, open_)
+        self._group.close()
+        for guard in self._guards.values():
+            guard.close()
+
+    # --- what the agent says --------------------------------------------------------------
+
+    def _listen(self) -> None:
+        for message in self._channel.take():
+            match message:
+                case Policies(texts):
+                    self._loader.put(lambda texts=texts: self._load(texts))  # type: ignore[misc]
+                case Watch():
+                    self._watch(message)
+                case Release(container):
+                    self._release(container)
+                case Ping():
+                    self._channel.send(message)
+                case _:
+                    pass
+
+    def _load(self, texts: tuple[tuple[str, str], ...]) -> None:
+        """In a thread: reading a large set takes its time."""
+        try:
+            engine = Engine.of(texts)
+        except PolicyError as error:
+            said = f"a set of policies was refused, the one before stays: {error}"
+            self._later(lambda: self._problem(said, gap=self._engine is None))
+            return
+        self._later(lambda: self._use(engine))
+
+    def _use(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reads = {
+            True: engine.reads("exec"),
+            False: engine.reads("open-read") | engine.reads("open-write"),
+        }
+        self._reading = {
+            exec_: tuple(sorted(reads & self._facts.keys())) for exec_, reads in self._reads.items()
+        }
+        self._remembered.clear()
+        self._host = host_mounts()
+        for guard in self._guards.values():
+            self._mark(guard)
+            self._look_for_files(guard)
+        self._tell()
+
+    def _watch(self, asked: Watch) -> None:
+        known = self._guards.get(asked.container)
+        if known is not None:
+            known.know(asked.name, asked.facts)
+            self._remembered.clear()
+            self._mark(known)
+            return
+        self._host = host_mounts()
+        try:
+            if len(self._guards) >= MAX_GUARDS:
+                raise GuardError(f"{asked.name}: {MAX_GUARDS} containers are guarded already")
+            guard = Guard(
+                *(asked.container, asked.name, asked.cgroup, asked.facts),
+                *(self._v2_root, self._host),
+            )
+            if _within(self._own, guard.base):
+                guard.close()
+                raise GuardError(f"{asked.name}: it is the agent's own")
+        except GuardError as error:
+            since = self._coming.get(asked.container, (asked, time.monotonic()))[1]
+            if isinstance(error, NotYet) and time.monotonic() - since < COMING:
+                self._coming[asked.container] = asked, since
+                return
+            self._coming.pop(asked.container, None)
+            self._problem(f"not guarded: {error}", gap=True)
+            self._channel.send(Release(asked.container))
+            return
+        self._coming.pop(guard.container, None)
+        self._guards[guard.container] = guard
+        self._of_cgroup.clear()
+        self._mark(guard)
+        self._look_for_files(guard)
+        self._tell()
+
+    def _release(self, container: str) -> None:
+        guard = self._guards.pop(container, None)
+        self._coming.pop(container, None)
+        if guard is None:
+            return
+        self._of_cgroup.clear()
+        for fd in guard.watched:
+            with contextlib.suppress(OSError):
+                self._poll.unregister(fd)
+        self._host = host_mounts()
+        guard.release(self._group, self._host, self._wanted_by_others(guard))
+        for number, held in list(self._held.items()):
+            if held.asked.container == container:
+                self._holding.cancel(number, "the container is guarded no longer")
+        self._tell()
+
+    def _mark(self, guard: Guard) -> None:
+        """As far as a policy could hold for it."""
+        engine = self._engine
+        if engine is None:
+            return
+        who = Entity("Workload", guard.name)
+        mask = 0
+        if any(engine.concerns(action, who, guard.facts) for action in _OPENS):
+            mask |= OPEN
+        if engine.concerns("exec", who, guard.facts):
+            mask |= EXEC
+        try:
+            guard.follow(self._group, mask, self._host, self._wanted_by_others(guard))
+        except OSError as error:
+            self._problem(f"{guard.name}: its mounts cannot be read: {error.strerror}", gap=True)
+        for fd in guard.watched:
+            with contextlib.suppress(FileExistsError):
+                self._poll.register(fd, select.EPOLLPRI)
+        if guard.gaps:
+            self._problem(f"{guard.name}: not watched: {', '.join(guard.gaps)}", gap=True)
+
+    def _wanted_by_others(self, guard: Guard) -> Callable[[int], int]:
+        def wanted(device: int) -> int:
+            mask = 0
+            for one in self._guards.values():
+                if one is not guard and device in one.devices():
+                    mask |= one.mask
+            return mask
+
+        return wanted
+
+    # --- one event ------------------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        self._counts["events"] += 1
+        guard = self._guard_of(event.thread)
+        if guard is None or self._engine is None:
+            self._counts["outside"] += 1
+            self._group.answer(event, True)
+            return
+        try:
+            opened = Opened.of(event.fd)
+            asked = self._asked(guard, event, opened)
+        except OSError:  # it has ended
+            self._group.answer(event, True)
+            return
+        verdict = self._remembered.get(asked)
+        if verdict is not None:
+            self._settle(event, opened, asked, verdict)
+        elif self._stuck:
+            self._fail_at_once(event, opened, asked)
+        elif asked in self._asking:
+            self._pending[self._asking[asked]].events.append((event, opened))
+        else:
+            self._ask(_Pending(asked, [(event, opened)], time.monotonic() + DECIDING))
+
+    def _fault(self, event: Event, error: Exception) -> None:
+        self._counts["faults"] += 1
+        self._group.answer(event, self._fail() is Fail.OPEN)
+        self._problem(f"a question failed: {type(error).__name__}: {error}", gap=True)
+
+    def _guard_of(self, thread: int) -> Guard | None:
+        text = cgroup_text(thread)
+        if text in self._of_cgroup:
+            return self._of_cgroup[text]
+        path = cgroup_path(text)
+        found = next((one for one in self._guards.values() if _within(path, one.base)), None)
+        if len(self._of_cgroup) >= MAX_CGROUPS:
+            self._of_cgroup.clear()
+        self._of_cgroup[text] = found
+        return found
+
+    def _is_guarded(self, pid: int) -> bool:
+        path = cgroup_path(cgroup_text(pid))
+        return any(_within(path, one.base) for one in list(self._guards.values()))
+
+    def _asked(self, guard: Guard, event: Event, opened: Opened) -> _Asked:
+        reads = self._reads[event.exec]
+        known = self._known.path(opened.key, guard.container)
+        path = clean(opened.path)
+        names = (path,) if known in ("", path) else (path, known)
+        upper = guard.in_upper(opened, event.fd) if "upper" in reads else None
+        facts: list[tuple[str, Value]] = []
+        for name in self._reading[event.exec]:
+            if (value := self._facts[name](event.thread)) is not None:
+                facts.append((name, value))
+        if "hour" in reads or "weekday" in reads:
+            now = time.localtime()
+            facts += (("hour", now.tm_hour), ("weekday", _DAYS[now.tm_wday]))
+        return _Asked(guard.container, event.exec, names, upper, tuple(facts))
+
+    def _ask(self, pending: _Pending) -> None:
+        """Of the policies, in their thread."""
+        asked, engine = pending.asked, self._engine
+        guard = self._guards.get(asked.container)
+        if engine is None or guard is None:  # meanwhile
+            for event, _ in pending.events:
+                self._group.answer(event, pending.ruled is None)
+            return
+        self._counts["asked"] += 1
+        number = self._number()
+        self._pending[number] = pending
+        if pending.ruled is None:
+            self._asking[asked] = number
+        questions = _questions(asked, guard)
+        approved = pending.ruled is not None
+
+        def work() -> None:
+            verdict: list[_Ruled] = []
+            try:
+                for same in questions:
+                    found = [
+                        _Ruled(one.action, one.resource.id, engine.decide(one, approved=approved))
+                        for one in same
+                    ]
+                    verdict.append(max(found, key=lambda one: one.strength))
+            except BaseException:
+                self._later(lambda: self._late(number))
+                raise
+            finally:
+                self._later(lambda: self._stuck.discard(number))
+            self._later(lambda: self._decided(number, engine, tuple(verdict)))
+
+        self._decider.put(work)
+
+    def _decided(self, number: int, engine: Engine, verdict: _Verdict) -> None:
+        pending = self._pending.pop(number, None)
+        if pending is None:  # too late
+            return
+        asked = pending.asked
+        if engine is not self._engine:
+            if self._asking.get(asked) == number:
+                del self._asking[asked]
+            self._ask(pending)
+            return
+        if pending.ruled is not None:
+            (event, opened), action = pending.events[0], pending.ruled.action
+            again = next(one for one in verdict if one.action == action)
+            self._finally(event, asked, again)
+            return
+        self._asking.pop(asked, None)
+        if all(one.quiet for one in verdict):
+            verdict = ()
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[asked] = verdict
+        for event, opened in pending.events:
+            self._settle(event, opened, asked, verdict)
+
+    def _settle(self, event: Event, opened: Opened, asked: _Asked, verdict: _Verdict) -> None:
+        if any(one.decision.wanted is not Effect.ALLOW for one in verdict):
+            # By whatever name it is reached from now on; also where it is only made now.
+            self._known.learn(event.fd, opened.key, asked.container, asked.names[-1])
+        ruled = self._of_purpose(event, verdict) if verdict else None
+        if ruled is None or ruled.quiet:
+            self._group.answer(event, True)
+            self._counts["allowed"] += 1
+            key = (asked.container, "exec" if event.exec else "open")
+            self._plain[key] = self._plain.get(key, 0) + 1
+            return
+        if ruled.decision.effect is Effect.CHALLENGE:
+            self._hold(event, opened, asked, ruled)
+        else:
+            self._finally(event, asked, ruled)
+
+    def _of_purpose(self, event: Event, verdict: _Verdict) -> _Ruled | None:
+        """For reading, for writing, or the stronger where it is not known. None: the kernel opens
+        it to execute it, which is another question."""
+        if event.exec:
+            return verdict[0]
+        purpose = purpose_of(event.thread)
+        if purpose == "exec":
+            return None
+        if purpose:
+            return verdict[0] if purpose == "read" else verdict[1]
+        return max(verdict, key=lambda one: one.strength)
+
+    def _finally(self, event: Event, asked: _Asked, ruled: _Ruled) -> None:
+        """No person is waited for (any more)."""
+        allow = ruled.decision.effect is Effect.ALLOW
+        # Before it goes on, since it may end then.
+        entry = self._entry(event, asked, ruled)
+        self._group.answer(event, allow)
+        self._counts["allowed" if allow else "blocked"] += 1
+        if allow and ruled.decision.wanted is not Effect.ALLOW:
+            self._counts["observed"] += 1
+        self._log(entry)
+
+    def _hold(self, event: Event, opened: Opened, asked: _Asked, ruled: _Ruled) -> None:
+        assert self._engine is not None
+        self._counts["held"] += 1
+        number = self._number()
+        self._held[number] = _Held(event, opened, asked, ruled, _started(event.thread))
+        known = self._engine.policies
+        policies = [known[one] for one in ruled.decision.policies]
+        terms: Terms = terms_of(one for one in policies if one.does is Effect.CHALLENGE)
+        shown = {"said": f"{ruled.action} {ruled.name}", "pid": event.thread, **dict(asked.facts)}
+        self._holding.hold(number, self._entry(event, asked, ruled), terms, shown)
+
+    def _outcome(self, outcome: Outcome) -> None:
+        self._channel.send(Told(outcome.entry))
+        if outcome.effect is Effect.CHALLENGE:
+            return
+        held = self._held.pop(outcome.number, None)
+        if held is None:  # it has ended
+            return
+        if outcome.effect is Effect.BLOCK:
+            self._group.answer(held.event, False)
+            self._counts["blocked"] += 1
+            return
+        until = time.monotonic() + DECIDING
+        self._ask(_Pending(held.asked, [(held.event, held.opened)], until, held.ruled))
+
+    # --- policies that do not answer ------------------------------------------------------
+
+    def _late(self, number: int) -> None:
+        pending = self._pending.pop(number, None)
+        if pending is None:
+            return
+        self._asking.pop(pending.asked, None)
+        self._stuck.add(number)
+        for event, opened in pending.events:
+            self._fail_at_once(event, opened, pending.asked)
+
+    def _fail_at_once(self, event: Event, opened: Opened, asked: _Asked) -> None:
+        assert self._engine is not None
+        self._counts["late"] += 1
+        fail = self._fail()
+        effect = Effect.ALLOW if fail is Fail.OPEN else Effect.BLOCK
+        decision = Decision(
+            effect=effect,
+            wanted=Effect.BLOCK,
+            reason=f"the policies gave no answer within {DECIDING:g} s, and fail {fail}",
+            version=self._engine.version,
+        )
+        action = "exec" if asked.exec else "open-read"
+        self._finally(event, asked, _Ruled(action, asked.names[0], decision))
+
+    def _fail(self) -> Fail:
+        """Open only where every policy about files that is enforced is."""
+        if self._engine is None:
+            return Fail.OPEN
+        fails = [
+            one.fail
+            for one in self._engine.policies.values()
+            if one.mode is Mode.ENFORCE and not {"exec", *_OPENS}.isdisjoint(one.actions)
+        ]
+        return Fail.OPEN if all(one is Fail.OPEN for one in fails) else Fail.CLOSED
+
+    # --- what other threads have done -----------------------------------------------------
+
+    def _later(self, work: Callable[[], None]) -> None:
+        """From another thread: to be done by this one."""
+        self._done.append(work)
+        self._wake()
+
+    def _finish(self) -> None:
+        while self._done:
+            self._done.popleft()()
+        for outcome in self._holding.take():
+            self._outcome(outcome)
+
+    def _number(self) -> int:
+        self._last += 1
+        return self._last
+
+    def _look_for_files(self, guard: Guard) -> None:
+        """That policies name, so that they are known by whatever name they are reached."""
+        engine = self._engine
+        if engine is None or not guard.mask or guard.container in self._looking:
+            return
+        self._looking.add(guard.container)
+        root = os.dup(guard.root)
+        who, facts, container = Entity("Workload", guard.name), dict(guard.facts), guard.container
+        actions = ("exec", *_OPENS)
+        texts = [
+            one.matcher
+            for one in engine.policies.values()
+            if not {*actions}.isdisjoint(one.actions) and one.principal.fits(who.kind, who.id)
+        ]
+
+        def wanted(name: str) -> bool:
+            asked = (
+                Question(principal=who, action=one, resource=_thing(one, name, None), context=facts)
+                for one in actions
+            )
+            return any(engine.decide(one).wanted is not Effect.ALLOW for one in asked)
+
+        def work() -> None:
+            try:
+                for fd, name in files_named(root, iter(texts)):
+                    about = os.fstat(fd)
+                    if wanted(name):
+                        key = (about.st_dev, about.st_ino)
+                        self._later(lambda fd=fd, key=key, name=clean(name): learn(fd, key, name))  # type: ignore[misc]
+                    else:
+                        os.close(fd)
+            finally:
+                os.close(root)
+                self._looking.discard(container)
+
+        def learn(fd: int, key: Key, name: str) -> None:
+            self._known.learn(fd, key, container, name)
+            os.close(fd)
+
+        self._finder.put(work)
+
+    # --- what is told ---------------------------------------------------------------------
+
+    def _entry(self, event: Event, asked: _Asked, ruled: _Ruled) -> Entry:
+        one, guard = ruled.decision, self._guards.get(asked.container)
+        kind = "Binary" if ruled.action == "exec" else "Path"
+        who = f"uid:{_uid(event.thread)} container:{asked.container} {_program(event.thread) or ''}"
+        name = guard.name if guard else asked.container
+        question = Question(
+            principal=Entity("Workload", name),
+            action=ruled.action,
+            resource=Entity(kind, ruled.name),
+        )
+        reached = "" if ruled.name == asked.names[0] else f"; reached as {asked.names[0]}"
+        return Entry(
+            time=time.time_ns(),
+            principal=f"Workload:{name}",
+            action=ruled.action,
+            resource=f"{kind}:{ruled.name}",
+            effect=one.effect,
+            wanted=one.wanted,
+            mode=Mode.ENFORCE if one.effect is one.wanted else Mode.OBSERVE,
+            policies=one.policies,
+            failed=one.failed,
+            reason=one.reason + reached,
+            version=one.version,
+            took=one.took,
+            tier=TIER,
+            identity=who.strip(),
+            question=question.hash(),
+        )
+
+    def _log(self, entry: Entry) -> None:
+        """What says the same as one before is counted."""
+        key = msgspec.structs.replace(entry, time=0, took=0)
+        if key in self._folded:
+            self._folded[key] += 1
+            return
+        if len(self._folded) >= MAX_FOLDED:
+            self._note_count(*self._folded.popitem(last=False))
+        self._folded[key] = 0
+        self._holding.note(entry)
+        self._channel.send(Told(entry))
+
+    def _note_count(self, entry: Entry, count: int) -> None:
+        if count:
+            kind = "allows" if entry.effect is Effect.ALLOW else entry.kind
+            self._holding.note(
+                msgspec.structs.replace(entry, kind=kind, time=time.time_ns(), count=count)
+            )
+
+    def _write_counts(self) -> None:
+        """Repeats, and what no policy speaks of."""
+        for entry, count in self._folded.items():
+            self._note_count(entry, count)
+        self._folded.clear()
+        version = self._engine.version if self._engine else ""
+        for (container, action), count in self._plain.items():
+            guard = self._guards.get(container)
+            name = guard.name if guard else container
+            self._note_count(
+                Entry(
+                    principal=f"Workload:{name}",
+                    action=action,
+                    reason="no policy speaks of it",
+                    version=version,
+                    tier=TIER,
+                ),
+                count,
+            )
+        self._plain.clear()
+
+    def _problem(self, text: str, *, gap: bool = False) -> None:
+        """Once."""
+        if text not in self._problems and len(self._problems) < 1024:
+            self._problems.add(text)
+            self._channel.send(Problem(text, gap))
+
+    def _tell(self) -> None:
+        counts = self._counts | {
+            "known_files": len(self._known),
+            "unknown_files": self._known.refused,
+            "unreadable": self._group.unreadable,
+            "unlogged": self._holding.unlogged,
+            "untold": self._channel.refused,
+            "waiting": len(self._held),
+        }
+        said = Counts(
+            counts=counts,
+            gaps={one.container: one.gaps for one in self._guards.values() if one.gaps},
+            guarded={one.container: _SAID[one.mask] for one in self._guards.values()},
+            version=self._engine.version if self._engine else "",
+            worker=os.getpid(),
+        )
+        if said != self._said:
+            self._said = said
+            self._channel.send(said)
+
+
+_SAID = {0: "nothing", OPEN: "open", EXEC: "exec", OPEN | EXEC: "open, exec"}
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _questions(asked: _Asked, guard: Guard) -> list[list[Question]]:
+    """For each action those about each name."""
+    context: dict[str, Value] = {**guard.facts, **dict(asked.facts)}
+    who = Entity("Workload", guard.name)
+    return [
+        [
+            Question(
+                principal=who,
+                action=action,
+                resource=_thing(action, name, asked.upper),
+                context=context,
+            )
+            for name in asked.names
+        ]
+        for action in (("exec",) if asked.exec else _OPENS)
+    ]
+
+
+def _thing(action: str, name: str, upper: bool | None) -> Entity:
+    attributes: dict[str, Value] = {} if upper is None else {"upper": upper}
+    return Entity("Binary" if action == "exec" else "Path", name, attributes)
+
+
+def _within(path: str, base: str) -> bool:
+    return path == base or path.startswith(base + "/")
+
+
+# --- threads ------------------------------------------------------------------------------
+
+
+def _program(thread: int) -> str | None:
+    try:
+        return clean(os.readlink(f"/proc/{thread}/exe"))
+    except OSError:
+        return None
+
+
+def _stat(thread: int) -> list[str]:
+    """Fields of /proc/TID/stat after the name: state, parent, ...; none where it has ended."""
+    try:
+        with open(f"/proc/{thread}/stat", errors="replace") as file:
+            return file.read(4096).rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _started(thread: int) -> str:
+    fields = _stat(thread)
+    return fields[19] if len(fields) > 19 and fields[0] not in ("Z", "X") else ""
+
+
+def _parent(thread: int) -> str | None:
+    fields = _stat(thread)
+    return _program(int(fields[1])) if fields else None
+
+
+def _uid(thread: int) -> int | None:
+    """Effective; the owner of /proc/TID says root of who may not be dumped."""
+    try:
+        with open(f"/proc/{thread}/status", errors="replace") as file:
+            for line in file:
+                if line.startswith("Uid:"):
+                    return int(line.split()[2])
+    except OSError:
+        pass
+    return None
+
+
+_FACTS: Mapping[str, Callable[[int], Value | None]] = {
+    "program": _program,
+    "parent": _parent,
+    "uid": _uid,
+}
+
+
+def main(channel: Channel, folder: Path, head: Path | None, known: Identities) -> None:
+    """In a process of its own, until the other end closes."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # one for each who waits
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        permitting = Permitting(channel, folder, head, known)
+    except (OSError, LogError) as error:
+        channel.send(Problem(f"opens and execs are not asked about: {error}", gap=True))
+        return
+    signal.signal(signal.SIGTERM, permitting.stop)
+    permitting.run()
