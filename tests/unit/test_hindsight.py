@@ -209,6 +209,7 @@ def test_the_set_in_force_alone_or_with_more(capsys, tmp_path, store):
     capsys.readouterr()
     code, out, _ = ask("applied")
     assert code == ExitCode.NO and "one: policy one" in out and "two" not in out
+    assert ask()[1] == out
     code, out, _ = ask("applied", two)
     assert "one: policy one" in out and "two: policy two" in out
     code, _, err = ask("applied", one)

@@ -32,7 +32,8 @@ def backtest(
         list[str] | None,
         typer.Argument(
             metavar="[PATH]...",
-            help="As for `policy check`; `applied` is the set in force, alone or with others.",
+            help="As for `policy check`; `applied` is the set in force, alone or with others."
+            " Default: that, or what `policy check` looks at.",
         ),
     ] = None,
     since: Annotated[
@@ -63,6 +64,7 @@ def backtest(
     Ends with 0 if nothing would have been stopped, and 1 if something would.
 
     hullwatch policy backtest my-agent.cedar --since 7d
+
     hullwatch policy backtest applied new.cedar --workload agent
     """
     from hullwatch.hindsight import Hindsight
@@ -93,12 +95,12 @@ def _engine(paths: list[str] | None, store: Path) -> Engine:
     named = [one for one in paths or () if one != APPLIED]
     texts: list[tuple[str, str]] = []
     with refusing():
-        if len(named) != len(paths or ()):
-            applied = Applied(store)
-            entry = applied.current()
-            if entry is None:
-                raise CommandError("policy backtest: no set is in force; give PATH")
+        applied = Applied(store)
+        entry = applied.current() if APPLIED in (paths or [APPLIED]) else None
+        if entry is not None:
             texts += applied.set(entry.version).policies
+        elif paths and APPLIED in paths:
+            raise CommandError("policy backtest: no set is in force; give PATH")
         found, problems = read_files(chosen(named)) if named or not texts else ([], [])
         engine = Engine.of([*texts, *found], problems)
     if not engine.policies:

@@ -43,7 +43,7 @@ Chosen = Annotated[
 
 def register(app: typer.Typer) -> None:
     policy = typer.Typer(
-        help="Policies: what may happen. Suggest, check, test, try on history, explain, apply, roll back.",
+        help="Policies: what may happen. Suggest, check, test, try on history, explain, apply.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
