@@ -263,7 +263,11 @@ def is_foreign(pid: int) -> bool:
     a container was given our sockets. True for a process that nothing can be said of.
     """
     depth = _pid_depth(pid)
-    return not depth or depth > _pid_depth(os.getpid()) or container_of(pid) not in ("", container_of(os.getpid()))
+    return (
+        not depth
+        or depth > _pid_depth(os.getpid())
+        or container_of(pid) not in ("", container_of(os.getpid()))
+    )
 
 
 def _pid_depth(pid: int) -> int:

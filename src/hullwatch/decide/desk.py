@@ -110,7 +110,9 @@ class Desk:
                         socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size
                     )
                     pid, uid, _ = _UCRED.unpack(credentials)
-                    answer = _FOREIGN if is_foreign(pid) else self._answer(line, Person.of(uid, pid))
+                    answer = (
+                        _FOREIGN if is_foreign(pid) else self._answer(line, Person.of(uid, pid))
+                    )
                     writer.write(msgspec.json.encode(answer) + b"\n")
                     await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
