@@ -85,7 +85,7 @@ when { resource.name like "*.good.example" };
 """
 
 PRELUDE = f"""
-import mmap
+import mmap, struct
 sys.setswitchinterval(1e-5)  # for races
 FORBIDDEN, PLAIN, RESOLVER = {FORBIDDEN!r}, {PLAIN!r}, {RESOLVER!r}
 libc = ctypes.CDLL(None, use_errno=True)
@@ -101,8 +101,10 @@ def shell(path, name='sh'):
     return subprocess.run([name, '-c', 'exit 7'], executable=path).returncode == 7
 def true(path):
     return subprocess.run(['true'], executable=path).returncode == 0
-def place(suffix=''):
-    return '/tmp/' + os.urandom(6).hex() + suffix
+def raw(*words):
+    return subprocess.run(['/opt/names/raw_calls', *words], capture_output=True).stdout
+def place():
+    return '/tmp/' + os.urandom(6).hex()
 def folder():
     os.makedirs(made := place())
     return made
@@ -298,7 +300,7 @@ code(
     """
 def act():
     call('unshare', 0x10000000 | 0x20000000 | 0x20000)  # user, pid, mount
-    return end(child(lambda: tried(lambda: shell('/bin/sh')) or tried(lambda: true('/bin/true')))) == 7
+    return end(child(lambda: tried(lambda: shell('/bin/sh') or true('/bin/true')))) == 7
 said = end(child(act)) == 7
 """,
 )
@@ -319,7 +321,12 @@ code(
 )
 code(
     "open-renamed",
-    "os.link('/shared/secret', a := '/shared/a'); os.rename(a, b := '/shared/b'); said = open(b).read() != ''; os.unlink(b)",
+    """
+os.link('/shared/secret', a := '/shared/a')
+os.rename(a, b := '/shared/b')
+said = open(b).read() != ''
+os.unlink(b)
+""",
 )
 code(
     "open-folder-renamed",
@@ -388,11 +395,11 @@ flipper.join()
 )
 code(
     "open-io-uring",
-    "said = not subprocess.run(['/opt/names/raw_calls', 'uring', 'open', '/etc/shadow'], capture_output=True).stdout.startswith(b'-')",
+    "said = not raw('uring', 'open', '/etc/shadow').startswith(b'-')",
 )
 code(
     "open-32-bit",
-    "said = not subprocess.run(['/opt/names/raw_calls', 'int80', '5', '/etc/shadow', '0'], capture_output=True).stdout.startswith(b'-')",
+    "said = not raw('int80', '5', '/etc/shadow', '0').startswith(b'-')",
 )
 
 
@@ -436,16 +443,19 @@ code(
 )
 code(
     "connect-io-uring",
-    "said = b'-111' in subprocess.run(['/opt/names/raw_calls', 'uring', 'connect', '80', FORBIDDEN], capture_output=True).stdout",
+    "said = b'-111' in raw('uring', 'connect', '80', FORBIDDEN)",
 )
 code(
     "connect-32-bit",
-    "said = b'-111' in subprocess.run(['/opt/names/raw_calls', 'connect32', '80', '1', FORBIDDEN], capture_output=True).stdout",
+    "said = b'-111' in raw('connect32', '80', '1', FORBIDDEN)",
 )
 code("socket-raw", "said = socket.socket(type=socket.SOCK_RAW, proto=1) is not None")
 code(
     "socket-icmp",
-    "open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0'); said = socket.socket(type=socket.SOCK_DGRAM, proto=1) is not None",
+    """
+open('/proc/sys/net/ipv4/ping_group_range', 'w').write('0 0')
+said = socket.socket(type=socket.SOCK_DGRAM, proto=1) is not None
+""",
 )
 code("socket-udplite", "said = socket.socket(type=socket.SOCK_DGRAM, proto=136) is not None")
 code("socket-sctp", "said = socket.socket(type=socket.SOCK_STREAM, proto=132) is not None")
@@ -631,12 +641,12 @@ said = arrives(peer)
 # -- names ------------------------------------------------------------------------------------
 
 ASKS = """
-import struct
 def answer(name, *addresses):
     parts = b''.join(bytes([len(one)]) + one.encode() for one in name.split('.')) + bytes(1)
     question = parts + struct.pack('>HH', 1, 1)
-    records = (b'\\xc0\\x0c' + struct.pack('>HHIH', 1, 1, 60, 4) + socket.inet_aton(one) for one in addresses)
-    return struct.pack('>HHHHHH', 7, 0x8180, 1, len(addresses), 0, 0) + question + b''.join(records)
+    head = b'\\xc0\\x0c' + struct.pack('>HHIH', 1, 1, 60, 4)
+    records = b''.join(head + socket.inet_aton(one) for one in addresses)
+    return struct.pack('>HHHHHH', 7, 0x8180, 1, len(addresses), 0, 0) + question + records
 def told_by(server, data, **options):
     takes, gives = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
     takes.bind(('127.0.0.1', 0))
@@ -693,7 +703,8 @@ def _(stage: Stage, puppet: Puppet) -> object:
 
 @attempt("name-forged")
 def _(stage: Stage, puppet: Puppet) -> object:
-    text = "told_by('203.0.113.53', answer('c.good.example', '198.51.100.12'), foreign=True); time.sleep(0.3)\n"
+    forged = "answer('c.good.example', '198.51.100.12')"
+    text = f"told_by('203.0.113.53', {forged}, foreign=True); time.sleep(0.3)\n"
     return named(stage, puppet, text + "said = tried(lambda: reach(address='198.51.100.12'))")
 
 
@@ -741,7 +752,7 @@ while not said:
         refusals += 1
         continue
     info = ctypes.create_string_buffer(128)
-    bpf(15, fd.to_bytes(4, 'little') + (128).to_bytes(4, 'little') + ctypes.addressof(info).to_bytes(8, 'little'))
+    bpf(15, struct.pack('<IIQ', fd, 128, ctypes.addressof(info)))
     said = info.raw[24:40].startswith(b'guard_answers')
     os.close(fd)
 said = said or refusals

@@ -34,10 +34,7 @@ _BOOT = 'boot with "bpf" in the lsm= kernel parameter'
 _NAMES = "forbid `resource.upper` as well, or permit programs by their paths"
 _LABELS = "forbid the helper its connections, too, or let only one process have the secret"
 
-_RIGHTS = (
-    _BOOT
-    + ", or give no container the host's processes together with CAP_KILL, CAP_SYS_PTRACE or CAP_BPF"
-)
+_RIGHTS = _BOOT + ", or give no container the host's processes, CAP_KILL, CAP_SYS_PTRACE or CAP_BPF"
 _MOUNT = (
     'forbid `privilege` "mount" (LSM), or take user namespaces and CAP_SYS_ADMIN from the container'
 )
@@ -51,15 +48,42 @@ PROMISES: tuple[Promise, ...] = (
     Promise("exec-bind-mount", "a forbidden path mounted in another place", _BOTH),
     Promise("exec-chroot", "a forbidden path below another root directory", _BOTH),
     Promise("exec-renamed", "a program linked and renamed, `resource.upper` forbidden", _BOTH),
-    Promise("exec-other-name", "another name of a program that is forbidden by one of its names (busybox)", _NOWHERE, "have no such programs in the image, or permit programs by their paths"),
+    Promise(
+        "exec-other-name",
+        "another name of a program that is forbidden by one of its names (busybox)",
+        _NOWHERE,
+        "have no such programs in the image, or permit programs by their paths",
+    ),
     Promise("exec-copied", "a copy of a program, `resource.upper` forbidden", _BOTH),
-    Promise("exec-copied-by-name", "a copy of a program that is forbidden by its name alone", _NOWHERE, _NAMES),
-    Promise("exec-tmpfs", "a copy of a program in memory (tmpfs), `resource.upper` forbidden", _BOTH),
+    Promise(
+        "exec-copied-by-name",
+        "a copy of a program that is forbidden by its name alone",
+        _NOWHERE,
+        _NAMES,
+    ),
+    Promise(
+        "exec-tmpfs", "a copy of a program in memory (tmpfs), `resource.upper` forbidden", _BOTH
+    ),
     Promise("exec-memfd", "a program without a file (memfd), `resource.upper` forbidden", _BOTH),
     Promise("exec-script-of-shell", "a script whose #! names a forbidden program", _BOTH),
-    Promise("exec-script-later", "a script that came after the image, `resource.upper` forbidden, its interpreter not", _LSM, _BOOT),
-    Promise("exec-loader", "a forbidden program given to ld.so as its argument", _LSM, _BOOT + ", or forbid ld.so"),
-    Promise("exec-interpreter", "what an interpreter does that is not forbidden itself", _NOWHERE, "forbid the interpreter, or what it must not reach: files, networks, labels"),
+    Promise(
+        "exec-script-later",
+        "a script that came after the image, `resource.upper` forbidden, its interpreter not",
+        _LSM,
+        _BOOT,
+    ),
+    Promise(
+        "exec-loader",
+        "a forbidden program given to ld.so as its argument",
+        _LSM,
+        _BOOT + ", or forbid ld.so",
+    ),
+    Promise(
+        "exec-interpreter",
+        "what an interpreter does that is not forbidden itself",
+        _NOWHERE,
+        "forbid the interpreter, or what it must not reach: files, networks, labels",
+    ),
     Promise("exec-race", "a link that changes its target while it is executed", _BOTH),
     Promise("exec-namespaces", "a forbidden program in new user, mount and pid namespaces", _BOTH),
     Promise("exec-joins", "a forbidden program started by the runtime (`docker exec`)", _BOTH),
@@ -68,11 +92,28 @@ PROMISES: tuple[Promise, ...] = (
     Promise("open-symlink", "a forbidden file through a symbolic link", _LSM, _BOOT),
     Promise("open-hard-link", "a forbidden file through a new hard link", _LSM, _BOOT),
     Promise("open-renamed", "a forbidden file linked and renamed", _LSM, _BOOT),
-    Promise("open-folder-renamed", "a forbidden file after its folder was renamed", _NOWHERE, "forbid `open-write` of the folder's own path, too"),
-    Promise("open-bind-mount", "a forbidden file whose folder is mounted in another place", _LSM, _BOOT),
-    Promise("open-volume-mounted", "a forbidden file of a volume that is mounted in another place", _NOWHERE, _MOUNT),
+    Promise(
+        "open-folder-renamed",
+        "a forbidden file after its folder was renamed",
+        _NOWHERE,
+        "forbid `open-write` of the folder's own path, too",
+    ),
+    Promise(
+        "open-bind-mount", "a forbidden file whose folder is mounted in another place", _LSM, _BOOT
+    ),
+    Promise(
+        "open-volume-mounted",
+        "a forbidden file of a volume that is mounted in another place",
+        _NOWHERE,
+        _MOUNT,
+    ),
     Promise("open-proc-root", "a forbidden file through /proc/self/root", _LSM, _BOOT),
-    Promise("open-proc-fd", "a forbidden file opened as a path and then through /proc/self/fd", _LSM, _BOOT),
+    Promise(
+        "open-proc-fd",
+        "a forbidden file opened as a path and then through /proc/self/fd",
+        _LSM,
+        _BOOT,
+    ),
     Promise("open-handle", "a forbidden file by its handle (open_by_handle_at)", _LSM, _BOOT),
     Promise("open-race", "a link that changes its target while it is opened", _LSM, _BOOT),
     Promise("open-io-uring", "a forbidden file through io_uring", _LSM, _BOOT),
@@ -89,24 +130,59 @@ PROMISES: tuple[Promise, ...] = (
     Promise("socket-icmp", "an ICMP socket, where addresses are forbidden", _BOTH),
     Promise("socket-udplite", "a UDP-Lite socket, where addresses are forbidden", _BOTH),
     Promise("socket-sctp", "an SCTP socket, where addresses are forbidden", _BOTH),
-    Promise("socket-packet", "a packet socket, where addresses are forbidden", _LSM, "take CAP_NET_RAW from the container"),
-    Promise("socket-vsock", "a socket to the virtual machine's host, where addresses are forbidden", _LSM, "forbid AF_VSOCK in the container's seccomp profile"),
-    Promise("connect-nested-cgroup", "a forbidden address from a cgroup below the container's", _BOTH),
-    Promise("leave-cgroup", "a forbidden address or program after moving to a cgroup outside of the container's", _BOTH),
-    Promise("connect-namespaces", "a forbidden address from new user and network namespaces", _BOTH),
+    Promise(
+        "socket-packet",
+        "a packet socket, where addresses are forbidden",
+        _LSM,
+        "take CAP_NET_RAW from the container",
+    ),
+    Promise(
+        "socket-vsock",
+        "a socket to the virtual machine's host, where addresses are forbidden",
+        _LSM,
+        "forbid AF_VSOCK in the container's seccomp profile",
+    ),
+    Promise(
+        "connect-nested-cgroup", "a forbidden address from a cgroup below the container's", _BOTH
+    ),
+    Promise(
+        "leave-cgroup",
+        "a forbidden address or program after moving to a cgroup outside of the container's",
+        _BOTH,
+    ),
+    Promise(
+        "connect-namespaces", "a forbidden address from new user and network namespaces", _BOTH
+    ),
     Promise("connect-race", "an address that changes while it is connected to", _BOTH),
     Promise("name-rebound", "a permitted name whose answer is a forbidden address", _BOTH),
     Promise("name-answered-by-others", "a permitted name, answered by who is no resolver", _BOTH),
-    Promise("name-forged", "a permitted name, answered by the container itself from the resolver's address", _BOTH),
+    Promise(
+        "name-forged",
+        "a permitted name, answered by the container itself from the resolver's address",
+        _BOTH,
+    ),
     # labels
     Promise("label-connect", "a connection after a secret was read", _BOTH),
     Promise("label-open-connection", "a secret over a connection from before", _BOTH),
     Promise("label-inherited", "a secret over a connection that the parent had opened", _BOTH),
-    Promise("label-passed-before", "a secret over a connection that another process had handed over", _BOTH),
-    Promise("label-passed-after", "a secret over a connection that another process hands over later", _BOTH),
+    Promise(
+        "label-passed-before",
+        "a secret over a connection that another process had handed over",
+        _BOTH,
+    ),
+    Promise(
+        "label-passed-after",
+        "a secret over a connection that another process hands over later",
+        _BOTH,
+    ),
     Promise("label-helper", "a secret told to a helper that has a connection", _BOTH),
     Promise("label-file", "a secret told in a file to whoever has a connection", _BOTH),
-    Promise("label-shared-memory", "a secret told in shared memory to whoever has a connection", _NOWHERE, _LABELS),
+    Promise(
+        "label-shared-memory",
+        "a secret told in shared memory to whoever has a connection",
+        _NOWHERE,
+        _LABELS,
+    ),
     Promise("label-threads", "a secret that one thread reads and another sends", _BOTH),
     Promise("label-routed", "a secret over a connection with a routing header (IPv6)", _BOTH),
     # Hullwatch itself, from a container with all rights, the host's processes and its folders
@@ -115,8 +191,13 @@ PROMISES: tuple[Promise, ...] = (
     Promise("own-trace", "tracing the agent", _LSM, _RIGHTS),
     Promise("own-memory", "reading the agent's memory", _LSM, _RIGHTS),
     Promise("own-maps", "taking hold of the agent's maps", _LSM, _RIGHTS),
-    Promise("own-store", "writing to the agent's files, given to a container as a mount", _NOWHERE, "give no container these folders; the pack finds it (rules/tamper)"),
-)  # fmt: skip
+    Promise(
+        "own-store",
+        "writing to the agent's files, given to a container as a mount",
+        _NOWHERE,
+        "give no container these folders; the pack finds it (rules/tamper)",
+    ),
+)
 
 
 def promises(tier: Tier) -> dict[str, bool]:

@@ -141,9 +141,12 @@ class Engine:
         ]
 
     def reads(self, action: str) -> frozenset[str]:
-        """Attributes of the context that decide about an action; others need not be told."""
+        """Attributes of the context and of things that decide about an action; others need not be
+        told."""
         part = self._parts.get(action)
-        return frozenset(one.name for one in part.context) if part else frozenset()
+        if part is None:
+            return frozenset()
+        return frozenset(one.name for of in (part.context, *part.entities.values()) for one in of)
 
     @property
     def cache(self) -> CacheStats:
