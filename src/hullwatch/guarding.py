@@ -26,17 +26,17 @@ from hullwatch.decide.plan import Cell, Facts, Plan, Row, Who
 from hullwatch.decide.question import Effect, Mode
 from hullwatch.detect.row import Row as EventRow
 from hullwatch.questions import Asked, act_of, asked, of_workload, workload_name
+from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.guard import Answers, Guard, GuardError
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import Pattern, Tables, TooManyPatterns, told_apart
-from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Action, Class, Done, Privilege
+from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Class, Done, Privilege
 
 __all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
 
 MAX_NAMES = 16_384  # of addresses, all containers together
 MAX_WAITING = 10_000  # verdicts that are still to be logged
-_ACTION = {name.replace("_", "-").lower(): int(value) for name, value in Action.__members__.items()}
-_NAME = {number: name for name, number in _ACTION.items()}
+_ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
 _CLASS = {
     "exec": Class.EXEC,
     "open-read": Class.OPEN,
@@ -75,7 +75,7 @@ class Named(NamedTuple):
 
 class Stopped(NamedTuple):
     """What the kernel did at the policies' word. ts: unix ns. asked: the questions that it stands
-    for. done: enum hw_done."""
+    for. done: enum hw_done. tool_call: its id; several where it may be of any, by commas."""
 
     ts: int
     done: int
@@ -91,7 +91,7 @@ class Stopped(NamedTuple):
 def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
     """Of a `policy` event. offset: from its clock to the wall."""
     action, done = row.event.flags & 0xFFFF, row.event.flags >> 16
-    name = _NAME[action]
+    name = POLICY_ACTIONS[action]
     act = act_of(row)
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
     act = act._replace(cls=int(cls), flags=int(name == "open-write"))
@@ -105,7 +105,7 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
         act.object,
         workload_name(row.workload),
         identity,
-        f"{row.span:016x}" if row.span else "",
+        ",".join(f"{one.id:016x}" for one in row.calls if one.kind == "tool"),
         tier,
         tuple(questions),
     )
