@@ -522,8 +522,14 @@ def test_status_says_which_rights_the_agent_has(store, run):
 def test_status_says_what_policy_holds(store, run):
     none = {"generation": 0, "problem": "no set is there", "unheld": {}}
     held = {
-        **{"generation": 2, "version": "8c1d" * 16, "policies": 5, "guarded": 1, "answers": 812},
-        **{"filled_seconds": 0.25, "problem": "", "unheld": {"by-digest": "why \x1b[2J"}},
+        "generation": 2,
+        "version": "8c1d" * 16,
+        "policies": 5,
+        "guarded": 1,
+        "answers": 812,
+        "filled_seconds": 0.25,
+        "problem": "",
+        "unheld": {"by-digest": "why \x1b[2J"},
         "verdicts_lost": 3,
     }
     said = none
