@@ -30,10 +30,11 @@ from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.row import Row as EventRow
 from hullwatch.questions import Act, Asked, act_of, asked, of_workload, workload_name
 from hullwatch.sensor.dictionary import address_of
+from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.guard import Answers, Guard, GuardError
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import Pattern, Tables, TooManyPatterns, told_apart
-from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Action, Class, Done, Privilege
+from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Class, Done, Privilege
 
 __all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
 
@@ -42,8 +43,7 @@ MAX_TOOLS = 255  # that policies may tell apart: kernel/wire.h
 MAX_NAMED = 5  # containers that one count names
 COUNTED = 60.0  # s between two counts of what was allowed
 MAX_WAITING = 10_000  # verdicts that are still to be logged
-_ACTION = {name.replace("_", "-").lower(): int(value) for name, value in Action.__members__.items()}
-_NAME = {number: name for name, number in _ACTION.items()}
+_ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
 _CLASS = {
     "exec": Class.EXEC,
     "open-read": Class.OPEN,
@@ -93,7 +93,8 @@ class Named(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """What the kernel did at the policies' word. ts: unix ns. done: enum hw_done."""
+    """What the kernel did at the policies' word. ts: unix ns. done: enum hw_done. tool_call: its
+    id; several where it may be of any, by commas."""
 
     ts: int
     done: int
@@ -108,7 +109,7 @@ class Stopped(NamedTuple):
 def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
     """Of a `policy` event. offset: from its clock to the wall."""
     action, done = row.event.flags & 0xFFFF, row.event.flags >> 16
-    name = _NAME[action]
+    name = POLICY_ACTIONS[action]
     act = act_of(row)
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
     # Names that anybody may have said are not what policy knows: `Guarding.questions`.
@@ -122,7 +123,7 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
         name,
         act,
         identity,
-        f"{row.span:016x}" if row.span else "",
+        ",".join(f"{one.id:016x}" for one in row.calls if one.kind == "tool"),
         tier,
         own,
     )
@@ -626,7 +627,7 @@ class Guarding:
                     time=time.time_ns(),
                     kind="allows",
                     principal=f"Workload:{', '.join(whose[:MAX_NAMED])}{rest}",
-                    action=_NAME[action],
+                    action=POLICY_ACTIONS[action],
                     version=self._in_force.plan.version,
                     reason="answered in the kernel",
                     tier="kernel",

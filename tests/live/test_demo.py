@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hullwatch.demo.scenario import EXPECTED, HOME
+from hullwatch.demo.scenario import EXPECTED, HELD, HOME
 from support.needs import missing
 from support.scratch import poll
 from support.watch import missing_bpf
@@ -54,6 +54,15 @@ def test_it_finds_its_own_attack_and_cleans_up(tmp_path: Path):
         if "finding" in line and line["finding"]["container_full_id"] == summary["agent"]
     ]
     assert set(found) == set(EXPECTED)
+    assert set(summary["held"]["findings"]) == set(HELD)
+    stop = summary["held"]["decision"]
+    assert (stop["policies"], stop["resource"]) == (["secrets-stay"], "Address:203.0.113.7:443")
+    assert stop["tool_call"] and summary["held"]["call"] == "reports: summarise_report"
+    assert summary["held"]["loot_bytes"] == 0 < summary["held"]["harmless_bytes"]
+    gated = summary["gated"]
+    assert gated["answered_by"] == "the demo itself"
+    answers = [(one["tool"], one["approved"], one["arrived"]) for one in gated["calls"]]
+    assert answers == [("archive_report", True, True), ("delete_report", False, False)]
     assert left_behind(demo.pid) == []
 
 

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from hullwatch.context import tool_call
+from hullwatch.detect.ruleset import load
 from hullwatch.sensor.pins import left
-from support.agent import Agent
+from support.agent import PACK, Agent
 from support.bundles import Mount
+from support.conformance import record
 from support.images import Image
 from support.needs import missing
 from support.puppet import Puppet
@@ -108,6 +110,22 @@ def decisions(store: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.splitlines()]
 
 
+CUT = """
+server = socket.create_server(('198.51.100.9', 0))
+link = socket.create_connection(server.getsockname())
+other, _ = server.accept()
+other.settimeout(0.5)
+link.sendall(b'before')
+before = other.recv(100)
+os.makedirs('/root/.aws', exist_ok=True); open('/root/.aws/credentials', 'a+').read()
+link.sendall(b'after')
+try:
+    said = other.recv(100).decode()
+except TimeoutError:
+    said = before.decode()
+"""
+
+
 def apply(store: Path, text: str) -> None:
     file = store.parent / "set.cedar"
     file.write_text(
@@ -135,7 +153,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
         calls.mkdir()
         told: dict[str, Any] = {"resolvers": resolvers, "calls": calls / "calls.sock"}
         mounts = (Mount(calls, "/calls"), Mount(Path(tool_call.__file__).parent, "/lib-hullwatch"))
-        with Agent(store, rules=(), **told) as agent, Runc(python_image) as runc:
+        with (
+            Agent(store, rules=(PACK / "base.yaml", PACK / "policy"), **told) as agent,
+            Runc(python_image) as runc,
+        ):
             guarded = Puppet(
                 runc, python_image, folder, "guarded", network=network.path, mounts=mounts
             )
@@ -197,6 +218,55 @@ def test_observed_goes_on_and_is_told(stage: Stage):
     assert stage.guarded.do(OUT.replace("9))", "8888))")) == 111
     told = stage.logged(resource="Address:198.51.100.9:8888")
     assert (told["effect"], told["wanted"], told["mode"]) == ("allow", "block", "observe")
+
+
+@scenario
+def test_an_open_connection_is_cut(stage: Stage):
+    assert stage.guarded.do(CUT) == "before"
+    assert stage.other.do(CUT) == "after"
+    told = stage.logged(why="a packet of an open connection was dropped")
+    assert (told["effect"], told["policies"]) == ("block", ["secret-stays"])
+
+
+FOUND = {
+    "Policy stopped an action": ("198.51.100.9:9", "WARNING"),
+    "Policy stopped a program or a privilege": ("/bin/sh", "ERROR"),
+    "Policy cut an open connection": ("198.51.100.9:", "ERROR"),
+}
+
+
+def test_what_is_stopped_is_found_and_what_is_observed_is_not(stage: Stage):
+    """After the tests above: one finding of each rule for the workload, whatever it tried."""
+    stage.agent.settle()
+    found = {one["rule"]: one for one in stage.agent.stored(stage.guarded.container.id)}
+    assert stage.agent.stored(stage.other.container.id) == []
+    assert len(found) == len(stage.agent.stored(stage.guarded.container.id))
+    for rule, (object_, priority) in FOUND.items():
+        one = found[rule]
+        near = any("8888" in evidence["object"] for evidence in one["evidence"])
+        assert any(object_ in evidence["object"] for evidence in one["evidence"]), one["evidence"]
+        assert one["priority"] == priority and not near
+        record("own", rule, loads=True, live=True, near_miss=True, replay=None, reason="told")
+    assert (
+        set(found)
+        == set(FOUND)
+        == {rule.name for rule in load([PACK / "base.yaml", PACK / "policy"]).rules}
+    )
+
+
+def test_what_was_stopped_is_read_as_such(stage: Stage):
+    """After the tests above."""
+    name, store = stage.guarded.container.name, ("--store", str(stage.store))
+    lines = hullwatch("events", "--class", "policy", *store).splitlines()
+    assert any("connect 198.51.100.9:9: denied = EPERM  [secret]" in line for line in lines), lines
+    assert any("connect 198.51.100.9:8888: observed" in line for line in lines), lines
+    tree = hullwatch("tree", name, *store)
+    said = "STOPPED  connect 198.51.100.9:9, by secret-stays: it has read a secret"
+    assert said in tree and "STOPPED  exec" in tree and ", its packets dropped" in tree, tree
+    assert "WOULD STOP connect 198.51.100.9:8888, by only-seen" in tree
+    found = json.loads(hullwatch("tree", name, "--json", *store))["processes"]
+    stops = [stop for process in found for stop in process["stopped"]]
+    assert {stop["done"] for stop in stops} >= {"denied", "dropped", "observed"}
 
 
 CALLS = """

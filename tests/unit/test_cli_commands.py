@@ -519,6 +519,30 @@ def test_status_says_which_rights_the_agent_has(store, run):
     control.close()
 
 
+def test_status_says_what_policy_holds(store, run):
+    none = {"generation": 0, "problem": "no set is there", "unheld": {}}
+    held = {
+        "generation": 2,
+        "version": "8c1d" * 16,
+        "policies": 5,
+        "guarded": 1,
+        "answers": 812,
+        "filled_seconds": 0.25,
+        "problem": "",
+        "unheld": {"by-digest": "why \x1b[2J"},
+        "verdicts_lost": 3,
+    }
+    said = none
+    control = Control(store / "control.sock", lambda: {"tier": "lsm", "policy": said})
+    assert "policy    none is held in the kernel: `hullwatch policy apply`\n" in run("status")
+    said = held
+    out = run("status")
+    assert "set 8c1d8c1d8c1d holds 1 container: 5 policies, 812 answers filled in 0.25 s\n" in out
+    assert "by-digest is not asked in the kernel: why \\x1b[2J\n" in out
+    assert "3 verdicts could not be logged" in out
+    control.close()
+
+
 def test_errors_are_one_line_with_a_mend(tmp_path, run):
     for command in (["events"], ["findings"], ["hunt", "SELECT 1"], ["tree", "x"], ["status"]):
         run(*command, "--store", str(tmp_path / "none"), code=ExitCode.STORE)

@@ -152,6 +152,18 @@ def test_what_differs_is_a_finding_of_its_own(other: dict) -> None:
     assert len(folded([[match()], [match(**other)]])) == 2
 
 
+def test_what_policy_stopped_is_one_finding_for_each_workload() -> None:
+    def stopped(text: str, **more: object) -> Match:
+        base = match(text, **more)  # type: ignore[arg-type]
+        return replace(base, row=replace(base.row, event=Event(int(Class.POLICY))))
+
+    (first, second) = folded(
+        [[stopped("/a"), stopped("/b", program="/bin/tac"), stopped("/a", container=2)]]
+    ).values()
+    assert (first.count, second.count) == (2, 1)
+    assert [one.object for one in first.evidence] == ["/a", "/b"]
+
+
 def test_where_a_file_was_moved_to_is_another_behaviour() -> None:
     def moved(to: str) -> Match:
         base = match("/tmp/x")

@@ -11,6 +11,7 @@ import typer
 from hullwatch.cli.calls import plain, took
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
+from hullwatch.cli.ruled import with_policies
 from hullwatch.cli.show import console, iso, print_json, safe, say, short_time, size
 from hullwatch.cli.tree import as_tree
 
@@ -66,7 +67,7 @@ def call(
         else:
             where = f"span IN (SELECT span FROM spans WHERE call = {one.id})"
         where += " AND class NOT IN ('call', 'signal')"
-        story = tell(reader, where, call=one.id)
+        story = with_policies(tell(reader, where, call=one.id), store)
         shared = _shared(reader, one)
         warnings = (*reader.warnings, *story.cut)
     said = read(store, one.id) if content else None

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from hullwatch.cli.alert import Alerts
+from hullwatch.cli.demo_summary import print_summary
 from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.options import Json
-from hullwatch.cli.show import console, print_json, safe, say, size
+from hullwatch.cli.show import console, print_json, safe, say
 from hullwatch.demo.scratch import poll
 
 if TYPE_CHECKING:
+    from hullwatch.demo.gated import Gated
     from hullwatch.demo.runc import Container
     from hullwatch.demo.scenario import Stage
     from hullwatch.demo.watcher import Watcher
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _DEADLINE = 60.0
-_PACKAGES = {"runc": "runc", "ip": "iproute2", "busybox": "busybox-static"}
+_PACKAGES = {"runc": "runc", "ip": "iproute2", "busybox": "busybox-static", "nsenter": "util-linux"}
 
 
 def register(app: typer.Typer) -> None:
@@ -51,19 +54,30 @@ def demo(
     stay: Annotated[
         bool, typer.Option("--stay", help="Leave all of it running and go on watching.")
     ] = False,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "--interactive",
+            help="At a terminal: you approve or deny the tool calls that wait. Else the demo does.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Attack real containers on this host and show what Hullwatch sees.
 
     Starts Hullwatch, a model server, and an AI agent whose MCP server has a malicious plugin: it
-    steals tokens (made up for this run) and sends them out (to a namespace of its own). Exit code
-    0: all of it was found, the model server was left in peace, nothing was lost. 1: it was not.
+    steals tokens (made up for this run) and sends them out (to a namespace of its own). Then the
+    same with policies in force: the kernel lets the plugin connect until it has read a token. Then
+    two tool calls wait at the gateway for a person: one is approved, one is denied.
+
+    Exit code 0: all of it was found and stopped, the model server was left in peace, nothing was
+    lost. 1: it was not.
     """
     _need()
     place = store or Path(tempfile.mkdtemp(prefix="hullwatch-demo-"))
     try:
         with _interruptible():
-            summary = _Show(place, json).run(stay)
+            summary = _Show(place, json).run(stay, interactive and not json and sys.stdin.isatty())
     except BaseException:
         if store is None:
             shutil.rmtree(place, ignore_errors=True)
@@ -104,6 +118,21 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class Speaker(Protocol):
+    """A container, or the agent beside them. id: '' for what is in none."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def stdout(self) -> str: ...
+    @property
+    def stderr(self) -> str: ...
+    @property
+    def running(self) -> bool: ...
+
+
 class _Show:
     """The demo as a person sees it; with json, the same as one value a line."""
 
@@ -139,11 +168,11 @@ class _Show:
             for line in told:
                 console().print(f"    {safe(line)}", style="dim")
 
-    def said(self, container: Container, line: str) -> None:
+    def said(self, speaker: Speaker, line: str) -> None:
         if self.json:
-            print_json({"container": container.name, "said": line})
+            print_json({"container": speaker.name, "said": line})
         else:
-            console().print(f"{safe(container.name)}> {safe(line)}", style="green")
+            console().print(f"{safe(speaker.name)}> {safe(line)}", style="green")
 
     def findings(self) -> None:
         """Those that have come since."""
@@ -157,12 +186,11 @@ class _Show:
 
     # -- the course of it ------------------------------------------------------------------
 
-    def run(self, stay: bool) -> dict[str, Any]:
-        from hullwatch.demo.scenario import Stage
+    def run(self, stay: bool, person: bool) -> dict[str, Any]:
+        from hullwatch.demo.scenario import EXPECTED, Stage
         from hullwatch.demo.watcher import Watcher, WatcherError
 
-        if not self.json:
-            console().print("Hullwatch demo: an AI agent whose MCP server has a malicious plugin\n")
+        self._title("Hullwatch demo: an AI agent whose MCP server has a malicious plugin")
         watcher: Watcher | None = None
         try:
             with Stage() as stage:
@@ -184,59 +212,211 @@ class _Show:
                 with self.step("container agent") as told:
                     agent = stage.start_agent()
                     told.append(f"{agent.id[:12]}  gets to work")
-                if not self.json:
-                    print()
-                self._watch(watcher, agent)
-                summary = self._sum_up(watcher, stage, server, agent)
+                self._act(watcher, agent, EXPECTED)
+                watched = self._sum_up(watcher, stage, server, agent)
+                held, second = self._hold(watcher, stage)
+                gated = self._gate(watcher, stage, second, person)
+                summary = self._joined(watcher, watched, held, gated)
                 if stay:
                     _stored(watcher)
                     if not self.json:
-                        self._print(summary, agent)
+                        print_summary(summary, self.store, agent)
                     self._stay(watcher, agent)
             if not stay:
                 watcher.stop()
                 if not self.json:
-                    self._print(summary, agent)
+                    print_summary(summary, self.store, agent)
         except WatcherError as error:
             raise sensor_error(error) from error
         finally:
             _in_peace(watcher)
         return summary
 
-    def _watch(self, watcher: Watcher, agent: Container) -> None:
-        """Until all that is expected was found and the agent has its answer, or time is up."""
-        from hullwatch.demo.scenario import EXPECTED
+    def _title(self, text: str) -> None:
+        if not self.json:
+            console().print(f"{text}\n", style="bold")
 
+    def _act(
+        self,
+        watcher: Watcher,
+        speaker: Speaker,
+        rules: Collection[str],
+        also: Callable[[], object] = lambda: True,
+    ) -> None:
+        """Show what the speaker says and what is found, until it has its answer, all of the rules
+        were met in its container and `also` holds; or until time is up."""
+        if not self.json:
+            print()
         deadline = time.monotonic() + _DEADLINE
         shown = 0
         while time.monotonic() < deadline and watcher.process.poll() is None:
-            lines = agent.stdout.splitlines()
+            lines = speaker.stdout.splitlines()
             for line in lines[shown:]:
-                self.said(agent, line)
+                self.said(speaker, line)
             shown = len(lines)
             self.findings()
-            rules = {finding["rule"] for finding in watcher.findings.values()}
             answered = any(line.startswith("answers") for line in lines)
-            if answered and rules.issuperset(EXPECTED):
+            met = _met(watcher, speaker.id) if rules else set()
+            if also() and answered and met.issuperset(rules):
                 break
-            if not agent.running:
-                say(f"the agent's container ended: {agent.stderr[-500:]}")
+            if not speaker.running:
+                say(f"{speaker.name} ended: {speaker.stderr[-500:]}")
                 break
             time.sleep(0.02)
         self.findings()
 
+    def _hold(self, watcher: Watcher, stage: Stage) -> tuple[dict[str, Any], Container]:
+        """The same attack again, in a new container that is held to policies; the container."""
+        from hullwatch.demo.held import kernel_holds, put_into_force, stop_of
+        from hullwatch.demo.scenario import EXPECTED, HELD, STOPPED
+
+        assert stage.listener
+        self._title("\nNow with policies: what has read a secret connects to nobody outside")
+        with self.step("hullwatch policy apply") as told:
+            held = put_into_force(watcher)
+            told.append(
+                f"set {held['version'][:12]}: {held['policies']} of its policies are the kernel's,"
+                f" {held['answers']} answers in it"
+            )
+        with self.step("container agent-2, of the same image") as told:
+            agent = stage.start_agent("agent-2", waits=True)
+            count = held["guarded"]
+            kernel_holds(watcher, lambda said: said["guarded"] > count)
+            told.append(f"{agent.id[:12]}  is held, and gets to work")
+        before = len(stage.listener.received)
+        stage.let_go()
+        found: list[dict[str, Any]] = []
+
+        def stopped() -> bool:
+            if not found and STOPPED in _met(watcher, agent.id):
+                found.extend(filter(None, [stop_of(self.store, agent)]))
+            return bool(found)
+
+        self._act(watcher, agent, HELD, stopped)
+        stop = found[0] if found else None
+        call = _call_of(watcher, agent.id, STOPPED)
+        if stop is not None and not self.json:
+            console().print(_about_stop(stop, call), style="bold red")
+        received = stage.listener.received[before:]
+        met = _met(watcher, agent.id)
+        missing = [f"no finding in agent-2: {rule}" for rule in HELD if rule not in met]
+        missing += [
+            f"agent-2 got out all the same: {rule}"
+            for rule in EXPECTED
+            if rule in met and rule not in HELD
+        ]
+        if stop is None:
+            missing.append("no decision about a connection of agent-2")
+        if _loot(received):
+            missing.append("the loot of agent-2 has left")
+        if not any(received):
+            missing.append("the harmless connection of agent-2 did not arrive")
+        return {
+            "agent": agent.id,
+            "decision": stop,
+            "tool_call": stop["tool_call"] if stop else "",
+            "call": call,
+            "loot_bytes": len(_loot(received)),
+            "harmless_bytes": sum(map(len, received)) - len(_loot(received)),
+            "findings": sorted(met),
+            "missing": missing,
+        }, agent
+
+    def _gate(
+        self, watcher: Watcher, stage: Stage, server: Container, person: bool
+    ) -> dict[str, Any]:
+        """Tool calls that wait: one is approved, one is denied."""
+        from hullwatch.demo.gated import Gated
+
+        self._title("\nAnd at the gateway: what changes reports waits for a person")
+        with self.step("hullwatch mcp --policy applied") as told:
+            gated = Gated(stage, self.store, server)
+            told.append("before an MCP server in agent-2; its client is an agent of this host")
+            if not person:
+                told.append("nobody is asked: the demo itself answers, with `hullwatch approvals`")
+        answers: list[dict[str, Any]] = []
+
+        def answer() -> bool:
+            for waits in gated.waiting():
+                if waits["held"] not in {one["id"] for one in answers}:
+                    self.findings()
+                    answers.append(self._answer(gated, waits, person, first=not answers))
+            return True
+
+        try:
+            self._act(watcher, gated, (), answer)
+            arrived = gated.arrived
+        finally:
+            gated.close()
+        missing = [] if len(answers) == 2 else [f"{len(answers)} of 2 calls waited for a person"]
+        for one in answers:
+            one["arrived"] = one["tool"] in arrived
+            if one["arrived"] is not one["approved"]:
+                what = "arrived all the same" if one["arrived"] else "did not arrive"
+                missing.append(f"the call of {one['tool']} {what}")
+        by = "a person at the terminal" if person else "the demo itself"
+        return {"answered_by": by, "calls": answers, "missing": missing}
+
+    def _answer(
+        self, gated: Gated, waits: dict[str, Any], person: bool, first: bool
+    ) -> dict[str, Any]:
+        tool = str(waits["resource"]).rpartition("/")[2]
+        reason = f"{', '.join(waits['policies'])}: {waits['reason']}"
+        if not self.json:
+            console().print(f"waits> {safe(tool)}, by {safe(reason)}", style="yellow")
+        if person:
+            yes, why = _ask(tool, waits["deadline"] / 1e9 - time.time())
+        else:
+            yes, why = first, "it can be taken back" if first else "it cannot be taken back"
+        said = gated.answer(waits["held"], yes, why)
+        one = {
+            "id": waits["held"],
+            "tool": tool,
+            "policies": list(waits["policies"]),
+            "reason": waits["reason"],
+            "approved": yes,
+            "why": why,
+        }
+        if self.json:
+            print_json({"approval": one})
+        else:
+            word = "approve" if yes else "deny"
+            command = f'hullwatch approvals {word} {waits["held"]} --why "{why}"'
+            console().print(f"$ {safe(command)}\n{safe(said)}", style="dim")
+        return one
+
     def _sum_up(
         self, watcher: Watcher, stage: Stage, server: Container, agent: Container
     ) -> dict[str, Any]:
+        """Of the first act, when only watched."""
         from hullwatch.demo.scenario import DROP, EXPECTED
 
-        found = list(watcher.findings.values())
-        of_agent = {one["rule"] for one in found if one["container_full_id"] == agent.id}
-        of_server = sorted(one["rule"] for one in found if one["container_full_id"] == server.id)
+        assert stage.listener
+        of_agent = _met(watcher, agent.id)
+        loot = _loot(stage.listener.received)
+        return {
+            "expected": len(EXPECTED),
+            "seen": len(of_agent & set(EXPECTED)),
+            "missing": [f"no finding: {rule}" for rule in EXPECTED if rule not in of_agent],
+            "loot_bytes": len(loot),
+            "loot_to": f"{DROP[0]}:{DROP[1]}",
+            "loot_has_token": stage.token.encode() in loot,
+            "agent": agent.id,
+            "model_server": server.id,
+        }
+
+    def _joined(
+        self,
+        watcher: Watcher,
+        watched: dict[str, Any],
+        held: dict[str, Any],
+        gated: dict[str, Any],
+    ) -> dict[str, Any]:
+        """All three acts, and what Hullwatch says of itself. missing: what was to be seen."""
         status = watcher.status() or {}
         losses = status.get("losses") or {}
-        received = _loot(stage)
-        missing = [f"no finding: {rule}" for rule in EXPECTED if rule not in of_agent]
+        of_server = sorted(_met(watcher, watched["model_server"]))
+        missing = [*watched["missing"], *held.pop("missing"), *gated.pop("missing")]
         missing += [f"the model server should be silent, but: {rule}" for rule in of_server]
         missing += [f"lost: {count} at {where}" for where, count in losses.items()]
         missing += [
@@ -244,74 +424,21 @@ class _Show:
         ]
         if not status:
             missing.append("Hullwatch itself has ended")
+        found = watcher.findings.values()
         return {
             "store": str(self.store),
-            "expected": len(EXPECTED),
-            "seen": len(of_agent & set(EXPECTED)),
+            **watched,
             "missing": missing,
+            "held": held,
+            "gated": gated,
             "findings": dict(Counter(one["priority"].lower() for one in found)),
             "model_server_findings": len(of_server),
-            "loot_bytes": len(received),
-            "loot_to": f"{DROP[0]}:{DROP[1]}",
-            "loot_has_token": stage.token.encode() in received,
             "losses": losses,
             "events": status.get("events", 0),
             "cpu_seconds": round(_cpu(watcher.process.pid) - self._cpu, 2),
             "seconds": round(time.monotonic() - self._watching, 2),
             "rss_bytes": status.get("rss_bytes", 0),
-            "agent": agent.id,
-            "model_server": server.id,
         }
-
-    def _print(self, summary: dict[str, Any], agent: Container) -> None:
-        out = console()
-        out.print("\nWhat happened in the agent's container", style="bold")
-        _draw(self.store, agent)
-        out.print("\nIn figures", style="bold")
-        counts = ", ".join(f"{count} {name}" for name, count in summary["findings"].items())
-        arrived = "with the tokens" if summary["loot_has_token"] else "without a token"
-        losses = ", ".join(f"{n} at {where}" for where, n in summary["losses"].items())
-        for name, value in (
-            ("attack", f"{summary['seen']} of {summary['expected']} steps found"),
-            (
-                "theft",
-                f"{summary['loot_bytes']} bytes reached {summary['loot_to']}, {arrived} in them",
-            ),
-            ("model server", _quiet(summary["model_server_findings"])),
-            ("findings", counts or "none"),
-            ("events", f"{summary['events']} read from the kernel"),
-            ("lost", losses or "nothing"),
-            (
-                "Hullwatch",
-                f"{summary['cpu_seconds']:.2f} s of CPU in {summary['seconds']:.1f} s of watching,"
-                f" {size(summary['rss_bytes'])} of memory",
-            ),
-        ):
-            print(f"  {name:<14}{safe(value)}")
-        for line in summary["missing"]:
-            out.print(f"  {'MISSING':<14}{safe(line)}", style="bold red")
-        self._next(summary)
-
-    def _next(self, summary: dict[str, Any]) -> None:
-        console().print("\nWhat to run next", style="bold")
-        me = _own_name()
-        steps = (
-            (f"export HULLWATCH_STORE={self.store}", "where all of this is kept"),
-            (f"{me} findings", "each with its id"),
-            (f"{me} findings show ID", "one explained: evidence, processes, rule"),
-            (f"{me} tree {summary['agent'][:12]}", "the tree above; --files names every file"),
-            (f"{me} tree {summary['model_server'][:12]}", "the model server, for comparison"),
-            (
-                f"{me} hunt \"SELECT container, name, object FROM events WHERE class = 'connect'\"",
-                "any question, in SQL",
-            ),
-            (f"{me} doctor", "what can be seen on this machine, and what cannot"),
-        )
-        for command, why in steps:
-            if len(command) > 52:
-                print(f"  {command}\n  {'':<52}  # {why}")
-            else:
-                print(f"  {command:<52}  # {why}")
 
     def _stay(self, watcher: Watcher, agent: Container) -> None:
         """Until Ctrl-C, or the agent's end."""
@@ -364,39 +491,45 @@ def _cpu(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _loot(stage: Stage) -> bytes:
-    """What arrived outside, decoded."""
+def _loot(received: list[bytes]) -> bytes:
+    """What arrived outside and is base64, decoded: the plugin's other connection is not."""
     import base64
     import binascii
 
-    received = stage.listener.received if stage.listener else b""
-    try:
-        return base64.b64decode(received, validate=True)
-    except binascii.Error:
-        return received
+    loot = b""
+    for data in received:
+        with contextlib.suppress(binascii.Error):
+            loot += base64.b64decode(data, validate=True)
+    return loot
 
 
-def _quiet(count: int) -> str:
-    return "served a request and read its weights: no finding" if not count else f"{count} findings"
+def _met(watcher: Watcher, container: str) -> set[str]:
+    """Rules with a finding in this container (full id)."""
+    found = list(watcher.findings.values())
+    return {one["rule"] for one in found if one["container_full_id"] == container}
 
 
-def _draw(store: Path, agent: Container) -> None:
-    from hullwatch.cli.events import scope_sql
-    from hullwatch.cli.tree import draw
-    from hullwatch.store.query import Reader
-    from hullwatch.store.story import tell
-
-    with Reader(store, None, None, agent.id) as reader:
-        draw(tell(reader, scope_sql(reader.scope)), agent.name)
+def _call_of(watcher: Watcher, container: str, rule: str) -> str:
+    """The tool call, in words, in which a rule was met there first."""
+    for one in list(watcher.findings.values()):
+        if (one["rule"], one["container_full_id"]) == (rule, container):
+            return str(one.get("call") or "")
+    return ""
 
 
-def _own_name() -> str:
-    """How this program was called, as a person would call it again."""
-    called = Path(sys.argv[0])
-    if called.name != "hullwatch":
-        return f"{Path(sys.executable).name} -m hullwatch"
-    if shutil.which("hullwatch") == str(called.resolve()):
-        return "hullwatch"
-    with contextlib.suppress(ValueError):
-        return str(called.resolve().relative_to(Path.cwd()))
-    return str(called)
+def _about_stop(stop: dict[str, Any], call: str) -> str:
+    call = f", in tool call {safe(call)} ({safe(stop['tool_call'])})" if call else ""
+    return (
+        f"stopped> connect {safe(stop['resource'].partition(':')[2])}"
+        f" by {safe(', '.join(stop['policies']))}: {safe(stop['reason'])}{call}"
+    )
+
+
+def _ask(tool: str, seconds: float) -> tuple[bool, str]:
+    """What the person at the terminal says of a call; no answer in time is a no."""
+    print(f"Let {safe(tool)} go on? yes or no, and why: ", end="", flush=True)
+    if not select.select([sys.stdin], [], [], max(seconds - 5, 0))[0]:
+        print()
+        return False, "nobody answered"
+    word, _, why = sys.stdin.readline().strip().partition(" ")
+    return word.lower().rstrip(",:") in ("y", "yes"), why.strip() or "said at the terminal"

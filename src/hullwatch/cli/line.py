@@ -40,6 +40,14 @@ def _exit(row: Row) -> str:
     return f"exit {status >> 8 & 255}"
 
 
+def _policy(row: Row) -> str:
+    from hullwatch.sensor.events import POLICY_ACTIONS, POLICY_DONE
+
+    flags = int(row.get("flags") or 0)
+    action, done = POLICY_ACTIONS.get(flags & 0xFFFF, "?"), POLICY_DONE.get(flags >> 16, "?")
+    return f"{action} {address(row)}: {done}"
+
+
 def _flow(row: Row) -> str:
     out, into = int(row.get("num") or 0), int(row.get("num2") or 0)
     return f"{address(row)} {size(out)} out, {size(into)} in"
@@ -63,6 +71,7 @@ _WHAT: dict[str, Callable[[Row], str]] = {
     "flow": _flow,
     "dns": _two,
     "tls": lambda row: f"{_one(row)} at {safe(row.get('object2') or '?')}",
+    "policy": _policy,
     "mount": lambda row: f"{safe(row.get('object2') or '?')} on {_one(row)}",
 }
 

@@ -187,6 +187,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f" {100 * get('cpu_share', 0):.1f} % of one CPU since the start,"
         f" {size(get('rss_bytes', 0))} of memory",
     )
+    yield from _policy(get("policy") or {})
     yield from _baselines(get("baselines") or {})
     yield from _calls(get("calls") or {}, get("otlp") or {})
     yield from _tap(get("tap") or {})
@@ -269,6 +270,31 @@ def _calls(told: dict[str, Any], otlp: dict[str, Any]) -> Iterator[tuple[str, st
     for way, counts in otlp.items():
         listed = ", ".join(f"{name} {value}" for name, value in counts.items() if value)
         yield "otlp", f"{safe(way)}: {safe(listed) or 'nothing yet'}"
+
+
+_UNHELD = 5  # named; --json has all
+
+
+def _policy(held: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What of the policies in force the kernel holds containers to (docs/enforce.md)."""
+    if held.get("generation"):
+        yield (
+            "policy",
+            f"set {safe(held['version'][:12])} holds {_count(held['guarded'], 'container')}:"
+            f" {held['policies']} {'policy' if held['policies'] == 1 else 'policies'},"
+            f" {_count(held['answers'], 'answer')} filled in {held['filled_seconds']:.2f} s",
+        )
+    elif held:
+        yield "policy", "none is held in the kernel: `hullwatch policy apply`"
+    if held.get("problem") and held.get("generation"):
+        yield "", f"a newer set is not in force: {safe(held['problem'])}"
+    unheld = held.get("unheld") or {}
+    for ident, why in list(unheld.items())[:_UNHELD]:
+        yield "", f"{safe(ident)} is not asked in the kernel: {safe(why)}"
+    if len(unheld) > _UNHELD:
+        yield "", f"nor are {len(unheld) - _UNHELD} more (--json names them)"
+    if held.get("verdicts_lost"):
+        yield "", f"{_count(held['verdicts_lost'], 'verdict')} could not be logged"
 
 
 def _tap(heard: dict[str, Any]) -> Iterator[tuple[str, str]]:

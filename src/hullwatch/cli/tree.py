@@ -9,13 +9,14 @@ import typer
 from hullwatch.cli.errors import CommandError
 from hullwatch.cli.events import scope_sql
 from hullwatch.cli.options import DEFAULT_STORE, Json, Since, Store, Until
+from hullwatch.cli.ruled import with_policies
 from hullwatch.cli.show import console, print_json, safe, say, short_time, size
 from hullwatch.cli.when import parse_time
 
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from hullwatch.store.story import Connection, Files, Process, Story
+    from hullwatch.store.story import Connection, Files, Process, Stop, Story
 
 __all__ = ["as_tree", "draw", "register"]
 
@@ -44,7 +45,7 @@ def tree(
         for sign, value in ((">=", begin), ("<=", end)):
             if value is not None:
                 where += f" AND time {sign} make_timestamptz({value // 1000}::BIGINT)"
-        story = tell(reader, where, begin, end)
+        story = with_policies(tell(reader, where, begin, end), store)
         warnings = tuple(reader.warnings)
     for warning in (*warnings, *story.cut):
         say(warning)
@@ -129,6 +130,8 @@ def _process(above: Tree, process: Process, all_files: bool) -> Tree:
         node.add(_text(f"labels   {safe(', '.join(process.labels))}", "magenta"))
     for finding in process.findings:
         node.add(_finding(finding))
+    for one in process.stopped:
+        node.add(_text(_stop(one), "dim" if one.done == "observed" else "bold red"))
     for secret in process.secrets:
         node.add(
             _text(f"secret   {secret.what} {safe(secret.object)}{_times(secret.count)}", "magenta")
@@ -178,6 +181,16 @@ def _connection(one: Connection) -> str:
     if one.bytes_out or one.bytes_in:
         text += f", {size(one.bytes_out)} out, {size(one.bytes_in)} in"
     return text + (f", {one.failed} failed" if one.failed else "")
+
+
+def _stop(one: Stop) -> str:
+    what = "WOULD STOP" if one.done == "observed" else "STOPPED "
+    name = f"{safe(one.name)} ({safe(one.object)})" if one.name else safe(one.object)
+    how = {"killed": ", killed before it ran", "dropped": ", its packets dropped"}.get(one.done, "")
+    text = f"{what} {one.action} {name}{_times(one.count)}{how}"
+    if one.policies:
+        text += f", by {safe(', '.join(one.policies))}"
+    return f"{text}: {safe(one.reason)}" if one.reason else text
 
 
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/locale")

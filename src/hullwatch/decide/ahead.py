@@ -105,6 +105,27 @@ class _Unheld(Exception):
     pass
 
 
+_TOLD = frozenset(
+    "labels kind image image_digest container namespace hour weekday privilege".split()
+)
+"""Of a question's context. Where a policy asks for more, the answer is not known beforehand."""
+
+
+def _of_context(node: Any) -> set[str]:
+    """Attributes of the context that a condition names, `has` too."""
+    found: set[str] = set()
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, list):
+            stack.extend(one)
+        elif isinstance(one, dict):
+            stack.extend(one.values())
+            if one.get("left") == {"Var": "context"} and isinstance(one.get("attr"), str):
+                found.add(one["attr"])
+    return found
+
+
 def _needs(policy: Policy) -> Needs:
     parsed = msgspec.json.decode(cedarpy.policies_to_json_str(policy.matcher))
     (said,) = parsed["staticPolicies"].values()
@@ -115,6 +136,8 @@ def _needs(policy: Policy) -> Needs:
             reader.entity(entity)
         for condition in said["conditions"]:
             reader.read(condition["body"])
+            if strange := sorted(_of_context(condition["body"]) - _TOLD):
+                raise _Unheld(f"the kernel does not know context.{strange[0]}")
     except _Unheld as error:
         return Needs(unheld=str(error))
     return Needs(

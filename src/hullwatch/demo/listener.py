@@ -17,11 +17,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Listener:
-    """Listens on construction; `received` grows. A socket stays in the namespace it was made in,
-    so that only its making needs a thread there."""
+    """Listens on construction; `received` grows, one value a connection. A socket stays in the
+    namespace it was made in, so that only its making needs a thread there."""
 
     def __init__(self, namespace: Path, address: str, port: int) -> None:
-        self.received = b""
+        self.received: list[bytes] = []
+        self._bytes = 0
         self._failed: OSError | None = None
         maker = threading.Thread(target=self._listen, args=(namespace, address, port))
         maker.start()
@@ -47,10 +48,12 @@ class Listener:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._socket.accept()
+                self.received.append(b"")
                 with client, contextlib.suppress(OSError):
                     client.settimeout(30)
-                    while (data := client.recv(65536)) and len(self.received) < _MOST:
-                        self.received += data
+                    while (data := client.recv(65536)) and self._bytes < _MOST:
+                        self.received[-1] += data
+                        self._bytes += len(data)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -1,11 +1,13 @@
 """The demo's stage: a model server, an agent whose MCP server has a malicious plugin, and the host
-outside that the plugin sends its loot to. All of it is real but the loot and the addresses."""
+outside that the plugin sends its loot to. The agent works twice: watched, and held to policies.
+All of it is real but the loot and the addresses."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,7 +20,7 @@ from hullwatch.demo.listener import Listener
 from hullwatch.demo.runc import Container, Network, Runc
 from hullwatch.demo.scratch import dead_sessions, remove_tree, session_below
 
-__all__ = ["DROP", "EXPECTED", "Stage", "remove_leftovers"]
+__all__ = ["DROP", "EXPECTED", "HELD", "STOPPED", "Stage", "remove_leftovers"]
 
 HOME = Path("/run/hullwatch-demo")
 DROP = ("203.0.113.7", 443)
@@ -34,8 +36,15 @@ EXPECTED = (
     "Secret read, then an upload tool in the same process tree",
     "Secret carried to a public address by what a tool started",
 )
+STOPPED = "Policy stopped an action"
+HELD = (
+    *(rule for rule in EXPECTED if "public address" not in rule.lower()),
+    STOPPED,
+)
+"""What the same attack comes to where policies are in force: it reads, and nothing leaves."""
 _WORKLOAD = Path(__file__).with_name("workload")
 _REPORT = "Revenue grew by four percent. Costs grew by five.\n"
+_GO = "go"
 _ENV = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -103,7 +112,9 @@ class Stage:
     def _fill_agent(self, root: Path) -> None:
         for name in ("agent.py", "mcp_server.py"):
             _copy(name, root / "srv/agent")
-        _copy("plugins/summarise_report.py", root / "srv/agent/plugins")
+        for folder in ("plugins", "desk"):
+            for file in (_WORKLOAD / folder).glob("*.py"):
+                _copy(f"{folder}/{file.name}", root / "srv/agent" / folder)
         shutil.copy(tool_call.__file__, root / "srv/agent")
         image.write(root, "srv/reports/q3.txt", _REPORT)
         keys = (
@@ -122,30 +133,53 @@ class Stage:
         server = self._start("model-server", ["python3", "/srv/model/model_server.py", str(PORT)])
         return server, server.wait_for_output("serving").strip()
 
-    def start_agent(self) -> Container:
-        """It gets to work at once."""
+    def start_agent(self, name: str = "agent", *, waits: bool = False) -> Container:
+        """It gets to work at once, or where it `waits`, when `let_go` says so."""
         planted = self.home / "serviceaccount"
         image.write(planted, "token", self.token)
-        url = f"http://127.0.0.1:{PORT}"
         mounts = [Mount(planted, "/run/secrets/kubernetes.io/serviceaccount")]
-        if self.calls.exists():
+        if waits or self.calls.exists():
             mounts.append(Mount(self.calls.parent, "/run/hullwatch", writable=True))
-        return self._start("agent", ["python3", "/srv/agent/agent.py", url, WISH], *mounts)
+        env = {"AGENT_WAITS_FOR": f"/run/hullwatch/{_GO}"} if waits else {}
+        argv = ["python3", "/srv/agent/agent.py", self.model, WISH]
+        return self._start("agent", argv, *mounts, name=name, env=env)
+
+    def let_go(self) -> None:
+        """To work, whoever waits."""
+        self.calls.with_name(_GO).touch()
+
+    @property
+    def model(self) -> str:
+        """The model server's address, in the containers' network."""
+        return f"http://127.0.0.1:{PORT}"
+
+    @property
+    def network(self) -> Path:
+        """The containers' network namespace."""
+        assert self._network
+        return self._network.path
 
     @property
     def calls(self) -> Path:
         """Where an agent is to listen for what the containers tell of their tool calls."""
         return self.home / "run" / "calls.sock"
 
-    def _start(self, name: str, argv: list[str], *mounts: Mount) -> Container:
-        assert self._runc and self._network
+    def _start(
+        self,
+        image: str,
+        argv: list[str],
+        *mounts: Mount,
+        name: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> Container:
+        assert self._runc
         return self._runc.start(
             argv,
-            name=name,
-            image=self._images[name],
-            network=self._network.path,
+            name=name or image,
+            image=self._images[image],
+            network=self.network,
             mounts=mounts,
-            env=_ENV,
+            env={**_ENV, **(env or {})},
         )
 
 

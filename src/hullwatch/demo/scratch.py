@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TypeVar
 __all__ = [
     "MountError",
     "dead_sessions",
+    "ends_with_us",
     "is_dead",
     "mount",
     "poll",
@@ -29,6 +31,7 @@ __all__ = [
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _MNT_DETACH = 2
+_PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
 
 
@@ -43,6 +46,18 @@ def _start_time(pid: int) -> str | None:
     except OSError:
         return None
     return stat.rpartition(")")[2].split()[19]
+
+
+def ends_with_us() -> Callable[[], None]:
+    """A `preexec_fn`: whoever ends the demo with -9 must not leave the child behind."""
+    parent = os.getpid()
+
+    def in_child() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child
 
 
 def session_name() -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -15,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hullwatch.control import ControlError, ask, follow
-from hullwatch.demo.scratch import poll
+from hullwatch.demo.scratch import ends_with_us, poll
 
 __all__ = ["Watcher", "WatcherError"]
 
-_PR_SET_PDEATHSIG = 1
 _SOCKET = "control.sock"
-_libc = ctypes.CDLL(None)
 
 
 class WatcherError(RuntimeError):
@@ -53,13 +49,6 @@ class Watcher:
         self._on_finding = on_finding
         self._changed = threading.Condition()
         standard = (sys.executable, "-m", "hullwatch", "up", "--store", str(store), "--json")
-        parent = os.getpid()
-
-        def in_child() -> None:
-            # Whoever ends the demo with -9 must not leave an agent behind.
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
 
         with self.log.open("ab") as log_file:
             self.process = subprocess.Popen(
@@ -68,7 +57,7 @@ class Watcher:
                 stdout=log_file,
                 stderr=log_file,
                 start_new_session=True,  # Ctrl-C is ours to hand on, in the right order
-                preexec_fn=in_child,
+                preexec_fn=ends_with_us(),
             )
         following = threading.Event()
         self._reader = threading.Thread(target=self._follow, args=(following,), daemon=True)

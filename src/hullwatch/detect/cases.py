@@ -22,6 +22,7 @@ An event's keys: type (a system call or event class) and then, as they apply: pa
 flags, access (read|write), mode, result (a number or ENOENT), old, new, target, link, source,
 domain, socket (tcp|udp|unix|packet|raw), request, command, uid, old_fd, dns, names, marks,
 labels (of the process; or new, of a label event), way (took|gave),
+action and done (of a policy event: open-read, connect ...; observed|denied|killed|dropped),
 server, subject, signal (`kind: detail`), in_call (a mapping: name, server, kind, source, status).
 Cases are run by the real engine over a batch of the real dtypes.
 """
@@ -48,7 +49,7 @@ from hullwatch.detect.language.document import MAX_FILE
 from hullwatch.detect.language.sequences import duration
 from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.scene import START, WALL, Scene
-from hullwatch.sensor.events import BY_NAME
+from hullwatch.sensor.events import BY_NAME, POLICY_ACTIONS, POLICY_DONE
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.syscalls import OPS
 from hullwatch.sensor.wire import Class, LabelWay, Mark, ProcMark, StrKind
@@ -406,6 +407,17 @@ def _way(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
     made["flags"] = made.get("flags", 0) | int(LabelWay[str(value).upper()])
 
 
+def _numbered(names: dict[int, str], shift: int) -> Any:
+    numbers = {name: number << shift for number, name in names.items()}
+
+    def put(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
+        if value not in numbers:
+            raise RuleError(f"'{value}' is none of {', '.join(numbers)}")
+        made["flags"] = made.get("flags", 0) | numbers[value]
+
+    return put
+
+
 def _marks(scene: Scene, cls: int, made: dict[str, Any], value: Any) -> None:
     made["marks"] = sum(int(Mark[str(word).upper()]) for word in value)
 
@@ -435,6 +447,8 @@ _SETTERS: dict[str, Any] = {
     "marks": _marks,
     "labels": _labels("labels"),
     "way": _way,
+    "action": _numbered(POLICY_ACTIONS, 0),
+    "done": _numbered(POLICY_DONE, 16),
     "subject": _said("obj"),
     "signal": _said("obj2"),
     "in_call": _in_call,

@@ -1,4 +1,5 @@
 """Repeats fold into one finding: by rule, workload, program and the shape of what was touched.
+What policy stopped is one for each workload.
 
 Nothing is dropped: a fold has the count, first and last time, the highest severity and the distinct
 evidence of all that went into it. Where one rule finds ever new shapes in one workload, these go
@@ -183,10 +184,13 @@ class _Fold:
 def _key(match: Match) -> tuple[_Key, str]:
     """What a match folds by, and the shape in it."""
     row = match.row
+    workload = row.workload.container_id or str(row.workload.cgroup)
+    if row.event.cls == Class.POLICY and not match.steps:
+        # One by one they are in the log of decisions.
+        return (match.rule.name, workload, "policy", "", match.suppressed_by), ""
     what = _shape_of(row.obj) if not match.steps else ""  # a story is one, whatever ended it
     if row.event.cls in _TWO_OBJECTS and row.obj2 is not None and not match.steps:
         what += f" -> {_shape_of(row.obj2)}"
-    workload = row.workload.container_id or str(row.workload.cgroup)
     program = row.image.exepath if row.image else ""
     return (match.rule.name, workload, program, what, match.suppressed_by), what
 

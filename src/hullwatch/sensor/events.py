@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hullwatch.sensor.wire import Class
+from hullwatch.sensor.wire import Action, Class, Done
 
 __all__ = ["BY_NAME", "CLASSES", "EventClass", "Grade", "class_names", "classes_mask"]
+__all__ += ["POLICY_ACTIONS", "POLICY_DONE"]
 
 
 class Grade(StrEnum):
@@ -185,6 +186,18 @@ CLASSES: dict[int, EventClass] = {
 }
 
 BY_NAME: dict[str, EventClass] = {row.name: row for row in CLASSES.values()}
+
+POLICY_ACTIONS: dict[int, str] = {
+    int(one): one.name.replace("_", "-").lower() for one in Action.__members__.values()
+}
+"""Of a `policy` event: what was tried (flags & 0xffff), as policies name it."""
+POLICY_DONE: dict[int, str] = {
+    int(Done.TOLD): "observed",
+    int(Done.DENIED): "denied",
+    int(Done.KILLED): "killed",
+    int(Done.DROPPED): "dropped",
+}
+"""And what was done (flags >> 16)."""
 
 
 def classes_mask(classes: Iterable[int]) -> np.ndarray:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hullwatch.agent.secrets.paths import classify_path
+from hullwatch.sensor.events import POLICY_ACTIONS, POLICY_DONE
 from hullwatch.sensor.labels import bits_of, names_of
 
 if TYPE_CHECKING:
     from hullwatch.store.query import Reader
 
-__all__ = ["Connection", "Deed", "Files", "Process", "Story", "flat", "tell"]
+__all__ = ["Connection", "Deed", "Files", "Process", "Stop", "Story", "flat", "tell"]
 
 PROCESSES = 20_000
 OBJECTS = 50_000
@@ -66,6 +67,20 @@ class Deed(msgspec.Struct):
     count: int
 
 
+class Stop(msgspec.Struct):
+    """What policy stopped, or would have (done: observed, see sensor/events.py). first: when, of
+    `count` alike. policies, reason: as the log of decisions has them, where that was asked."""
+
+    action: str
+    done: str
+    object: str
+    name: str | None
+    count: int
+    first: datetime
+    policies: list[str] = []
+    reason: str = ""
+
+
 class Process(msgspec.Struct):
     """One process. commands: its programs in order of exec; `children` are processes."""
 
@@ -85,6 +100,7 @@ class Process(msgspec.Struct):
     connections: list[Connection] = []
     secrets: list[Deed] = []
     deeds: list[Deed] = []
+    stopped: list[Stop] = []
     setup: list[Deed] = []
     """What the container's runtime did in this process before the container's first program."""
     findings: list[dict[str, Any]] = []
@@ -101,7 +117,7 @@ class Process(msgspec.Struct):
         """Nothing to tell but that it ran."""
         return not (
             self.files or self.connections or self.secrets or self.deeds or self.findings
-            or self.calls or self.calls_by_time or self.children
+            or self.stopped or self.calls or self.calls_by_time or self.children
         )  # fmt: skip
 
 
@@ -155,11 +171,11 @@ def tell(
         f" count(*) FILTER (flags & {_WRITES} != 0 OR flags & {_CREATES} != 0) written,"
         " sum(CASE WHEN class IN ('flow', 'send') THEN num ELSE 0 END)::BIGINT sent,"
         " sum(CASE WHEN class = 'flow' THEN num2 ELSE 0 END)::BIGINT received,"
-        " mono < exec AS early, min(mono) mono,"
-        " bit_or(labels) AS labels"
+        " mono < exec AS early, min(mono) mono, min(time) AS first,"
+        " CASE WHEN class = 'policy' THEN flags END AS said, bit_or(labels) AS labels"
         f" FROM events LEFT JOIN begun USING (boot, proc) WHERE {where}"
-        f" AND class NOT IN {_LIFE_CLASSES} GROUP BY boot, proc, class, object, dest_name, early"
-        " ORDER BY boot, mono",
+        f" AND class NOT IN {_LIFE_CLASSES} GROUP BY boot, proc, class, object, dest_name, early,"
+        " said ORDER BY boot, mono",
         OBJECTS,
         "distinct objects",
     )
@@ -280,6 +296,8 @@ def _place_deeds(
                 process.secrets = [*process.secrets, Deed(row["class"], object_, row["n"])]
         elif row["class"] in NET_CLASSES:
             process.connections = _joined(process.connections, row, object_)
+        elif row["class"] == "policy":
+            process.stopped = [*process.stopped, _stop(row, object_)]
         elif row["class"] == "exec_failed" and row["absent"] == row["n"]:
             missed[key].append(row)
         elif row["class"] not in ("mmap", "socket", "dup", "mprotect", "call"):
@@ -288,6 +306,14 @@ def _place_deeds(
         processes[key].files = _grouped(rows)
     for key, rows in missed.items():
         processes[key].deeds = [*processes[key].deeds, *_searched(processes[key], rows)]
+
+
+def _stop(row: dict[str, Any], object_: str) -> Stop:
+    action, done = row["said"] & 0xFFFF, row["said"] >> 16
+    return Stop(
+        POLICY_ACTIONS.get(action, "?"), POLICY_DONE.get(done, "?"), object_, row["dest_name"],
+        row["n"], row["first"],
+    )  # fmt: skip
 
 
 def _searched(process: Process, rows: list[dict[str, Any]]) -> list[Deed]:

@@ -1,11 +1,16 @@
 """An agent: asks the model, calls the tool that the model wants, asks again with the result.
 
+    agent.py MODEL WISH [COMMAND ...]     the MCP server; default: the one beside it
+
+With AGENT_WAITS_FOR it begins as soon as there is a file of that name.
+
 Each step is one line on stdout, for whoever watches.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -56,10 +61,22 @@ def ask_model(
     return message
 
 
+def call_tool(tools: Tools, name: str, arguments: dict[str, Any]) -> str:
+    """What the tool said, or why it was not called: an agent goes on with either."""
+    try:
+        result = tools.ask("tools/call", {"name": name, "arguments": arguments})
+    except RuntimeError as error:
+        print(f"refused: {error}", flush=True)
+        return f"refused: {error}"
+    text: str = result["content"][0]["text"]
+    return text
+
+
 def main() -> None:
-    url, wish = sys.argv[1:]
-    server = Path(__file__).with_name("mcp_server.py")
-    tools = Tools([sys.executable, str(server)])
+    url, wish, *command = sys.argv[1:]
+    while (file := os.environ.get("AGENT_WAITS_FOR")) and not Path(file).exists():
+        time.sleep(0.02)
+    tools = Tools(command or [sys.executable, str(Path(__file__).with_name("mcp_server.py"))])
     offered = [
         {"type": "function", "function": {"name": tool["name"], "parameters": tool["inputSchema"]}}
         for tool in tools.ask("tools/list", {})["tools"]
@@ -71,8 +88,7 @@ def main() -> None:
         for call in calls:
             name, arguments = call["function"]["name"], json.loads(call["function"]["arguments"])
             print(f"tools/call {name} {json.dumps(arguments)}", flush=True)
-            result = tools.ask("tools/call", {"name": name, "arguments": arguments})
-            text = result["content"][0]["text"]
+            text = call_tool(tools, name, arguments)
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": text})
     print(f'answers: "{message["content"]}"', flush=True)
     while True:

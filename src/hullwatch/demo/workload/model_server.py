@@ -1,6 +1,6 @@
 """A model server as small as it can be: reads its weights, then answers chat completions.
 
-It "decides" to call a tool when the conversation offers one, as a model does.
+It "decides" to call each tool that the conversation offers, as a model does.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ WEIGHTS = Path("/models/tiny.safetensors")
 
 
 def complete(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> dict[str, Any]:
-    """A tool call for the user's wish, and a plain answer once the tool has spoken."""
-    if messages[-1]["role"] == "tool":
-        return {"role": "assistant", "content": f"In short: {messages[-1]['content']}"}
-    name = tools[0]["function"]["name"]
+    """Tool calls for the user's wish, one after the other, and a plain answer in the end."""
+    said = [message["content"] for message in messages if message["role"] == "tool"]
+    if len(said) == len(tools):
+        return {"role": "assistant", "content": f"In short: {' '.join(said)}"}
+    name = tools[len(said)]["function"]["name"]
     function = {"name": name, "arguments": json.dumps({"path": "/srv/reports/q3.txt"})}
-    call = {"id": "call_1", "type": "function", "function": function}
+    call = {"id": f"call_{len(said) + 1}", "type": "function", "function": function}
     return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 

@@ -17,6 +17,7 @@ from hullwatch.detect.fields import (
     label,
     network,
     plugin,
+    policy,
     process,
     workload,
 )
@@ -28,7 +29,9 @@ __all__ = ["Bound", "Field", "TABLE", "Type", "Where", "resolve"]
 
 TABLE: dict[str, Field] = {
     row.name: row
-    for family in (event, args, file, network, process, workload, baseline, call, label, plugin)
+    for family in (
+        *(event, args, file, network, process, workload, baseline, call, label, plugin, policy),
+    )
     for row in family.FIELDS
 }
 MAX_INDEX = 64
