@@ -563,7 +563,8 @@ class Daemon:
         for part in enriched:
             rows = np.flatnonzero(part.batch.events["cls"] == Class.POLICY).tolist()
             guarding.stopped(
-                stopped_of(row_of(part, at, 0), batch.wall_offset, batch.tier) for at in rows
+                stopped_of(row_of(part, at, 0), batch.wall_offset, batch.tier, guarding.resolvers)
+                for at in rows
             )
 
     def _set_apart(self) -> None:

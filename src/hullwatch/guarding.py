@@ -6,7 +6,8 @@
     what the kernel stopped                → entries of the decision log
 
 One thread does it, so that a large set delays nobody; what it cannot do leaves the generation in
-force that is there, and is said.
+force that is there, is said, and is tried again. Where the thread hangs or has ended, the decider
+cannot answer any more: then the kernel goes on stopping what policies forbid that fail closed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import ipaddress
 import queue
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from hullwatch.context.workload import Workload
@@ -24,9 +25,10 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.plan import Cell, Facts, Plan, Row, Who
 from hullwatch.decide.question import Effect, Mode
+from hullwatch.detect.baseline.objects import dns_object
 from hullwatch.detect.row import Row as EventRow
 from hullwatch.questions import Asked, act_of, asked, of_workload, workload_name
-from hullwatch.sensor.guard import Answers, Guard, GuardError
+from hullwatch.sensor.guard import Answers, Guard
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import Pattern, Tables, TooManyPatterns, told_apart
 from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Action, Class, Done, Privilege
@@ -34,7 +36,10 @@ from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Action, Clas
 __all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
 
 MAX_NAMES = 16_384  # of addresses, all containers together
+MAX_NAMES_OF = 64  # of one address; with more it cannot be told what is asked for
+MAX_EARLY = 256  # cgroups that are not known as containers yet, and answers of each
 MAX_WAITING = 10_000  # verdicts that are still to be logged
+MAX_QUEUED = 50_000  # of all that is to be done
 _ACTION = {name.replace("_", "-").lower(): int(value) for name, value in Action.__members__.items()}
 _NAME = {number: name for name, number in _ACTION.items()}
 _CLASS = {
@@ -52,6 +57,8 @@ _PRIVILEGE = {
 }
 _FIRST = ROW_UNKNOWN + 1
 _POLL = 1.0  # s between two looks at the set in force
+_AGAIN = 60.0  # s until a set that could not be filled in is tried again
+_HUNG = 30.0  # s without a sign of the thread
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -88,14 +95,16 @@ class Stopped(NamedTuple):
     asked: tuple[Asked, ...]
 
 
-def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
-    """Of a `policy` event. offset: from its clock to the wall."""
+def stopped_of(
+    row: EventRow, offset: int, tier: str, resolvers: Collection[str] | None = None
+) -> Stopped:
+    """Of a `policy` event. offset: from its clock to the wall. resolvers: as `asked` has them."""
     action, done = row.event.flags & 0xFFFF, row.event.flags >> 16
     name = _NAME[action]
     act = act_of(row)
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
     act = act._replace(cls=int(cls), flags=int(name == "open-write"))
-    questions = [one for one in asked(act) if one.questions[0].action == name]
+    questions = [one for one in asked(act, resolvers) if one.questions[0].action == name]
     image = row.image
     identity = f"uid:{image.euid} {image.exepath}" if image is not None else ""
     return Stopped(
@@ -112,11 +121,15 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
 
 
 class _Tables(NamedTuple):
-    """Of one generation. rows: of paths, the first is of number _FIRST."""
+    """One generation. rows: of paths, the first is of number _FIRST. scopes, numbers: what is told
+    of whom, and of which names; they grow."""
 
     number: int
+    engine: Engine
     plan: Plan
     rows: tuple[Row, ...]
+    scopes: dict[Who, int]
+    numbers: dict[tuple[Who, int, frozenset[str]], int]
 
 
 class Guarding:
@@ -135,18 +148,18 @@ class Guarding:
         self._follow = follow
         self._open_log = log
         self._log: Log | None = None
-        self._resolvers = tuple(resolvers)
+        self.resolvers = tuple(resolvers)
         self._trusted = frozenset(map(ipaddress.ip_address, resolvers))
         self._say = say
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._engine: Engine | None = None
+        self._wanted: Engine | None = None  # what is to be in force, and is not
+        self._again = 0.0
+        self._beat = 0.0
         self._in_force: _Tables | None = None
         self._containers: dict[int, Workload] = {}
-        self._scopes: dict[Who, int] = {}
-        self._next_scope = 1
         self._names: OrderedDict[tuple[int, str], set[str]] = OrderedDict()  # cgroup, address
-        self._numbers: dict[tuple[Who, int, frozenset[str]], int] = {}
+        self._early: OrderedDict[int, deque[Named]] = OrderedDict()
         self._told: dict[str, str] = {}
         self._waiting = 0
         self._hour = -1
@@ -154,12 +167,19 @@ class Guarding:
         """Seconds that the answers in force took."""
         self.lost = 0
         """Verdicts that were not logged."""
+        self.names_lost = 0
+        """Answers of resolvers that there was no room for."""
+        self.problem = ""
+        """Why the set that was applied is not in force in the kernel."""
+        self.unguarded: set[int] = set()
+        """Containers that there was no room for."""
         self.unheld: dict[str, str] = {}
         """Policies that the kernel cannot ask, and why."""
 
     # -- for the agent's threads ----------------------------------------------------------------
 
     def start(self) -> None:
+        self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
         self._thread.start()
 
@@ -173,8 +193,19 @@ class Guarding:
 
     def tick(self) -> None:
         """Each second."""
-        if self._guard.generation:
+        state = self.thread
+        self._once("policy thread", _THREAD.get(state, ""))
+        if self._guard.generation and state == "alive":
             self._guard.alive()
+
+    @property
+    def thread(self) -> str:
+        """alive, hangs or ended; not begun."""
+        if self._thread is None:
+            return "not begun"
+        if not self._thread.is_alive():
+            return "ended"
+        return "alive" if time.monotonic() - self._beat < _HUNG else "hangs"
 
     def found(self, workloads: Iterable[Workload]) -> None:
         for one in workloads:
@@ -192,7 +223,11 @@ class Guarding:
 
     def named(self, answers: Iterable[Named]) -> None:
         for one in answers:
-            if one.server in self._trusted:
+            if one.server not in self._trusted:
+                continue
+            if self._work.qsize() >= MAX_QUEUED:
+                self.names_lost += 1
+            else:
                 self._work.put(lambda one=one: self._learn(one))  # type: ignore[misc]
 
     def stopped(self, verdicts: Iterable[Stopped]) -> None:
@@ -217,11 +252,14 @@ class Guarding:
             "version": tables.plan.version if tables else "",
             "policies": len(tables.plan.policies) if tables else 0,
             "unheld": dict(self.unheld),
-            "kinds": len(self._scopes),
+            "kinds": len(tables.scopes) if tables else 0,
+            "unguarded": len(self.unguarded),
+            "thread": self.thread,
             "names": len(self._names),
             "filled_seconds": round(self.filled, 3),
+            "names_lost": self.names_lost,
             "verdicts_lost": self.lost,
-            "problem": self._follow.problem,
+            "problem": self._follow.problem or self.problem,
             **self._guard.stats(),
         }
 
@@ -231,7 +269,7 @@ class Guarding:
         self._guarded("decisions", self._open)
         due = 0.0
         while True:
-            now = time.monotonic()
+            now = self._beat = time.monotonic()
             if now >= due:
                 due = now + _POLL
                 self._guarded("policy", self._look)
@@ -254,7 +292,7 @@ class Guarding:
         """A fault is said once, and leaves in force what is."""
         try:
             work()
-        except Exception as error:
+        except BaseException as error:  # a panic in Cedar is no Exception
             self._once(what, f"{type(error).__name__}: {error}")
 
     def _once(self, what: str, text: str) -> None:
@@ -266,34 +304,46 @@ class Guarding:
     def _look(self) -> None:
         engine = self._follow.follow()
         self._once("policy in force", self._follow.problem)
-        hour = time.localtime().tm_hour
-        timed = self._in_force is not None and self._in_force.plan.timed and hour != self._hour
+        self._guard.sweep()
+        if self._in_force is not None:
+            self._in_force.plan.forget()
+        hour, now = time.localtime().tm_hour, time.monotonic()
         if engine is not None:
-            self._engine = engine
-        if self._engine is not None and (engine is not None or timed):
-            self._hour = hour
-            self._fill(self._engine)
+            self._wanted, self._again = engine, now
+        elif self._wanted is None and hour != self._hour and (timed := self._timed()):
+            self._wanted, self._again = timed, now
+        if self._wanted is not None and now >= self._again:
+            self._hour, self._again = hour, now + _AGAIN
+            self._fill(self._wanted)
+            self._wanted = None
+
+    def _timed(self) -> Engine | None:
+        """The set in force, if it says something else at another hour."""
+        tables = self._in_force
+        return tables.engine if tables is not None and tables.plan.timed else None
 
     def _fill(self, engine: Engine) -> None:
         """A generation of this set beside the one in force, and then instead of it."""
         began = time.monotonic()
-        plan = Plan(engine, self._resolvers)
-        compiled, rows = self._compiled(plan)
-        networks = {one.network: _FIRST + number for number, one in enumerate(plan.networks)}
-        facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
-        number = self._guard.begin(compiled, networks, plan.ports, facts)
-        tables = _Tables(number, plan, rows)
-        scopes, numbers = self._scopes, self._numbers
-        self._scopes, self._numbers, self._next_scope = {}, {}, 1
+        number = 0
         try:
+            plan = Plan(engine, self.resolvers)
+            compiled, rows = self._compiled(plan)
+            networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
+            facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
+            number = self._guard.begin(compiled, networks, plan.ports, facts)
+            tables = _Tables(number, engine, plan, rows, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
-        except GuardError:
-            self._scopes, self._numbers = scopes, numbers
+        except BaseException as error:
+            if number:
+                self._guard.abandon(number)
+            self.problem = f"set {engine.version[:12]} is not in force in the kernel: {error}"
             raise
         self._guard.commit(number)
-        self._in_force = tables
+        self._in_force, self.problem = tables, ""
+        self.unguarded.clear()
         self.filled = time.monotonic() - began
         self.unheld = dict(plan.unheld)
         self._say(
@@ -310,13 +360,21 @@ class Guarding:
         while True:
             rows: list[Row] = []
 
-            def row(group: int, _: int, text: bytes, rows: list[Row] = rows) -> int:
-                rows.append(Row(group, text.decode()))
+            patterns = [plan.patterns(group) for group in range(len(plan.groups))]
+
+            def row(
+                group: int,
+                held: int,
+                text: bytes,
+                rows: list[Row] = rows,
+                patterns: list[list[str]] = patterns,
+            ) -> int:
+                fits = (one for bit, one in enumerate(patterns[group]) if held >> bit & 1)
+                rows.append(Row(group, text.decode(), frozenset(fits)))
                 return _FIRST + len(rows) - 1
 
             groups = [
-                [Pattern(text, 1 << bit) for bit, text in enumerate(plan.patterns(group))]
-                for group in range(len(plan.groups))
+                [Pattern(text, 1 << bit) for bit, text in enumerate(some)] for some in patterns
             ]
             try:
                 return told_apart(groups, self._guard.first_state(), row), tuple(rows)
@@ -325,26 +383,34 @@ class Guarding:
                 plan.halve(largest, str(error))
 
     def _place(self, tables: _Tables, container: Workload) -> None:
-        who = tables.plan.who(workload_name(container), of_workload(container))
-        scope = self._scopes.get(who)
+        self._beat = time.monotonic()
+        who = _who(tables.plan, container)
+        scope = tables.scopes.get(who)
         if scope is None:
-            scope = self._next_scope
-            self._next_scope += 1
+            scope = len(tables.scopes) + 1
             cells = (
                 *tables.plan.of_paths(who, tables.rows, ROW_ANY, ROW_UNKNOWN, _FIRST),
                 *tables.plan.of_networks(who, ROW_UNKNOWN, _FIRST),
             )
             self._guard.put(tables.number, scope, map(_answer, cells))
-            self._scopes[who] = scope
+            tables.scopes[who] = scope
         self._guard.hold(tables.number, container.cgroup, scope)
 
     def _hold(self, container: Workload) -> None:
-        self._containers[container.cgroup] = container
+        cgroup = container.cgroup
+        self._containers[cgroup] = container
+        early = self._early.pop(cgroup, ())
         if (tables := self._in_force) is not None:
+            self.unguarded.add(cgroup)
             self._place(tables, container)
+            self.unguarded.discard(cgroup)
+        for answer in early:
+            self._learn(answer)
 
     def _let_go(self, cgroup: int) -> None:
         self._containers.pop(cgroup, None)
+        self._early.pop(cgroup, None)
+        self.unguarded.discard(cgroup)
         self._guard.let_go(cgroup)
         for key in [key for key in self._names if key[0] == cgroup]:
             del self._names[key]
@@ -354,15 +420,19 @@ class Guarding:
     def _learn(self, answer: Named) -> None:
         """The addresses have this name, too. A name is kept as long as its container is there: the
         connections that were made by it are judged by it."""
+        name = dns_object(answer.name)
         if answer.cgroup not in self._containers:
+            self._early.setdefault(answer.cgroup, deque(maxlen=MAX_EARLY)).append(answer)
+            if len(self._early) > MAX_EARLY:
+                self._early.popitem(last=False)
             return
-        for address in answer.addresses:
+        for address in answer.addresses if name else ():
             key = answer.cgroup, address
             names = self._names.setdefault(key, set())
             self._names.move_to_end(key)
-            if answer.name in names:
+            if name in names or len(names) > MAX_NAMES_OF:
                 continue
-            names.add(answer.name)
+            names.add(name)
             if (tables := self._in_force) is not None:
                 self._give_name(tables, *key)
         while len(self._names) > MAX_NAMES:
@@ -379,26 +449,26 @@ class Guarding:
         plan = tables.plan
         if not any("connect" in one.actions for one in plan.policies.values()):
             return
-        who = plan.who(workload_name(container), of_workload(container))
-        scope = self._scopes[who]
-        kin = {
-            one.cgroup
-            for one in self._containers.values()
-            if plan.who(workload_name(one), of_workload(one)) == who
-        }
+        who = _who(plan, container)
+        scope = tables.scopes.get(who)
+        if scope is None:
+            return  # there was no room for it
+        kin = {one.cgroup for one in self._containers.values() if _who(plan, one) == who}
         names = frozenset(name for one in kin for name in self._names.get((one, address), ()))
         place = plan.row_of(address)
         if not names or place is None:
             self._guard.put_name(tables.number, scope, address, 0)
             return
-        key = who, place, names
-        number = self._numbers.get(key)
+        # With too many there are no answers: it is judged as what cannot be told.
+        many = len(names) > MAX_NAMES_OF
+        key = who, place, frozenset() if many else names
+        number = tables.numbers.get(key)
         if number is None:
-            number = self._numbers[key] = len(self._numbers) + 1
+            number = tables.numbers[key] = len(tables.numbers) + 1
             cells = (
                 _answer(Cell("connect", facts, _FIRST + place, port, held))._replace(name=number)
                 for facts in plan.facts(files=False)
-                for port in (0, *plan.ports)
+                for port in (() if many else (0, *plan.ports))
                 for held in (plan.net(who, facts, place, port, sorted(names)),)
             )
             self._guard.put(tables.number, scope, cells)
@@ -408,14 +478,13 @@ class Guarding:
 
     def _write(self, one: Stopped) -> None:
         self._waiting -= 1
-        if self._log is None or self._engine is None:
+        if self._log is None or self._in_force is None or self._log.waiting >= MAX_WAITING:
             self.lost += 1
             return
+        engine = self._in_force.engine
         stopped = one.done != Done.TOLD
         ranks = list(Effect)
-        decisions = [
-            self._engine.decide_any(asked.questions, listed=asked.listed) for asked in one.asked
-        ]
+        decisions = [engine.decide_any(asked.questions, listed=asked.listed) for asked in one.asked]
         decision = max(decisions, key=lambda found: ranks.index(found.wanted), default=None)
         resource = one.object
         if one.asked:
@@ -434,28 +503,41 @@ class Guarding:
             policies=decision.policies if decision is not None else (),
             failed=decision.failed if decision is not None else (),
             reason=reason,
-            version=self._engine.version,
+            version=engine.version,
             took=decision.took if decision is not None else 0,
             tier=one.tier,
             identity=one.identity,
             tool_call=one.tool_call,
             why=_HOW.get(one.done, ""),
         )
-        self._log.note(entry)
+        try:
+            self._log.note(entry)
+        except LogError as error:
+            self._once("decisions", f"LogError: {error}")
 
     def _flush(self) -> None:
+        """What cannot be written now is kept, as far as there is room."""
         if self._log is None:
-            return
-        try:
+            self._open()
+        elif self._log.waiting:
             self._log.flush()
-        except LogError as error:
-            self._once("decisions", str(error))
+            self._told.pop("decisions", None)
 
 
 _HOW = {
     int(Done.KILLED): "the program was ended before its first instruction",
     int(Done.DROPPED): "a packet of an open connection was dropped",
 }
+
+
+_THREAD = {
+    state: f"the thread that keeps policies in the kernel {state}: what fails closed stays in force"
+    for state in ("ended", "hangs")
+}
+
+
+def _who(plan: Plan, container: Workload) -> Who:
+    return plan.who(workload_name(container), of_workload(container))
 
 
 def _answer(cell: Cell) -> Answers:
