@@ -187,7 +187,7 @@ class Kernel:
 
     def _state(self, number: int) -> np.void:
         found = np.frombuffer(self.map("path_states").held[struct.pack("<I", number)], PATH_STATE)
-        return found[0]  # type: ignore[no-any-return]
+        return found[0]
 
     def _longest(self, data: bytes) -> int | None:
         wanted = int.from_bytes(data, "big")

@@ -350,7 +350,7 @@ def _part(action: str, policies: Iterable[Policy]) -> _Part:
     return _Part(chosen, handle, read(CONTEXT), {kind: read(of) for kind, of in ENTITIES.items()})
 
 
-_NONE = _Part((), cedarpy.PolicySet.from_str(""), (), {kind: () for kind in ENTITIES})
+_NONE = _Part((), cedarpy.PolicySet.from_str(""), (), dict.fromkeys(ENTITIES, ()))
 
 
 def _asked(part: _Part, question: Question, now: datetime | None) -> _Asked:

@@ -106,7 +106,23 @@ class Guard:
         generation = self._last + 1
         self.abandon(generation)
         self.sweep()
-        made = self._made[generation] = []
+        self._made[generation] = []
+        try:
+            self._tell_apart(generation, tables, networks, ports)
+        except BaseException:
+            self.abandon(generation)
+            raise
+        self._programs.settings["policy_facts"][0][generation & 1] = np.uint32(facts)
+        return generation
+
+    def _tell_apart(
+        self,
+        generation: int,
+        tables: Tables,
+        networks: Mapping[Network, int],
+        ports: Iterable[int],
+    ) -> None:
+        made = self._made[generation]
         states = self._programs.object.map("path_states")
         data, size = tables.states.tobytes(), PATH_STATE.itemsize
         first = FIRST_STATE[generation & 1]
@@ -123,8 +139,6 @@ class Guard:
         for port in ports:
             key = _PORT.pack(generation, port)
             self._put(self._ports, key, struct.pack("<H", port), made)
-        self._programs.settings["policy_facts"][0][generation & 1] = np.uint32(facts)
-        return generation
 
     def first_state(self) -> int:
         """Of the generation that `begin` will give."""
