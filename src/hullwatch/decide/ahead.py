@@ -20,6 +20,7 @@ import msgspec
 from hullwatch.decide.engine import Answer, Engine
 from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Effect, Entity, Fail, Mode
+from hullwatch.decide.schema import CONTEXT
 from hullwatch.sensor.labels import LABELS
 
 __all__ = ["ACTIONS", "PATH_ACTIONS", "Held", "Holds", "Needs", "holds", "needs"]
@@ -109,28 +110,6 @@ class _Unheld(Exception):
     pass
 
 
-_TOLD = frozenset(
-    "labels kind image image_digest container namespace hour weekday privilege tool_call server"
-    "".split()
-)
-"""Of a question's context. Where a policy asks for more, the answer is not known beforehand."""
-
-
-def _of_context(node: Any) -> set[str]:
-    """Attributes of the context that a condition names, `has` too."""
-    found: set[str] = set()
-    stack = [node]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, list):
-            stack.extend(one)
-        elif isinstance(one, dict):
-            stack.extend(one.values())
-            if one.get("left") == {"Var": "context"} and isinstance(one.get("attr"), str):
-                found.add(one["attr"])
-    return found
-
-
 def _needs(policy: Policy) -> Needs:
     reader = _Reader(policy.actions)
     try:
@@ -141,8 +120,6 @@ def _needs(policy: Policy) -> Needs:
             reader.entity(entity)
         for condition in said["conditions"]:
             reader.read(condition["body"])
-            if strange := sorted(_of_context(condition["body"]) - _TOLD):
-                raise _Unheld(f"the kernel does not know context.{strange[0]}")
         if reader.unix and not (reader.paths or reader.networks or reader.ports or reader.names):
             raise _Unheld("the kernel is not asked about Unix sockets")
     except _Unheld as error:
@@ -385,7 +362,10 @@ _PARTS = {
 }
 """What only joins its parts."""
 _RESOURCE = {"Var": "resource"}
-_NOT_KNOWN = ("program", "parent", "command", "uid", "tool_call", "server")
+_NOT_KNOWN = frozenset(CONTEXT) - frozenset(
+    "labels kind image image_digest container namespace hour weekday privilege tool_call"
+    " server".split()
+)
 """Of the context, what is told of an event and is not asked about in the kernel."""
 _RANGES = {
     "isLoopback": ("127.0.0.0/8", "::1/128"),
