@@ -45,7 +45,7 @@ def test_what_holds_is_said_as_the_kernel_says_it():
         (FILE.format("context.labels.contains(resource.name)"), "context.labels with what is not"),
         (
             FILE.format("context has signals && context.signals.contains(resource.name)"),
-            "looks for resource.name in what is not constant",
+            "does not know context.signals",
         ),
         (FILE.format("resource == (if true then resource else resource)"), "as a whole"),
         (FILE.format('resource in Path::"/x"'), "it uses `in`"),
