@@ -14,7 +14,7 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Effect, Fail, Mode
 from hullwatch.guarding import Named
-from hullwatch.questions import Act, Actor, asked
+from hullwatch.questions import Act, Actor, asked, workload_name
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.wire import Class
 from support.guarded import PASSES, STOPPED, TOLD, Steered
@@ -155,7 +155,8 @@ def steered(made: list[str]) -> Steered:
 
 
 def verdict(here: Steered, act: Act, action: str, only: tuple[str, ...] = ()) -> str:
-    """Of the engine, of the policies that the kernel has. only: effects of policies that count."""
+    """Of the engine, of the policies that the kernel has; no list counts that has a permit which it
+    has not. only: effects of policies that count."""
     engine = here.guarding._in_force.engine  # type: ignore[union-attr]
     held = [
         one
@@ -165,13 +166,20 @@ def verdict(here: Steered, act: Act, action: str, only: tuple[str, ...] = ()) ->
     loose = [
         one
         for one in engine.policies.values()
-        if one.id in here.guarding.unheld and one.does is Effect.ALLOW and action in one.actions
+        if one.id in here.guarding.unheld
+        and one.does is Effect.ALLOW
+        and action in one.actions
+        and one.principal.fits("Workload", workload_name(act.actor.workload))
     ]
     worst = PASSES
     for one in asked(act, RESOLVERS):
         if one.questions[0].action != action:
             continue
-        said = Engine(held).decide_any(one.questions, listed=one.listed and not loose)
+        enforced = [policy for policy in loose if policy.mode is Mode.ENFORCE]
+        said = Engine(held).decide_any(one.questions, listed=one.listed and not enforced)
+        wanted = said.wanted
+        if loose:
+            wanted = Engine(held).decide_any(one.questions, listed=False).wanted
         by = [engine.policies[ident] for ident in said.policies]
         if said.effect is Effect.BLOCK or any(
             policy.does is Effect.CHALLENGE
@@ -182,7 +190,7 @@ def verdict(here: Steered, act: Act, action: str, only: tuple[str, ...] = ()) ->
         ):
             found = STOPPED
         else:
-            found = PASSES if said.wanted is Effect.ALLOW else TOLD
+            found = PASSES if wanted is Effect.ALLOW else TOLD
         worst = max(worst, found, key=RANKS.index)
     return worst
 
