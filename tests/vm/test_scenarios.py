@@ -32,7 +32,7 @@ ONLY_ON = {
     ),
     "6.12": (
         *("test_attacks_pack.py", "test_plugins.py", "test_canary.py"),
-        "test_kernel_governor.py",
+        *("test_kernel_governor.py", "test_guard_bypasses.py"),
     ),
 }
 

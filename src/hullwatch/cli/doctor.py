@@ -97,6 +97,7 @@ def examine(store: Path, quick: bool) -> dict[str, Any]:
             )
         },
         "labels": _labels_of(agent, Tier(tier)),
+        "policy": _policy_of(agent, Tier(tier)),
         "noise": _noise(store),
         "store": str(store),
     }
@@ -115,6 +116,65 @@ def _labels_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
         "fault": bool(((agent or {}).get("faults") or {}).get("labels")),
         "not_followed": [spot.what for spot in blind_spots(tier) if spot.what.startswith("labels")],
     }
+
+
+def _policy_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
+    """points: where policy is asked here, and for what. held: what an agent left that is gone.
+    not_prevented: ways around it, on this tier, with what to do about each."""
+    from hullwatch.coverage.promises import PROMISES
+    from hullwatch.sensor.pins import left
+    from hullwatch.sensor.tier import Tier
+
+    points = {
+        "cgroup hooks": "connect, send, listen, raw sockets",
+        **(
+            {"BPF LSM": "programs, files, ptrace, mount, bpf, modules, other sockets"}
+            if tier is Tier.LSM
+            else {
+                "exec": "a forbidden program is killed before its first instruction",
+                "fanotify": "files and programs, with `hullwatch guard` (docs/files.md)",
+            }
+        ),
+        "seccomp notify": "one command or container that waits for answers: `hullwatch run`",
+        "gateway": "tool calls: `hullwatch mcp --policy`",
+        "quarantine": "network cut, freeze, kill: by hand, or by a policy's @quarantine",
+    }
+    if tier is Tier.NONE:
+        for name in ("cgroup hooks", "exec", "fanotify"):
+            points.pop(name, None)
+    return {
+        "in_force": (agent or {}).get("policy") or {},
+        "points": points,
+        "left_by_dead_agents": [
+            {"agent": one.pid, "programs": one.programs} for one in left() if not one.alive
+        ],
+        "prevented": sum(one.kept(tier) for one in PROMISES),
+        "not_prevented": [
+            {"what": one.attempt, "mend": one.mend} for one in PROMISES if not one.kept(tier)
+        ],
+    }
+
+
+def _policy(found: dict[str, Any]) -> Iterator[str]:
+    from rich.markup import escape
+
+    state = found["in_force"]
+    if state.get("generation"):
+        yield (
+            f"{state['policies']} in force in the kernel, for {state['guarded']} containers;"
+            f" {len(state['unheld'])} that it cannot ask"
+        )
+    else:
+        yield "none in force in the kernel (hullwatch policy apply)"
+    if problem := state.get("problem"):
+        yield f"[yellow]{escape(problem)}[/]"
+    for one in found["left_by_dead_agents"]:
+        yield (
+            f"[yellow]agent {one['agent']} is gone, and what it held goes on holding: start one,"
+            " or `hullwatch policy release`[/]"
+        )
+    for name, what in found["points"].items():
+        yield f"{name}: {escape(what)}"
 
 
 def _labels(found: dict[str, Any]) -> Iterator[str]:
@@ -198,6 +258,8 @@ def _print(found: dict[str, Any]) -> None:
         out(f"[bold]tls[/]       {line}")
     for line in _labels(found["labels"]):
         out(f"[bold]labels[/]    {line}")
+    for line in _policy(found["policy"]):
+        out(f"[bold]policy[/]    {line}")
     for _, line in content_of(agent) if agent else ():
         out(f"[bold]content[/]   {escape(line)}")
     noise = found["noise"]
@@ -215,6 +277,15 @@ def _print(found: dict[str, Any]) -> None:
     for spot in found["blind_spots"]:
         out(f"  - {escape(spot['what'])}")
         out(f"    [dim]instead: {escape(spot['instead'])}[/]")
+        out(f"    [dim]mend: {escape(spot['mend'])}[/]")
+    policy = found["policy"]
+    out(
+        f"[bold]ways around policies[/] {policy['prevented']} of"
+        f" {policy['prevented'] + len(policy['not_prevented'])} tried ones are prevented here;"
+        " these are not"
+    )
+    for spot in policy["not_prevented"]:
+        out(f"  - {escape(spot['what'])}")
         out(f"    [dim]mend: {escape(spot['mend'])}[/]")
     if found["tier"] == "none":
         say("no sensor can run here")
