@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import queue
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,36 +23,20 @@ from hullwatch.agent.secrets import Key, redact
 from hullwatch.context.call import MAX_TEXT, Signal
 from hullwatch.decide.approvals import (
     Approvals,
-    Challenge,
     Full,
     Person,
     Refused,
-    Terms,
     Waiting,
     ancestors,
-    terms_of,
 )
 from hullwatch.decide.log import Entry, Log, LogError
-from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question
+from hullwatch.decide.question import Decision, Effect, Entity, Question
+from hullwatch.ruling import Decider, Rulings, entry_of
 
 __all__ = ["Decider", "Gatekeeper", "Requester"]
 
-DECIDING = 1.0  # s that a decision may take: ten thousand times what it usually takes
-FLUSH = 1.0  # s between two writings of what nobody waits for
-COUNTED = 60.0  # s between two of the counts of remembered allows
 MAX_SHOWN = 2048  # characters of a held call's arguments that are shown
-MAX_KNOWN = 4096  # allows that are remembered
 _TIER = "gateway"
-
-
-class Decider(Protocol):
-    """policies: by their ids."""
-
-    @property
-    def version(self) -> str: ...
-    @property
-    def policies(self) -> Mapping[str, Any]: ...
-    def decide(self, question: Question, *, approved: bool = False) -> Decision: ...
 
 
 class Requester(NamedTuple):
@@ -109,35 +90,31 @@ class Gatekeeper:
         reporter: Reporter,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._decider = decider
         self._log = log
         self.requester = requester
         self._reporter = reporter
         self._clock = clock
         self.approvals = Approvals(log, requester.pid, clock)
-        self._asking = _Asking(decider)
-        self._known: OrderedDict[Entry, int] = OrderedDict()
+        self._rulings = Rulings(decider, log, clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._flooded = 0  # when that was told last
         self._key = Key(os.urandom(32))
-        self._behind = False  # what was noted could not be written
         self.problem = ""
 
     async def start(self) -> None:
         """LogError."""
         self.approvals.sweep()
-        self._tasks = [asyncio.create_task(self._tidy())]
+        self._tasks = [asyncio.create_task(self._rulings.tidy())]
 
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         try:
             self.approvals.close()
-            self._count()
-            self._log.flush()
+            self._rulings.close()
         except LogError as error:
             self.problem = str(error)
-        self._asking.close()
+        self.problem = self.problem or self._rulings.problem
 
     def story(self, principal: str) -> list[dict[str, Any]]:
         """The last of what was decided about it, for whoever has to answer. LogError."""
@@ -185,23 +162,7 @@ class Gatekeeper:
         )
 
     def _allow(self, entry: Entry, approved: str) -> Ruling:
-        """One that would say what another one said already is counted. LogError."""
-        if self._behind:
-            self._log.flush()
-            self._behind = False
-        known = msgspec.structs.replace(
-            entry, time=0, took=0, tool_call="", question="", arguments=""
-        )
-        if entry.wanted is not Effect.ALLOW or entry.failed:
-            self._log.note(entry)  # what would be done, were it enforced
-        elif known in self._known:
-            self._known[known] += 1
-            self._known.move_to_end(known)
-        else:
-            self._known[known] = 0
-            self._log.note(entry)
-            if len(self._known) > MAX_KNOWN:
-                self._note_count(*self._known.popitem(last=False))
+        self._rulings.allow(entry)
         return Ruling(True, approved=approved)
 
     async def _challenge(
@@ -224,7 +185,7 @@ class Gatekeeper:
         try:
             waiting = self.approvals.hold(
                 entry,
-                self._terms(decision),
+                self._rulings.terms(decision),
                 over.set,
                 {
                     "definition": asked.definition,
@@ -257,55 +218,16 @@ class Gatekeeper:
         return Ruling(True, approved=question.hash())
 
     async def _decide(self, question: Question, approved: bool) -> Decision:
-        began = time.perf_counter_ns()
-        decision = await self._asking.ask(question, approved)
-        if decision is not None:
-            return decision
-        fail = self._fail()
-        effect = Effect.ALLOW if fail is Fail.OPEN else Effect.BLOCK
-        return Decision(
-            effect=effect,
-            wanted=Effect.BLOCK,
-            failed=tuple(self._decider.policies)[:8],
-            reason=f"the policies gave no answer within {DECIDING:g} s, and fail {fail}",
-            version=self._decider.version,
-            took=time.perf_counter_ns() - began,
+        return await self._rulings.decide(
+            lambda: self._rulings.decider.decide(question, approved=approved)
         )
 
-    def _fail(self) -> Fail:
-        """Of the whole set: open only where every policy of it that is enforced is."""
-        fails = [one.fail for one in self._decider.policies.values() if one.mode is Mode.ENFORCE]
-        return Fail.OPEN if all(one is Fail.OPEN for one in fails) else Fail.CLOSED
-
-    def _terms(self, decision: Decision) -> Terms:
-        known = self._decider.policies
-        said: list[Challenge] = [
-            known[one]
-            for one in decision.policies
-            if one in known and known[one].does is Effect.CHALLENGE
-        ]
-        return terms_of(said)
-
     def _entry(self, asked: Asked, question: Question, decision: Decision) -> Entry:
-        return Entry(
-            time=self._clock(),
-            principal=f"{question.principal.kind}:{question.principal.id}",
-            action=question.action,
-            resource=f"{question.resource.kind}:{question.resource.id}",
+        return msgspec.structs.replace(
+            entry_of(question, decision, _TIER, self._clock()),
             server=asked.server,
-            effect=decision.effect,
-            wanted=decision.wanted,
-            mode=Mode.ENFORCE if decision.effect is decision.wanted else Mode.OBSERVE,
-            policies=decision.policies,
-            failed=decision.failed,
-            reason=decision.reason,
-            version=decision.version,
-            took=decision.took,
-            tier=_TIER,
             identity=self.requester.identity,
             tool_call=f"{asked.call:016x}",
-            question=question.hash(),
-            arguments=asked.arguments,
         )
 
     # --- beside it ------------------------------------------------------------------------
@@ -333,30 +255,6 @@ class Gatekeeper:
                 held=True,
             )
         )
-
-    async def _tidy(self) -> None:
-        counted = time.monotonic()
-        while True:
-            await asyncio.sleep(FLUSH)
-            try:
-                if time.monotonic() - counted >= COUNTED:
-                    counted = time.monotonic()
-                    self._count()
-                self._log.flush()
-                self._behind = False
-            except LogError as error:  # tried again; nothing goes on meanwhile
-                self._behind = True
-                self.problem = str(error)
-
-    def _count(self) -> None:
-        for known, count in list(self._known.items()):
-            self._note_count(known, count)
-            self._known[known] = 0
-
-    def _note_count(self, known: Entry, count: int) -> None:
-        if count:
-            entry = msgspec.structs.replace(known, kind="allows", time=self._clock(), count=count)
-            self._log.note(entry)
 
 
 class _Pending:
@@ -412,57 +310,6 @@ class _Pending:
             self._keeper.approvals.cancel(self._waiting, why)
         except LogError as error:
             self._keeper.problem = str(error)
-
-
-class _Asking:
-    """The decider in a thread of its own, so that it can be given up on."""
-
-    def __init__(self, decider: Decider) -> None:
-        self._decider = decider
-        self._questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._stuck = False
-        # A daemon: one that hangs must not keep the gateway from ending.
-        threading.Thread(target=self._serve, name="decider", daemon=True).start()
-
-    def close(self) -> None:
-        self._questions.put(None)
-
-    async def ask(self, question: Question, approved: bool) -> Decision | None:
-        """None: no answer in time, or it raised."""
-        if self._stuck:
-            return None
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Decision | None] = loop.create_future()
-        self._questions.put((question, approved, loop, answer))
-        try:
-            async with asyncio.timeout(DECIDING):
-                return await answer
-        except TimeoutError:
-            self._stuck = True
-            self._questions.put((question, approved, loop, None))  # tells when it is back
-            return None
-
-    def _serve(self) -> None:
-        while (item := self._questions.get()) is not None:
-            question, approved, loop, answer = item
-            if answer is None:
-                self._stuck = False
-                continue
-            decision = None
-            if not answer.cancelled():
-                try:
-                    decision = self._decider.decide(question, approved=approved)
-                except BaseException:  # a panic in native code, too: as if it had not answered
-                    decision = None
-            try:
-                loop.call_soon_threadsafe(_give, answer, decision)
-            except RuntimeError:  # the loop has ended
-                return
-
-
-def _give(answer: asyncio.Future[Decision | None], decision: Decision | None) -> None:
-    if not answer.done():
-        answer.set_result(decision)
 
 
 def _blocked(decision: Decision) -> Ruling:

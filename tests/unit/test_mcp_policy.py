@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from hullwatch import gatekeeper as keeper_module
+from hullwatch import ruling
 from hullwatch.agent.mcp import gate as gate_module
 from hullwatch.agent.mcp import observer as observer_module
 from hullwatch.agent.mcp.gate import Asked, Held, Ruling
@@ -152,7 +152,7 @@ async def test_what_no_policy_speaks_of_goes_on_and_is_counted(scene):
         assert await scene.sent(raw_call(number, "read_file", arguments={"n": number})) is None
     assert len(scene.reporter.of("begin")) == 5
     assert scene.kinds() == [("verdict", "allow")]
-    scene.keeper._count()
+    scene.keeper._rulings._count()
     scene.log.flush()
     (first, counted) = scene.log.entries()
     assert (counted.kind, counted.count) == ("allows", 4)
@@ -500,7 +500,7 @@ class Broken:
 
 
 def test_a_decider_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper_module, "DECIDING", 0.2)
+    monkeypatch.setattr(ruling, "DECIDING", 0.2)
 
     decider = Broken()
 

@@ -1,0 +1,10 @@
+"""Seccomp user notification: the kernel asks before a system call is done, and waits.
+
+    filter.py     which calls are notified, refused or left alone: a table, as a BPF program and as OCI
+    listener.py   the kernel's side of it: install, receive, answer
+    caller.py     the process that waits: its memory, folders, sockets, rights
+    walk.py       a path as the caller would reach it
+    calls.py      a notified call as what it wants, and how it is done on the caller's behalf
+
+No policy here: `hullwatch.holding` joins it.
+"""
