@@ -1,5 +1,5 @@
 """What every point that asks the policies does alike: an answer within a bound, entries of the log,
-allows that are counted, and the terms of a challenge.
+answers that are counted, and the terms of a challenge.
 
 A decider that hangs is not waited for: its question is answered as the set fails, and so is every
 further one until it comes back. What cannot be logged is not let through.
@@ -25,8 +25,8 @@ __all__ = ["Decider", "Rulings", "entry_of"]
 
 DECIDING = 1.0  # s that a decision may take: ten thousand times what it usually takes
 FLUSH = 1.0  # s between two writings of what nobody waits for
-COUNTED = 60.0  # s between two of the counts of remembered allows
-MAX_KNOWN = 4096  # allows that are remembered
+COUNTED = 60.0  # s between two of the counts of remembered answers
+MAX_KNOWN = 4096  # answers that are remembered
 
 
 class Decider(Protocol):
@@ -86,19 +86,29 @@ class Rulings:
         if self._behind:
             self._log.flush()
             self._behind = False
+        if entry.wanted is not Effect.ALLOW or entry.failed:
+            self._log.note(entry)  # what would be done, were it enforced
+        elif not self._again(entry):
+            self._log.note(entry)
+
+    def block(self, entry: Entry) -> None:
+        """On the disk when it returns, the first time; then counted, for a point that is asked by
+        the thousand. LogError."""
+        if not self._again(entry):
+            self._log.append(entry)
+
+    def _again(self, entry: Entry) -> bool:
         known = msgspec.structs.replace(
             entry, time=0, took=0, tool_call="", question="", arguments=""
         )
-        if entry.wanted is not Effect.ALLOW or entry.failed:
-            self._log.note(entry)  # what would be done, were it enforced
-        elif known in self._known:
+        if known in self._known:
             self._known[known] += 1
             self._known.move_to_end(known)
-        else:
-            self._known[known] = 0
-            self._log.note(entry)
-            if len(self._known) > MAX_KNOWN:
-                self._note_count(*self._known.popitem(last=False))
+            return True
+        self._known[known] = 0
+        if len(self._known) > MAX_KNOWN:
+            self._note_count(*self._known.popitem(last=False))
+        return False
 
     async def tidy(self) -> None:
         """Writes what waits, for as long as it runs."""
@@ -128,7 +138,8 @@ class Rulings:
 
     def _note_count(self, known: Entry, count: int) -> None:
         if count:
-            entry = msgspec.structs.replace(known, kind="allows", time=self._clock(), count=count)
+            kind = "allows" if known.effect is Effect.ALLOW else "blocks"
+            entry = msgspec.structs.replace(known, kind=kind, time=self._clock(), count=count)
             self._log.note(entry)
 
 

@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "events": "hullwatch.cli.events",
     "hunt": "hullwatch.cli.hunt",
     "mcp": "hullwatch.cli.mcp",
+    "run": "hullwatch.cli.run",
     "approvals": "hullwatch.cli.approvals",
     "decisions": "hullwatch.cli.decisions",
     "rules": "hullwatch.cli.rules",

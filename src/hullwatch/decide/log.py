@@ -30,9 +30,10 @@ __all__ = ["Checked", "Entry", "Head", "Log", "LogError", "directory"]
 
 Kind = Literal[
     "verdict", "allows", "held", "agreed", "approved", "denied", "expired", "cancelled", "lost",
-    "revoked",
+    "revoked", "blocks",
 ]  # fmt: skip
-"""allows: how often a remembered allow was given again. agreed: one of several who have to approve.
+"""allows, blocks: how often a remembered answer was given again. agreed: one of several who have to
+approve.
 lost: whoever held it has ended. What comes after `held` names it."""
 ENDS = ("approved", "denied", "expired", "cancelled", "lost")
 
@@ -65,8 +66,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     its hash. arguments: the keyed hash of a call's. took: ns. tier: which enforcement point.
     identity: who asked, as the kernel says. tool_call: its id, as `hullwatch calls` has it. held:
     the id of what waited. deadline, expires: unix ns. by, why: who answered, and what was said.
-    scope: how far an approval reaches, `once` unless widened. count: of `allows`. owner: which
-    process holds it."""
+    scope: how far an approval reaches, `once` unless widened. count: of `allows` and `blocks`.
+    owner: which process holds it."""
 
     number: int = 0
     time: int = 0

@@ -1,6 +1,6 @@
 """Seccomp user notification: the kernel asks before a system call is done, and waits.
 
-    filter.py     which calls are notified, refused or left alone: a table, as a BPF program and as OCI
+    filter.py     which calls are asked about, refused or left alone: one table, for BPF and OCI
     listener.py   the kernel's side of it: install, receive, answer
     caller.py     the process that waits: its memory, folders, sockets, rights
     walk.py       a path as the caller would reach it

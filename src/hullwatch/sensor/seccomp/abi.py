@@ -1,7 +1,7 @@
 """System calls that Python has no function for, through syscall(2). Errors are OSError.
 
-Sources: include/uapi/linux/{seccomp,landlock,openat2,prctl}.h, asm-generic/unistd.h (numbers from 424
-on are the same everywhere).
+Sources: include/uapi/linux/{seccomp,landlock,openat2,prctl}.h, asm-generic/unistd.h (numbers from
+424 on are the same everywhere).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-# What `uname -m` says -> name in the table of system calls, AUDIT_ARCH (include/uapi/linux/audit.h);
-# others are not served.
+# What `uname -m` says -> name in the table of system calls, AUDIT_ARCH (uapi/linux/audit.h); others
+# are not served.
 _ARCHES = {"x86_64": ("x86_64", 0xC000003E), "aarch64": ("arm64", 0xC00000B7)}
 ARCH, AUDIT_ARCH = _ARCHES.get(platform.machine(), ("", 0))
 

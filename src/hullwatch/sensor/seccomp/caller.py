@@ -54,6 +54,9 @@ class Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._kept.close()
 
     def keep(self, fd: int) -> int:

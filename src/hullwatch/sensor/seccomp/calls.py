@@ -1,8 +1,8 @@
 """A notified call: what it wants, and how it is done on the caller's behalf.
 
 A pointer's memory is read once. What was read is asked about, and is what the call is then done
-with, here; the kernel never reads the caller's memory again for it. The one call that cannot be done
-for another is exec: `Running` says what has to have come of it.
+with, here; the kernel never reads the caller's memory again for it. The one call that cannot be
+done for another is exec: `Running` says what has to have come of it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = ["CALLS", "Asked", "Changed", "Given", "Result", "Running", "Wish"]
 
 MAX_SENT = 1 << 20  # bytes of one message that are copied; of a stream, more is the next call
 MAX_CONTROL = 1 << 16
+MAX_MOVED = 512  # files and folders in one that is renamed
 MAX_PIECES = 1024  # UIO_MAXIOV
 _PATH_MAX = 4096
 _AT_FDCWD = -100
@@ -197,7 +198,7 @@ def _found(caller: Caller, start: int, path: bytes, follow: bool, creates: bool)
 def _resolved(
     caller: Caller, start: int, path: bytes, follow: bool, creates: bool, resolve: int
 ) -> Spot:
-    """With the bounds of openat2(2), which only the kernel can keep. Links of /proc are none then."""
+    """With the bounds of openat2(2), which only the kernel can keep; no links of /proc."""
     bounded = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)
     if path.startswith(b"/") and not bounded:
         resolve |= RESOLVE_IN_ROOT
@@ -313,8 +314,7 @@ def _renameat2(caller: Caller, given: _Arguments) -> Wish:
 def _renaming(
     caller: Caller, old_fd: int, old_at: int, new_fd: int, new_at: int, flags: int
 ) -> Wish:
-    """As opening what moves both ways, and writing what it replaces. A folder is also asked about
-    with a slash at its end, so that a pattern of what lies in it fits."""
+    """As opening what moves both ways, and writing what it replaces."""
     old, new = caller.text(old_at), caller.text(new_at)
     start = _start(caller, old_fd, old)
     to = _start(caller, new_fd, new)
@@ -323,13 +323,13 @@ def _renaming(
     with acting(rights):
         source = spot(caller, start, old, follow=False, entry=True)
         target = spot(caller, to, new, follow=False, entry=True)
-    if source.fd < 0:
-        raise _error(errno.ENOENT)
-    if source.folder < 0 or target.folder < 0:
-        raise _error(errno.EBUSY)
-    asked = [*_moved(source.fd, caller), _made(target, caller)]
-    if flags & _EXCHANGE and target.fd >= 0:
-        asked += _moved(target.fd, caller)
+        if source.fd < 0:
+            raise _error(errno.ENOENT)
+        if source.folder < 0 or target.folder < 0:
+            raise _error(errno.EBUSY)
+        asked = [*_moved(source.fd, caller), _made(target, caller)]
+        if flags & _EXCHANGE and target.fd >= 0:
+            asked += _moved(target.fd, caller)
 
     def do() -> Result:
         with acting(rights):
@@ -355,11 +355,27 @@ def _both(path: str) -> tuple[Asked, Asked]:
     return _path("open-read", path), _path("open-write", path)
 
 
-def _moved(fd: int, caller: Caller) -> Iterator[Asked]:
+def _moved(fd: int, caller: Caller) -> list[Asked]:
+    """Of a folder, all that lies in it too, as that gets other paths. EXDEV where it is too much:
+    programs then copy, which is asked about file by file."""
     path = name_of(fd, caller)
-    yield from _both(path)
+    asked = [*_both(path)]
     if stat.S_ISDIR(os.fstat(fd).st_mode):
-        yield from _both(f"{path}/")
+        for count, below in enumerate(_below(fd, path)):
+            if count >= MAX_MOVED:
+                raise _error(errno.EXDEV)
+            asked += _both(below)
+    return asked
+
+
+def _below(fd: int, path: str) -> Iterator[str]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    top = os.fsdecode(_by_fd(fd))
+    for folder, folders, files, _ in os.fwalk(f"{top}/.", onerror=fail):
+        for name in (*folders, *files):
+            yield f"{path}{folder.removeprefix(f'{top}/.')}/{name}"
 
 
 def _made(found: Spot, caller: Caller) -> Asked:
@@ -683,7 +699,7 @@ def _bound(caller: Caller, raw: bytes) -> bytes:
 def _local(raw: bytes) -> _Address:
     """Of our own side: nowhere in particular is everywhere."""
     family = int.from_bytes(raw[:2], "little")
-    at = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}.get(family)
+    at = {int(socket.AF_INET): slice(4, 8), int(socket.AF_INET6): slice(8, 24)}.get(family)
     if at is None or len(raw) < at.stop:
         return _Address((), raw)
     ip = ipaddress.ip_address(raw[at])

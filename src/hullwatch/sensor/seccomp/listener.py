@@ -140,6 +140,7 @@ def confine() -> int:
     return abi
 
 
-def lock() -> None:
-    """This process's memory is nobody's of the same user: not traced, not read."""
-    prctl(4, 0)
+def lock(locked: bool = True) -> None:
+    """This process's memory is nobody's of the same user: not traced, not read (prctl(2),
+    PR_SET_DUMPABLE)."""
+    prctl(4, not locked)

@@ -1,0 +1,568 @@
+"""Policy at the system call: a call that waits becomes questions, their decisions its answer, a
+challenge a call that waits for a person; the others go on meanwhile.
+
+What a policy is about is opened or copied first, and done with exactly that after the decision
+(sensor/seccomp/calls.py), on threads of each listener's own, as a file system or a peer may let
+them wait. Of an exec it is looked after what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from hullwatch.agent.secrets import Key, redact
+from hullwatch.context.call import MAX_TEXT
+from hullwatch.decide.approvals import Approvals, Full, Waiting
+from hullwatch.decide.engine import Answer, Engine
+from hullwatch.decide.log import Entry, Log, LogError
+from hullwatch.decide.question import Decision, Effect, Entity, Question
+from hullwatch.ruling import Rulings, entry_of
+from hullwatch.sensor.seccomp.caller import Caller, apart
+from hullwatch.sensor.seccomp.calls import CALLS, Asked, Changed, Given, Running, Wish
+from hullwatch.sensor.seccomp.filter import ACTIONS
+from hullwatch.sensor.seccomp.listener import Listener, Notification
+
+__all__ = ["Holder", "Workload", "spoken_of"]
+
+_T = TypeVar("_T")
+
+MAX_LOOKING, MAX_DOING = 8, 64  # threads of a listener; what is more is told to try again
+MAX_CHANGED = 16  # times that what was decided on may be another one by then
+MAX_SHOWN = 2048  # characters of a held command that are shown
+MAX_COMMAND = 16_384  # characters that policies see, as the sensor keeps them
+GONE = 0.5  # s between two looks at whether who waits is there still
+SETTLED = 5.0  # s that an exec may take
+_TIER = "seccomp"
+_REFUSED = errno.EPERM
+
+
+def spoken_of(engine: Engine, name: str | None = None) -> frozenset[str]:
+    """Which of ACTIONS the policies speak of, for this workload; None: for any."""
+    return frozenset(
+        action
+        for one in engine.policies.values()
+        for action in one.actions
+        if action in ACTIONS
+        and one.principal.kind in ("", "Workload")
+        and (name is None or one.principal.fits("Workload", name))
+    )
+
+
+@dataclass
+class Workload:
+    """Who is held. container: its id, '' on a laptop. known: of it, names as policies have them.
+    starting: pid of a runtime's process that has not yet become the container's program; what it
+    opens is not the container's doing."""
+
+    name: str
+    container: str = ""
+    known: Mapping[str, str] = field(default_factory=dict)
+    starting: int = 0
+
+
+class _Refused(Exception):
+    """By a policy, or as nobody approved."""
+
+
+class _Gone(Exception):
+    """Who waited does not any more."""
+
+
+class _Exec(NamedTuple):
+    """One that goes on. command: of the process before. exact: the new one counts, too. until: when
+    it is no longer looked at often."""
+
+    running: Running
+    pidfd: int
+    command: list[bytes]
+    exact: bool
+    until: float
+
+
+@dataclass
+class _Held:
+    """One listener. doing: which thread does which call, since when."""
+
+    listener: Listener
+    workload: Workload
+    actions: frozenset[str]
+    ended: asyncio.Event
+    looking: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MAX_LOOKING, "look", apart)
+    )
+    doers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MAX_DOING, "do", apart)
+    )
+    doing: dict[int, tuple[int, float]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    execs: dict[int, _Exec] = field(default_factory=dict)
+
+    def interrupt(self, ident: int, thread: int) -> None:
+        with self.lock:
+            if ident in self.doing:
+                signal.pthread_kill(thread, signal.SIGUSR2)
+
+
+class Holder:
+    """client: pid of the process below which nobody may approve; 0: not known."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        log: Log,
+        client: int = 0,
+        clock: Callable[[], int] = time.time_ns,
+        hosts: Path = Path("/etc/hosts"),
+    ) -> None:
+        self._engine = engine
+        self._log = log
+        self._clock = clock
+        self.approvals = Approvals(log, client, clock)
+        self._rulings = Rulings(engine, log, clock)
+        self._hosts = _hosts(hosts)
+        self._key = Key(os.urandom(32))
+        self._salt = os.urandom(32)
+        self._exact = any(
+            "exec" in one.actions and (one.reads is None or "command" in one.reads)
+            for one in engine.policies.values()
+        )
+        self._held: dict[int, _Held] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counts = {"asked": 0, "refused": 0, "crowded": 0, "killed": 0}
+        self.problem = ""
+
+    async def start(self) -> None:
+        """LogError."""
+        self.approvals.sweep()
+        # Only so that a thread's system call ends when its caller has gone.
+        signal.signal(signal.SIGUSR2, lambda *_: None)
+        self._spawn(self._rulings.tidy())
+        self._spawn(self._tend())
+
+    def close(self) -> None:
+        """What waits fails: the kernel says ENOSYS where nobody listens."""
+        for task in self._tasks:
+            task.cancel()
+        for held in list(self._held.values()):
+            self._drop(held)
+        try:
+            self.approvals.close()
+            self._rulings.close()
+        except LogError as error:
+            self.problem = str(error)
+        self.problem = self.problem or self._rulings.problem
+
+    def story(self, principal: str) -> list[dict[str, Any]]:
+        """The last of what was decided about it, for whoever has to answer. LogError."""
+        self._log.flush()
+        found = [one for one in self._log.entries(newest=200) if one.principal == principal]
+        names = "time kind action resource effect policies reason count".split()
+        return [{name: getattr(one, name) for name in names} for one in found[-10:]]
+
+    def watch(self, fd: int, workload: Workload) -> asyncio.Event:
+        """From now on, until nobody is below its filter: then the event is set, and fd closed."""
+        actions = spoken_of(self._engine, workload.name)
+        held = _Held(Listener(fd), workload, actions, asyncio.Event())
+        self._held[fd] = held
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+
+        def ready() -> None:
+            for _, events in poller.poll(0):
+                if events & select.POLLIN:
+                    with contextlib.suppress(OSError):  # it has gone meanwhile
+                        self._spawn(self._serve(held, held.listener.receive()))
+                elif events & (select.POLLHUP | select.POLLERR):
+                    self._drop(held)
+
+        asyncio.get_running_loop().add_reader(fd, ready)
+        return held.ended
+
+    def _drop(self, held: _Held) -> None:
+        fd = held.listener.fd
+        if self._held.pop(fd, None) is None:
+            return
+        asyncio.get_running_loop().remove_reader(fd)
+        for ident, (thread, _) in list(held.doing.items()):
+            held.interrupt(ident, thread)
+        for process in list(held.execs):
+            self._forget(held, process)
+        held.listener.close()
+        held.looking.shutdown(wait=False, cancel_futures=True)
+        held.doers.shutdown(wait=False, cancel_futures=True)
+        held.ended.set()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- one call -------------------------------------------------------------------------
+
+    async def _serve(self, held: _Held, note: Notification) -> None:
+        self.counts["asked"] += 1
+        code = errno.EAGAIN
+        for _ in range(MAX_CHANGED):
+            try:
+                await self._once(held, note)
+                return
+            except Changed:
+                continue
+            except _Gone:
+                return
+            except _Refused:
+                self.counts["refused"] += 1
+                code = _REFUSED
+            except LogError as error:
+                self.problem = str(error)
+                code = _REFUSED
+            except OSError as error:
+                code = error.errno or errno.EIO
+            except Exception as error:  # whatever it was, it is not let through
+                self.problem = f"{type(error).__name__}: {error}"
+                code = _REFUSED
+            break
+        with contextlib.suppress(OSError):
+            held.listener.fail(note.id, code)
+
+    async def _once(self, held: _Held, note: Notification) -> None:
+        loop = asyncio.get_running_loop()
+        caller, wish = await loop.run_in_executor(held.looking, _look, held.listener, note)
+        with caller:
+            self._settle(held, caller.process)
+            approved = await self._allowed(held, note, caller, wish)
+            if len(held.doing) >= MAX_DOING:
+                self.counts["crowded"] += 1
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            done = await loop.run_in_executor(held.doers, _do, held, note, wish)
+            if isinstance(done, Running):
+                self._begin(held, done, exact=self._exact or approved is not None)
+                held.listener.go_on(note.id)
+
+    async def _allowed(
+        self, held: _Held, note: Notification, caller: Caller, wish: Wish
+    ) -> Entry | None:
+        """The entry of an approval, where one was needed. _Refused, _Gone, LogError."""
+        approved = None
+        executes = any(one.action == "exec" for one in wish.asked)
+        if held.workload.starting and caller.process == held.workload.starting and not executes:
+            return None
+        for asked in wish.asked:
+            if asked.action in held.actions:
+                approved = await self._ask(held, note, caller, asked) or approved
+        return approved
+
+    async def _ask(
+        self, held: _Held, note: Notification, caller: Caller, asked: Asked
+    ) -> Entry | None:
+        questions = self._questions(held.workload, caller, asked)
+        decision = await self._decide(questions, False)
+        entry = self._entry(held.workload, caller, questions[0], decision)
+        if decision.effect is Effect.ALLOW:
+            self._rulings.allow(entry)
+            return None
+        if decision.effect is Effect.BLOCK:
+            self._rulings.block(entry)
+            raise _Refused
+        return await self._challenge(held, note, caller, questions, decision, entry)
+
+    async def _challenge(
+        self,
+        held: _Held,
+        note: Notification,
+        caller: Caller,
+        questions: Sequence[Question],
+        decision: Decision,
+        entry: Entry,
+    ) -> Entry:
+        granted = self.approvals.granted(entry)
+        why = f"approved for every such call by {granted.by}: {granted.why}" if granted else ""
+        if granted is None:
+            await self._answered(held, note, caller, questions, decision, entry)
+        again = await self._decide(questions, True)
+        if again.effect is not Effect.ALLOW:
+            self._log.append(self._entry(held.workload, caller, questions[0], again))
+            raise _Refused
+        if granted is not None:
+            entry = msgspec.structs.replace(
+                entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
+            )
+            self._log.append(entry)
+        return entry
+
+    async def _answered(
+        self,
+        held: _Held,
+        note: Notification,
+        caller: Caller,
+        questions: Sequence[Question],
+        decision: Decision,
+        entry: Entry,
+    ) -> None:
+        """Waits for a person, as long as the policy says. _Refused, _Gone."""
+        over = asyncio.Event()
+        command = str(questions[0].context.get("command", ""))
+        shown = {
+            "said": redact(command, self._key)[:MAX_SHOWN],
+            "program": caller.program,
+            "pid": caller.process,
+        }
+        try:
+            waiting = self.approvals.hold(entry, self._rulings.terms(decision), over.set, shown)
+        except Full as error:
+            self._rulings.block(
+                msgspec.structs.replace(entry, effect=Effect.BLOCK, reason=str(error))
+            )
+            raise _Refused from None
+        until = time.monotonic() + waiting.terms.deadline
+        while not over.is_set():
+            left = until - time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(left, GONE))):
+                    await over.wait()
+            if over.is_set():
+                break
+            self._look_after(held, note, waiting, left)
+        if waiting.effect is not Effect.ALLOW:
+            raise _Refused
+
+    def _look_after(self, held: _Held, note: Notification, waiting: Waiting, left: float) -> None:
+        if not held.listener.valid(note.id):
+            self.approvals.cancel(waiting, "the process does not wait any more")
+            raise _Gone
+        if left <= 0:
+            self.approvals.expire(waiting)
+
+    # --- questions ------------------------------------------------------------------------
+
+    def _questions(self, workload: Workload, caller: Caller, asked: Asked) -> list[Question]:
+        known: dict[str, Any] = {
+            "program": caller.program,
+            "parent": caller.parent,
+            **workload.known,
+            "uid": int(caller.status["Uid"].split()[1]),
+        }
+        if asked.argv:
+            command = b" ".join(asked.argv).decode("utf-8", "replace")
+            known["command"] = command[:MAX_COMMAND]
+            known["arguments"] = self._hash(asked.argv)
+        context = {name: value for name, value in known.items() if value != ""}
+        principal = Entity("Workload", workload.name[:MAX_TEXT])
+        return [
+            Question(
+                principal=principal,
+                action=asked.action,
+                resource=Entity(kind, ident),
+                context=context,
+            )
+            for kind, ident in self._names(asked)
+        ]
+
+    def _names(self, asked: Asked) -> Iterable[tuple[str, str]]:
+        yield from asked.names
+        for kind, ident in asked.names:
+            if kind == "Host":
+                ip, _, port = ident.rpartition(":")
+                for name in self._hosts.get(ip.strip("[]"), ()):
+                    yield "Host", f"{name}:{port}"
+
+    def _hash(self, argv: Sequence[bytes]) -> str:
+        return blake2b(b"\0".join(argv), key=self._salt, digest_size=16).hexdigest()
+
+    async def _decide(self, questions: Sequence[Question], approved: bool) -> Decision:
+        return await self._rulings.decide(lambda: decide_any(self._engine, questions, approved))
+
+    def _entry(
+        self, workload: Workload, caller: Caller, question: Question, decision: Decision
+    ) -> Entry:
+        said = [f"uid:{question.context['uid']}"]
+        if workload.container:
+            said.append(f"container:{workload.container}")
+        said.append(str(question.context.get("program", "")))
+        return msgspec.structs.replace(
+            entry_of(question, decision, _TIER, self._clock()),
+            identity=" ".join(filter(None, said)),
+        )
+
+    # --- what came of an exec ---------------------------------------------------------------
+
+    def _begin(self, held: _Held, running: Running, *, exact: bool) -> None:
+        """OSError where it could not be looked after: then it must not go on."""
+        held.workload.starting = 0
+        self._forget(held, running.process)
+        command = _command(running.process)
+        pidfd = os.pidfd_open(running.process)
+        until = time.monotonic() + SETTLED
+        held.execs[running.process] = _Exec(running, pidfd, command, exact, until)
+        self._spawn(self._follow(held, running.process))
+
+    async def _follow(self, held: _Held, process: int) -> None:
+        pause = 0.0005
+        begun = held.execs.get(process)
+        while begun and held.execs.get(process) is begun and time.monotonic() < begun.until:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+            self._settle(held, process)
+
+    def _settle(self, held: _Held, process: int) -> None:
+        """Ends a process that runs what was not decided on. Often while an exec is young, then now
+        and then, and before the process's next call is looked at."""
+        begun = held.execs.get(process)
+        if begun is None:
+            return
+        running = begun.running
+        try:
+            command = _command(process)
+            found = os.stat(f"/proc/{process}/exe")
+            torn = not command or command != _command(process)
+        except OSError:
+            self._forget(held, process)
+            return
+        if torn:  # it is just becoming the new program
+            return
+        file = (found.st_dev, found.st_ino)
+        fits = file in running.files and (not begun.exact or _fits(command, running.argv))
+        same = command == begun.command
+        before = file == running.before and (same or not begun.exact)
+        if fits:
+            # Of one that was so before it cannot be told whether it is over.
+            if not (file == running.before and same) or time.monotonic() > begun.until:
+                self._forget(held, process)
+        elif not before:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(begun.pidfd, signal.SIGKILL)
+            self._forget(held, process)
+            self.counts["killed"] += 1
+            self._tell_killed(held, process)
+
+    def _forget(self, held: _Held, process: int) -> None:
+        begun = held.execs.pop(process, None)
+        if begun is not None:
+            os.close(begun.pidfd)
+
+    def _tell_killed(self, held: _Held, process: int) -> None:
+        entry = Entry(
+            time=self._clock(),
+            principal=f"Workload:{held.workload.name}",
+            action="exec",
+            effect=Effect.BLOCK,
+            wanted=Effect.BLOCK,
+            reason="ended: it ran another program or command than was decided on",
+            version=self._engine.version,
+            tier=_TIER,
+            identity=f"pid:{process}",
+        )
+        try:
+            self._log.append(entry)
+        except LogError as error:
+            self.problem = str(error)
+
+    # --- beside it --------------------------------------------------------------------------
+
+    async def _tend(self) -> None:
+        """A call whose caller has gone is not waited for."""
+        while True:
+            await asyncio.sleep(GONE)
+            for held in list(self._held.values()):
+                for process in list(held.execs):
+                    self._settle(held, process)
+                for ident, (thread, since) in list(held.doing.items()):
+                    if time.monotonic() - since < GONE or held.listener.valid(ident):
+                        continue
+                    held.interrupt(ident, thread)
+
+
+def _look(listener: Listener, note: Notification) -> tuple[Caller, Wish]:
+    try:
+        caller = Caller(note.thread)
+    except ProcessLookupError:
+        raise _Gone from None
+    try:
+        wish = CALLS[note.number](caller, note.arguments)
+        if not listener.valid(note.id):
+            raise _Gone
+    except BaseException as error:
+        caller.close()
+        if isinstance(error, OSError) and not listener.valid(note.id):
+            raise _Gone from None
+        raise
+    return caller, wish
+
+
+def _do(held: _Held, note: Notification, wish: Wish) -> Running | None:
+    """And answers, but for an exec."""
+    with held.lock:
+        held.doing[note.id] = (threading.get_ident(), time.monotonic())
+    try:
+        done = wish.do()
+    finally:
+        with held.lock:
+            del held.doing[note.id]
+    if isinstance(done, Running):
+        return done
+    try:
+        if isinstance(done, Given):
+            try:
+                held.listener.give(note.id, done.fd, done.close_on_exec)
+            finally:
+                os.close(done.fd)
+        else:
+            held.listener.finish(note.id, done)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise _Gone from None
+        raise
+    return None
+
+
+def decide_any(engine: Engine, questions: Sequence[Question], approved: bool) -> Decision:
+    """Of one object that is known by several names: what holds for one of them holds. To be
+    replaced by Engine.decide_any."""
+    first, *others = questions
+    if not others:
+        return engine.decide(first, approved=approved)
+    began = time.perf_counter_ns()
+    answers = [engine.answer(one) for one in questions]
+    joined = Answer(
+        answers[0].asked,
+        frozenset[str]().union(*(one.matched for one in answers)),
+        frozenset[str]().union(*(one.failed for one in answers)),
+    )
+    return engine._weigh(first, joined, approved, began)
+
+
+def _command(process: int) -> list[bytes]:
+    with open(f"/proc/{process}/cmdline", "rb") as file:
+        return file.read().split(b"\0")[:-1]
+
+
+def _fits(command: Sequence[bytes], argv: Sequence[bytes]) -> bool:
+    """A script's has its interpreter before it, and its path for its name."""
+    rest = list(argv[1:])
+    return list(command[len(command) - len(rest) :]) == rest and len(command) >= max(len(argv), 1)
+
+
+def _hosts(path: Path) -> Mapping[str, tuple[str, ...]]:
+    """Address to names, of a file as /etc/hosts; what cannot be read names nothing."""
+    found: dict[str, tuple[str, ...]] = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text("ascii", "replace")[: 1 << 20].splitlines():
+            words = line.partition("#")[0].split()
+            if len(words) > 1:
+                found[words[0]] = (*found.get(words[0], ()), *map(str.lower, words[1:]))
+    return found
