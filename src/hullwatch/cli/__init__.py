@@ -39,6 +39,8 @@ COMMANDS: dict[str, str] = {
     "hunt": "hullwatch.cli.hunt",
     "mcp": "hullwatch.cli.mcp",
     "run": "hullwatch.cli.run",
+    "seccomp-agent": "hullwatch.cli.seccomp_agent",
+    "seccomp-profile": "hullwatch.cli.seccomp_profile",
     "approvals": "hullwatch.cli.approvals",
     "decisions": "hullwatch.cli.decisions",
     "rules": "hullwatch.cli.rules",

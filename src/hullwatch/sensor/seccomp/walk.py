@@ -81,7 +81,8 @@ def _by_kernel(caller: Caller, start: int, root: int, path: bytes, follow: bool)
     try:
         fd = caller.keep(openat2(begin, path, flags, resolve=resolve | RESOLVE_NO_MAGICLINKS))
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EXDEV, errno.EAGAIN):
+        # What is not there for us may be there for the caller: `/proc/self/fd/63`.
+        if error.errno in (errno.ELOOP, errno.EXDEV, errno.EAGAIN, errno.ENOENT, errno.ENOTDIR):
             return None
         raise
     return None if _in_proc(fd) else fd
