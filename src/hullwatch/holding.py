@@ -2,7 +2,7 @@
 challenge a call that waits for a person; the others go on meanwhile.
 
 What a policy is about is opened or copied first, and done with exactly that after the decision
-(sensor/seccomp/calls.py), on threads of each listener's own, as a file system or a peer may let
+(sensor/seccomp/wish.py), on threads of each listener's own, as a file system or a peer may let
 them wait. Of an exec it is looked after what came of it.
 """
 
@@ -33,9 +33,10 @@ from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Decision, Effect, Entity, Question
 from hullwatch.ruling import Rulings, entry_of
 from hullwatch.sensor.seccomp.caller import Caller, apart
-from hullwatch.sensor.seccomp.calls import CALLS, Asked, Changed, Given, Running, Wish
+from hullwatch.sensor.seccomp.calls import CALLS
 from hullwatch.sensor.seccomp.filter import ACTIONS
 from hullwatch.sensor.seccomp.listener import Listener, Notification
+from hullwatch.sensor.seccomp.wish import Asked, Changed, Given, Running, Wish
 
 __all__ = ["Holder", "Workload", "spoken_of"]
 

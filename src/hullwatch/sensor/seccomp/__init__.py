@@ -4,7 +4,8 @@
     listener.py   the kernel's side of it: install, receive, answer
     caller.py     the process that waits: its memory, folders, sockets, rights
     walk.py       a path as the caller would reach it
-    calls.py      a notified call as what it wants, and how it is done on the caller's behalf
+    wish.py       a notified call as what it wants, and how it is done on the caller's behalf
+    calls.py      the table of them: files, names, programs, sockets, messages
 
 No policy here: `hullwatch.holding` joins it.
 """
