@@ -3,7 +3,8 @@ challenge a call that waits for a person; the others go on meanwhile.
 
 What a policy is about is opened or copied first, and done with exactly that after the decision
 (sensor/seccomp/wish.py), on threads of each listener's own, as a file system or a peer may let
-them wait. Of an exec it is looked after what came of it.
+them wait. What was allowed a moment ago is done by the thread that received it. Of an exec it is
+looked after what came of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import select
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,13 +38,14 @@ from hullwatch.sensor.seccomp.caller import Caller, apart
 from hullwatch.sensor.seccomp.calls import CALLS
 from hullwatch.sensor.seccomp.filter import ACTIONS
 from hullwatch.sensor.seccomp.listener import Listener, Notification
-from hullwatch.sensor.seccomp.wish import Asked, Changed, Given, Running, Wish
+from hullwatch.sensor.seccomp.wish import Asked, Changed, Given, Result, Running, Wish
 
-__all__ = ["Holder", "Workload", "spoken_of"]
+__all__ = ["Holder", "Workload", "file_of", "spoken_of"]
 
 _T = TypeVar("_T")
 
-MAX_LOOKING, MAX_DOING = 8, 64  # threads of a listener; what is more is told to try again
+RECEIVERS, MAX_DOING = 8, 64  # threads of a listener; what is more is told to try again
+MAX_KNOWN = 4096  # answers that are remembered, for as long as GONE
 MAX_CHANGED = 16  # times that what was decided on may be another one by then
 MAX_SHOWN = 2048  # characters of a held command that are shown
 MAX_COMMAND = 16_384  # characters that policies see, as the sensor keeps them
@@ -68,12 +71,26 @@ def spoken_of(engine: Engine, name: str | None = None) -> frozenset[str]:
 class Workload:
     """Who is held. container: its id, '' on a laptop. known: of it, names as policies have them.
     starting: pid of a runtime's process that has not yet become the container's program; what it
-    opens is not the container's doing."""
+    opens is not the container's doing. runtime: (device, inode) of what it runs until then."""
 
     name: str
     container: str = ""
     known: Mapping[str, str] = field(default_factory=dict)
     starting: int = 0
+    runtime: tuple[int, int] = (0, 0)
+
+    def is_starting(self, process: int) -> bool:
+        if not self.starting or process != self.starting:
+            return False
+        with contextlib.suppress(OSError):
+            return file_of(process) == self.runtime
+        return False
+
+
+def file_of(process: int) -> tuple[int, int]:
+    """(device, inode) of what it runs. OSError."""
+    found = os.stat(f"/proc/{process}/exe")
+    return found.st_dev, found.st_ino
 
 
 class _Refused(Exception):
@@ -95,23 +112,46 @@ class _Exec(NamedTuple):
     until: float
 
 
+_Key = tuple[Asked, str, str, str]
+"""What is asked, by which program, of which parent, as whom."""
+
+
 @dataclass
 class _Held:
-    """One listener. doing: which thread does which call, since when."""
+    """One listener. turn: of the one thread that waits for the next call. doing: which thread does
+    which call, since when. known: what was allowed a moment ago; again: how often it was since."""
 
     listener: Listener
     workload: Workload
     actions: frozenset[str]
     ended: asyncio.Event
-    looking: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(MAX_LOOKING, "look", apart)
-    )
     doers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(MAX_DOING, "do", apart)
     )
-    doing: dict[int, tuple[int, float]] = field(default_factory=dict)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    poller: select.poll = field(default_factory=select.poll)
+    stop: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    over: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    doing: dict[int, tuple[int, float]] = field(default_factory=dict)
+    known: dict[_Key, Entry] = field(default_factory=dict)
+    again: Counter[_Key] = field(default_factory=Counter)
     execs: dict[int, _Exec] = field(default_factory=dict)
+
+    def receive(self) -> Notification | None:
+        """The next call, one thread at a time; None when there will be none."""
+        with self.turn:
+            while not self.over:
+                events = dict(self.poller.poll())
+                if self.stop in events:
+                    break
+                if events.get(self.listener.fd, 0) & select.POLLIN:
+                    with contextlib.suppress(OSError):  # it has gone meanwhile
+                        return self.listener.receive()
+                else:  # nobody is below the filter any more
+                    break
+            self.over = True
+            return None
 
     def interrupt(self, ident: int, thread: int) -> None:
         with self.lock:
@@ -144,7 +184,7 @@ class Holder:
         )
         self._held: dict[int, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.counts = {"asked": 0, "refused": 0, "crowded": 0, "killed": 0}
+        self.counts = {"refused": 0, "crowded": 0, "killed": 0}
         self.problem = ""
 
     async def start(self) -> None:
@@ -180,32 +220,31 @@ class Holder:
         actions = spoken_of(self._engine, workload.name)
         held = _Held(Listener(fd), workload, actions, asyncio.Event())
         self._held[fd] = held
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-
-        def ready() -> None:
-            for _, events in poller.poll(0):
-                if events & select.POLLIN:
-                    with contextlib.suppress(OSError):  # it has gone meanwhile
-                        self._spawn(self._serve(held, held.listener.receive()))
-                elif events & (select.POLLHUP | select.POLLERR):
-                    self._drop(held)
-
-        asyncio.get_running_loop().add_reader(fd, ready)
+        held.poller.register(fd, select.POLLIN)
+        held.poller.register(held.stop, select.POLLIN)
+        loop = asyncio.get_running_loop()
+        for _ in range(RECEIVERS):
+            threading.Thread(target=self._receive, args=(held, loop), daemon=True).start()
         return held.ended
 
     def _drop(self, held: _Held) -> None:
         fd = held.listener.fd
         if self._held.pop(fd, None) is None:
             return
-        asyncio.get_running_loop().remove_reader(fd)
+        os.eventfd_write(held.stop, 1)
         for ident, (thread, _) in list(held.doing.items()):
             held.interrupt(ident, thread)
         for process in list(held.execs):
             self._forget(held, process)
-        held.listener.close()
-        held.looking.shutdown(wait=False, cancel_futures=True)
+        try:
+            self._count(held)
+        except LogError as error:
+            self.problem = str(error)
         held.doers.shutdown(wait=False, cancel_futures=True)
+        with held.turn:  # nobody waits on them
+            held.over = True
+            held.listener.close()
+            os.close(held.stop)
         held.ended.set()
 
     def _spawn(self, work: Any) -> None:
@@ -215,14 +254,83 @@ class Holder:
 
     # --- one call -------------------------------------------------------------------------
 
-    async def _serve(self, held: _Held, note: Notification) -> None:
-        self.counts["asked"] += 1
+    def _receive(self, held: _Held, loop: asyncio.AbstractEventLoop) -> None:
+        """One of a listener's threads."""
+        apart()
+        while (note := held.receive()) is not None:
+            found: tuple[Caller, Wish] | Exception
+            try:
+                found = _look(held.listener, note)
+                if self._at_once(held, note, *found, loop):
+                    continue
+            except Exception as error:
+                found = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._serve_soon, held, note, found)
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._drop, held)
+
+    def _at_once(
+        self,
+        held: _Held,
+        note: Notification,
+        caller: Caller,
+        wish: Wish,
+        loop: asyncio.AbstractEventLoop,
+    ) -> bool:
+        """Done without asking, as all of it was allowed a moment ago."""
+        asked = [one for one in wish.asked if one.action in held.actions]
+        executes = any(one.argv for one in asked)
+        if executes or self._rulings.behind or caller.process in held.execs:
+            return False
+        who = (caller.program, caller.parent, caller.status["Uid"])
+        keys = [(one, *who) for one in asked]
+        with held.lock:
+            if len(held.doing) >= MAX_DOING or not all(key in held.known for key in keys):
+                return False
+            held.again.update(keys)
+        if wish.quick:
+            self._finish(held, note, caller, wish, loop)
+        else:
+            held.doers.submit(self._finish, held, note, caller, wish, loop)
+        return True
+
+    def _finish(
+        self,
+        held: _Held,
+        note: Notification,
+        caller: Caller,
+        wish: Wish,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        with caller:
+            try:
+                _do(held, note, wish)
+            except Exception as error:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self._serve_soon, held, note, error)
+
+    def _serve_soon(
+        self, held: _Held, note: Notification, found: tuple[Caller, Wish] | Exception
+    ) -> None:
+        self._spawn(self._serve(held, note, found))
+
+    async def _serve(
+        self, held: _Held, note: Notification, found: tuple[Caller, Wish] | Exception
+    ) -> None:
         code = errno.EAGAIN
+        loop = asyncio.get_running_loop()
         for _ in range(MAX_CHANGED):
             try:
-                await self._once(held, note)
+                if isinstance(found, Exception):
+                    raise found
+                await self._once(held, note, *found)
                 return
             except Changed:
+                try:
+                    found = await loop.run_in_executor(held.doers, _look, held.listener, note)
+                except Exception as error:
+                    found = error
                 continue
             except _Gone:
                 return
@@ -241,9 +349,8 @@ class Holder:
         with contextlib.suppress(OSError):
             held.listener.fail(note.id, code)
 
-    async def _once(self, held: _Held, note: Notification) -> None:
+    async def _once(self, held: _Held, note: Notification, caller: Caller, wish: Wish) -> None:
         loop = asyncio.get_running_loop()
-        caller, wish = await loop.run_in_executor(held.looking, _look, held.listener, note)
         with caller:
             self._settle(held, caller.process)
             approved = await self._allowed(held, note, caller, wish)
@@ -261,7 +368,7 @@ class Holder:
         """The entry of an approval, where one was needed. _Refused, _Gone, LogError."""
         approved = None
         executes = any(one.action == "exec" for one in wish.asked)
-        if held.workload.starting and caller.process == held.workload.starting and not executes:
+        if not executes and held.workload.is_starting(caller.process):
             return None
         for asked in wish.asked:
             if asked.action in held.actions:
@@ -276,6 +383,10 @@ class Holder:
         entry = self._entry(held.workload, caller, questions[0], decision)
         if decision.effect is Effect.ALLOW:
             self._rulings.allow(entry)
+            if entry.wanted is Effect.ALLOW and not entry.failed and len(held.known) < MAX_KNOWN:
+                key = (asked, caller.program, caller.parent, caller.status["Uid"])
+                with held.lock:
+                    held.known[key] = entry
             return None
         if decision.effect is Effect.BLOCK:
             self._rulings.block(entry)
@@ -429,14 +540,13 @@ class Holder:
         running = begun.running
         try:
             command = _command(process)
-            found = os.stat(f"/proc/{process}/exe")
+            file = file_of(process)
             torn = not command or command != _command(process)
         except OSError:
             self._forget(held, process)
             return
         if torn:  # it is just becoming the new program
             return
-        file = (found.st_dev, found.st_ino)
         fits = file in running.files and (not begun.exact or _fits(command, running.argv))
         same = command == begun.command
         before = file == running.before and (same or not begun.exact)
@@ -480,12 +590,24 @@ class Holder:
         while True:
             await asyncio.sleep(GONE)
             for held in list(self._held.values()):
+                try:
+                    self._count(held)
+                except LogError as error:
+                    self.problem = str(error)
                 for process in list(held.execs):
                     self._settle(held, process)
                 for ident, (thread, since) in list(held.doing.items()):
                     if time.monotonic() - since < GONE or held.listener.valid(ident):
                         continue
                     held.interrupt(ident, thread)
+
+    def _count(self, held: _Held) -> None:
+        """And forgets: what an hour or a weekday changes has to be asked. LogError."""
+        with held.lock:
+            known, again = held.known, held.again
+            held.known, held.again = {}, Counter()
+        for key, count in again.items():
+            self._rulings.allow(known[key], count)
 
 
 def _look(listener: Listener, note: Notification) -> tuple[Caller, Wish]:
@@ -516,19 +638,23 @@ def _do(held: _Held, note: Notification, wish: Wish) -> Running | None:
             del held.doing[note.id]
     if isinstance(done, Running):
         return done
+    _answer(held.listener, note, done)
+    return None
+
+
+def _answer(listener: Listener, note: Notification, done: Result) -> None:
     try:
         if isinstance(done, Given):
             try:
-                held.listener.give(note.id, done.fd, done.close_on_exec)
+                listener.give(note.id, done.fd, done.close_on_exec)
             finally:
                 os.close(done.fd)
-        else:
-            held.listener.finish(note.id, done)
+        elif isinstance(done, int):
+            listener.finish(note.id, done)
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise _Gone from None
         raise
-    return None
 
 
 def decide_any(engine: Engine, questions: Sequence[Question], approved: bool) -> Decision:

@@ -49,7 +49,7 @@ class Rulings:
         self._clock = clock
         self._asking = _Asking()
         self._known: OrderedDict[Entry, int] = OrderedDict()
-        self._behind = False  # what was noted could not be written
+        self.behind = False  # what was noted could not be written
 
     async def decide(self, ask: Callable[[], Decision]) -> Decision:
         """ask: the decider, in a thread of its own."""
@@ -81,14 +81,15 @@ class Rulings:
         ]
         return terms_of(said)
 
-    def allow(self, entry: Entry) -> None:
-        """One that would say what another one said already is counted. LogError."""
-        if self._behind:
+    def allow(self, entry: Entry, count: int = 1) -> None:
+        """One that would say what another one said already is counted. count: so many of it.
+        LogError."""
+        if self.behind:
             self._log.flush()
-            self._behind = False
+            self.behind = False
         if entry.wanted is not Effect.ALLOW or entry.failed:
             self._log.note(entry)  # what would be done, were it enforced
-        elif not self._again(entry):
+        elif not self._again(entry, count):
             self._log.note(entry)
 
     def block(self, entry: Entry) -> None:
@@ -97,15 +98,15 @@ class Rulings:
         if not self._again(entry):
             self._log.append(entry)
 
-    def _again(self, entry: Entry) -> bool:
+    def _again(self, entry: Entry, count: int = 1) -> bool:
         known = msgspec.structs.replace(
             entry, time=0, took=0, tool_call="", question="", arguments=""
         )
         if known in self._known:
-            self._known[known] += 1
+            self._known[known] += count
             self._known.move_to_end(known)
             return True
-        self._known[known] = 0
+        self._known[known] = count - 1
         if len(self._known) > MAX_KNOWN:
             self._note_count(*self._known.popitem(last=False))
         return False
@@ -120,9 +121,9 @@ class Rulings:
                     counted = time.monotonic()
                     self._count()
                 self._log.flush()
-                self._behind = False
+                self.behind = False
             except LogError as error:  # tried again; nothing goes on meanwhile
-                self._behind = True
+                self.behind = True
                 self.problem = str(error)
 
     def close(self) -> None:

@@ -201,7 +201,7 @@ def _workload(handed: _Handed) -> Workload:
     """As the sensor names containers, from what their runtime says. No other name than its id may
     be had: then that."""
     from hullwatch.context.runtimes.bundle import facts_from_annotations
-    from hullwatch.holding import Workload
+    from hullwatch.holding import Workload, file_of
 
     facts = facts_from_annotations(handed.state.annotations, "the runtime")
     own = facts.name or ""
@@ -211,6 +211,5 @@ def _workload(handed: _Handed) -> Workload:
         "image_digest": facts.image_digest or "",
         "namespace": facts.namespace or "",
     }
-    return Workload(
-        handed.metadata or own or handed.state.id, handed.state.id, known, starting=handed.pid
-    )
+    name = handed.metadata or own or handed.state.id
+    return Workload(name, handed.state.id, known, handed.pid, file_of(handed.pid))

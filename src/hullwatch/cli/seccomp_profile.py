@@ -57,7 +57,8 @@ def seccomp_profile(
     if not actions:
         said = "--policy: no policy speaks of what a workload executes, opens or connects to"
         raise CommandError(said, ExitCode.CONTENT)
-    section = profile(rules(actions), os.path.abspath(listen), name)
+    # The first exec is how the agent knows that the runtime has done its part.
+    section = profile(rules(actions | {"exec"}), os.path.abspath(listen), name)
     print_json(section if into is None else _placed(into, section))
 
 

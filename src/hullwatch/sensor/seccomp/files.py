@@ -36,7 +36,6 @@ from hullwatch.sensor.seccomp.wish import (
 
 __all__ = ["creat", "open_", "openat", "openat2_", "truncate"]
 
-
 _PATH_MAX = 4096
 _HELD = os.O_PATH | os.O_CLOEXEC
 # Whatever a reopening through /proc cannot have, or what was done by then.
@@ -96,7 +95,8 @@ def _opening(
         with acting(rights):
             return Given(_opened(found, flags, mode & 0o7777, follow), bool(flags & os.O_CLOEXEC))
 
-    return Wish(tuple(asked), do)
+    quick = found.fd < 0 or stat.S_IFMT(os.fstat(found.fd).st_mode) in (stat.S_IFREG, stat.S_IFDIR)
+    return Wish(tuple(asked), do, quick)
 
 
 def _reading_or_writing(flags: int, path: str) -> list[Asked]:

@@ -9,9 +9,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from hullwatch.sensor.seccomp.abi import (
-    syscall,
-)
+from hullwatch.sensor.seccomp.abi import syscall
 from hullwatch.sensor.seccomp.caller import Caller, acting
 from hullwatch.sensor.seccomp.sockets import Address, address_of, asked_of, option, raw_address
 from hullwatch.sensor.seccomp.wish import (

@@ -7,9 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from hullwatch.sensor.seccomp.abi import (
-    syscall,
-)
+from hullwatch.sensor.seccomp.abi import syscall
 from hullwatch.sensor.seccomp.caller import Caller, acting
 from hullwatch.sensor.seccomp.walk import Spot, name_of, spot
 from hullwatch.sensor.seccomp.wish import (
@@ -28,7 +26,6 @@ from hullwatch.sensor.seccomp.wish import (
 )
 
 __all__ = ["link", "linkat", "rename", "renameat", "renameat2"]
-
 
 MAX_MOVED = 512  # files and folders in one that is renamed
 _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000

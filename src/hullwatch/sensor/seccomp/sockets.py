@@ -10,9 +10,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from hullwatch.sensor.seccomp.abi import (
-    syscall,
-)
+from hullwatch.sensor.seccomp.abi import syscall
 from hullwatch.sensor.seccomp.caller import Caller, acting
 from hullwatch.sensor.seccomp.walk import in_our_root, name_of, spot
 from hullwatch.sensor.seccomp.wish import (
@@ -112,7 +110,8 @@ def connect(caller: Caller, given: Arguments) -> Wish:
         with acting(rights):
             return syscall("connect", sock, to.raw, len(to.raw))
 
-    return Wish(asked_of("connect", to), do)
+    quick = not os.get_blocking(sock) or option(sock, socket.SO_TYPE) == socket.SOCK_DGRAM
+    return Wish(asked_of("connect", to), do, quick)
 
 
 def asked_of(action: str, address: Address) -> tuple[Asked, ...]:

@@ -58,10 +58,11 @@ Result = int | Given | Running
 
 class Wish(NamedTuple):
     """asked: all of it has to be allowed; nothing: whatever it is, no policy is about it. do: in a
-    thread of its own, may wait; OSError, Changed."""
+    thread of its own, may wait, but where it is `quick`; OSError, Changed."""
 
     asked: tuple[Asked, ...]
     do: Callable[[], Result]
+    quick: bool = False
 
 
 def signed(value: int) -> int:
