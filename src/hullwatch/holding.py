@@ -280,7 +280,7 @@ class Holder:
     ) -> bool:
         """Done without asking, as all of it was allowed a moment ago."""
         asked = [one for one in wish.asked if one.action in held.actions]
-        executes = any(one.argv for one in asked)
+        executes = any(one.action == "exec" for one in wish.asked)
         if executes or self._rulings.behind or caller.process in held.execs:
             return False
         who = (caller.program, caller.parent, caller.status["Uid"])

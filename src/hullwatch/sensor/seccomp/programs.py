@@ -56,21 +56,22 @@ def _executing(caller: Caller, fd: int, path_at: int, argv_at: int, flags: int) 
             raise error(errno.ELOOP)
         if not stat.S_ISREG(mode):
             raise error(errno.EACCES)
-        files = frozenset(_interpreted(caller, cwd, program))
+        chain = list(_interpreted(caller, cwd, program))
 
     def do() -> Result:
         if (caller.text(path_at), caller.texts(argv_at)) != (path, argv):
             raise Changed
         return Running(caller.process, files, (before.st_dev, before.st_ino), argv)
 
-    name = name_of(program, caller)
-    return Wish((Asked("exec", (("Binary", name),), argv),), do)
+    files = frozenset(map(_id, chain))
+    names = dict.fromkeys(name_of(one, caller) for one in chain)
+    return Wish(tuple(Asked("exec", (("Binary", name),), argv) for name in names), do)
 
 
-def _interpreted(caller: Caller, cwd: int, program: int) -> Iterator[tuple[int, int]]:
-    """The program, and where it is a script what runs it."""
+def _interpreted(caller: Caller, cwd: int, program: int) -> Iterator[int]:
+    """The program, and where it is a script what runs it: each is executed."""
     for _ in range(_MAX_INTERPRETERS):
-        yield _id(program)
+        yield program
         try:
             fd = os.open(by_fd(program), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:  # it may be run and not read: then it is no script

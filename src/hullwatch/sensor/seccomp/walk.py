@@ -40,8 +40,8 @@ class Spot(NamedTuple):
 
 
 def spot(caller: Caller, start: int, path: bytes, *, follow: bool, entry: bool = False) -> Spot:
-    """start: descriptor of the folder that a relative path begins at. entry: the folder is wanted,
-    too. OSError as the call itself would give it."""
+    """start: descriptor of the folder that a relative path begins at. entry: where it would be made
+    is wanted, too; else nothing there is ENOENT. OSError as the call itself would give it."""
     if not path:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     root = caller.open_root()
@@ -49,7 +49,10 @@ def spot(caller: Caller, start: int, path: bytes, *, follow: bool, entry: bool =
         found = _by_kernel(caller, start, root, path, follow)
         if found is not None:
             return Spot(found)
-    return _Walk(caller, root).go(start, path, follow)
+    walked = _Walk(caller, root).go(start, path, follow)
+    if walked.fd < 0 and not entry:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return walked
 
 
 def name_of(fd: int, caller: Caller) -> str:
