@@ -4,7 +4,7 @@ challenge a call that waits for a person; the others go on meanwhile.
 What a policy is about is opened or copied first, and done with exactly that after the decision
 (sensor/seccomp/wish.py), on threads of each listener's own, as a file system or a peer may let
 them wait. What was allowed a moment ago is done by the thread that received it. Of an exec it is
-looked after what came of it.
+looked at what came of it, before that does anything (tracing.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,6 +38,7 @@ from hullwatch.sensor.seccomp.caller import Caller, apart
 from hullwatch.sensor.seccomp.calls import CALLS
 from hullwatch.sensor.seccomp.filter import ACTIONS
 from hullwatch.sensor.seccomp.listener import Listener, Notification
+from hullwatch.sensor.seccomp.tracing import traced
 from hullwatch.sensor.seccomp.wish import Asked, Changed, Given, Result, Running, Wish
 
 __all__ = ["Holder", "Workload", "file_of", "spoken_of"]
@@ -50,7 +51,6 @@ MAX_CHANGED = 16  # times that what was decided on may be another one by then
 MAX_SHOWN = 2048  # characters of a held command that are shown
 MAX_COMMAND = 16_384  # characters that policies see, as the sensor keeps them
 GONE = 0.5  # s between two looks at whether who waits is there still
-SETTLED = 5.0  # s that an exec may take
 _TIER = "seccomp"
 _REFUSED = errno.EPERM
 
@@ -101,17 +101,6 @@ class _Gone(Exception):
     """Who waited does not any more."""
 
 
-class _Exec(NamedTuple):
-    """One that goes on. command: of the process before. exact: the new one counts, too. until: when
-    it is no longer looked at often."""
-
-    running: Running
-    pidfd: int
-    command: list[bytes]
-    exact: bool
-    until: float
-
-
 _Key = tuple[Asked, str, str, str]
 """What is asked, by which program, of which parent, as whom."""
 
@@ -136,7 +125,6 @@ class _Held:
     doing: dict[int, tuple[int, float]] = field(default_factory=dict)
     known: dict[_Key, Entry] = field(default_factory=dict)
     again: Counter[_Key] = field(default_factory=Counter)
-    execs: dict[int, _Exec] = field(default_factory=dict)
 
     def receive(self) -> Notification | None:
         """The next call, one thread at a time; None when there will be none."""
@@ -178,10 +166,6 @@ class Holder:
         self._hosts = _hosts(hosts)
         self._key = Key(os.urandom(32))
         self._salt = os.urandom(32)
-        self._exact = any(
-            "exec" in one.actions and (one.reads is None or "command" in one.reads)
-            for one in engine.policies.values()
-        )
         self._held: dict[int, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts = {"refused": 0, "crowded": 0, "killed": 0}
@@ -234,8 +218,6 @@ class Holder:
         os.eventfd_write(held.stop, 1)
         for ident, (thread, _) in list(held.doing.items()):
             held.interrupt(ident, thread)
-        for process in list(held.execs):
-            self._forget(held, process)
         try:
             self._count(held)
         except LogError as error:
@@ -281,7 +263,7 @@ class Holder:
         """Done without asking, as all of it was allowed a moment ago."""
         asked = [one for one in wish.asked if one.action in held.actions]
         executes = any(one.action == "exec" for one in wish.asked)
-        if executes or self._rulings.behind or caller.process in held.execs:
+        if executes or self._rulings.behind:
             return False
         who = (caller.program, caller.parent, caller.status["Uid"])
         keys = [(one, *who) for one in asked]
@@ -305,7 +287,7 @@ class Holder:
     ) -> None:
         with caller:
             try:
-                _do(held, note, wish)
+                _do(held, note, caller, wish)
             except Exception as error:
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(self._serve_soon, held, note, error)
@@ -352,32 +334,25 @@ class Holder:
     async def _once(self, held: _Held, note: Notification, caller: Caller, wish: Wish) -> None:
         loop = asyncio.get_running_loop()
         with caller:
-            self._settle(held, caller.process)
-            approved = await self._allowed(held, note, caller, wish)
+            await self._allowed(held, note, caller, wish)
             if len(held.doing) >= MAX_DOING:
                 self.counts["crowded"] += 1
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            done = await loop.run_in_executor(held.doers, _do, held, note, wish)
-            if isinstance(done, Running):
-                self._begin(held, done, exact=self._exact or approved is not None)
-                held.listener.go_on(note.id)
+            as_decided = await loop.run_in_executor(held.doers, _do, held, note, caller, wish)
+            if not as_decided:
+                self._killed(held.workload, caller, wish.asked[0])
 
-    async def _allowed(
-        self, held: _Held, note: Notification, caller: Caller, wish: Wish
-    ) -> Entry | None:
-        """The entry of an approval, where one was needed. _Refused, _Gone, LogError."""
-        approved = None
-        executes = any(one.action == "exec" for one in wish.asked)
-        if not executes and held.workload.is_starting(caller.process):
-            return None
+    async def _allowed(self, held: _Held, note: Notification, caller: Caller, wish: Wish) -> None:
+        """_Refused, _Gone, LogError."""
+        if any(one.action == "exec" for one in wish.asked):
+            held.workload.starting = 0
+        elif held.workload.is_starting(caller.process):
+            return
         for asked in wish.asked:
             if asked.action in held.actions:
-                approved = await self._ask(held, note, caller, asked) or approved
-        return approved
+                await self._ask(held, note, caller, asked)
 
-    async def _ask(
-        self, held: _Held, note: Notification, caller: Caller, asked: Asked
-    ) -> Entry | None:
+    async def _ask(self, held: _Held, note: Notification, caller: Caller, asked: Asked) -> None:
         questions = self._questions(held.workload, caller, asked)
         decision = await self._decide(questions, False)
         entry = self._entry(held.workload, caller, questions[0], decision)
@@ -387,11 +362,11 @@ class Holder:
                 key = (asked, caller.program, caller.parent, caller.status["Uid"])
                 with held.lock:
                     held.known[key] = entry
-            return None
+            return
         if decision.effect is Effect.BLOCK:
             self._rulings.block(entry)
             raise _Refused
-        return await self._challenge(held, note, caller, questions, decision, entry)
+        await self._challenge(held, note, caller, questions, decision, entry)
 
     async def _challenge(
         self,
@@ -401,7 +376,7 @@ class Holder:
         questions: Sequence[Question],
         decision: Decision,
         entry: Entry,
-    ) -> Entry:
+    ) -> None:
         granted = self.approvals.granted(entry)
         why = f"approved for every such call by {granted.by}: {granted.why}" if granted else ""
         if granted is None:
@@ -411,11 +386,11 @@ class Holder:
             self._log.append(self._entry(held.workload, caller, questions[0], again))
             raise _Refused
         if granted is not None:
-            entry = msgspec.structs.replace(
-                entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
+            self._log.append(
+                msgspec.structs.replace(
+                    entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
+                )
             )
-            self._log.append(entry)
-        return entry
 
     async def _answered(
         self,
@@ -511,79 +486,17 @@ class Holder:
             identity=" ".join(filter(None, said)),
         )
 
-    # --- what came of an exec ---------------------------------------------------------------
-
-    def _begin(self, held: _Held, running: Running, *, exact: bool) -> None:
-        """OSError where it could not be looked after: then it must not go on."""
-        held.workload.starting = 0
-        self._forget(held, running.process)
-        command = _command(running.process)
-        pidfd = os.pidfd_open(running.process)
-        until = time.monotonic() + SETTLED
-        held.execs[running.process] = _Exec(running, pidfd, command, exact, until)
-        self._spawn(self._follow(held, running.process))
-
-    async def _follow(self, held: _Held, process: int) -> None:
-        pause = 0.0005
-        begun = held.execs.get(process)
-        while begun and held.execs.get(process) is begun and time.monotonic() < begun.until:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
-            self._settle(held, process)
-
-    def _settle(self, held: _Held, process: int) -> None:
-        """Ends a process that runs what was not decided on. Often while an exec is young, then now
-        and then, and before the process's next call is looked at."""
-        begun = held.execs.get(process)
-        if begun is None:
-            return
-        running = begun.running
-        try:
-            command = _command(process)
-            file = file_of(process)
-            torn = not command or command != _command(process)
-        except OSError:
-            self._forget(held, process)
-            return
-        if torn:  # it is just becoming the new program
-            return
-        fits = file in running.files and (not begun.exact or _fits(command, running.argv))
-        same = command == begun.command
-        before = file == running.before and (same or not begun.exact)
-        if fits:
-            # Of one that was so before it cannot be told whether it is over.
-            if not (file == running.before and same) or time.monotonic() > begun.until:
-                self._forget(held, process)
-        elif not before:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(begun.pidfd, signal.SIGKILL)
-            self._forget(held, process)
-            self.counts["killed"] += 1
-            self._tell_killed(held, process)
-
-    def _forget(self, held: _Held, process: int) -> None:
-        begun = held.execs.pop(process, None)
-        if begun is not None:
-            os.close(begun.pidfd)
-
-    def _tell_killed(self, held: _Held, process: int) -> None:
-        entry = Entry(
-            time=self._clock(),
-            principal=f"Workload:{held.workload.name}",
-            action="exec",
-            effect=Effect.BLOCK,
-            wanted=Effect.BLOCK,
-            reason="ended: it ran another program or command than was decided on",
-            version=self._engine.version,
-            tier=_TIER,
-            identity=f"pid:{process}",
-        )
-        try:
-            self._log.append(entry)
-        except LogError as error:
-            self.problem = str(error)
-
     # --- beside it --------------------------------------------------------------------------
+
+    def _killed(self, workload: Workload, caller: Caller, asked: Asked) -> None:
+        """What was decided on was exchanged at the last moment. LogError."""
+        self.counts["killed"] += 1
+        question = self._questions(workload, caller, asked)[0]
+        said = "ended: it became another program or command than was decided on"
+        decision = Decision(
+            effect=Effect.BLOCK, wanted=Effect.BLOCK, reason=said, version=self._engine.version
+        )
+        self._log.append(self._entry(workload, caller, question, decision))
 
     async def _tend(self) -> None:
         """A call whose caller has gone is not waited for."""
@@ -594,8 +507,6 @@ class Holder:
                     self._count(held)
                 except LogError as error:
                     self.problem = str(error)
-                for process in list(held.execs):
-                    self._settle(held, process)
                 for ident, (thread, since) in list(held.doing.items()):
                     if time.monotonic() - since < GONE or held.listener.valid(ident):
                         continue
@@ -627,19 +538,21 @@ def _look(listener: Listener, note: Notification) -> tuple[Caller, Wish]:
     return caller, wish
 
 
-def _do(held: _Held, note: Notification, wish: Wish) -> Running | None:
-    """And answers, but for an exec."""
+def _do(held: _Held, note: Notification, caller: Caller, wish: Wish) -> bool:
+    """And answers. False: an exec that came to something else, and was ended."""
     with held.lock:
         held.doing[note.id] = (threading.get_ident(), time.monotonic())
     try:
         done = wish.do()
+        if not isinstance(done, Running):
+            _answer(held.listener, note, done)
+            return True
+        return traced(
+            caller, lambda: held.listener.go_on(note.id), lambda: _fits(caller.process, done)
+        )
     finally:
         with held.lock:
             del held.doing[note.id]
-    if isinstance(done, Running):
-        return done
-    _answer(held.listener, note, done)
-    return None
 
 
 def _answer(listener: Listener, note: Notification, done: Result) -> None:
@@ -673,15 +586,15 @@ def decide_any(engine: Engine, questions: Sequence[Question], approved: bool) ->
     return engine._weigh(first, joined, approved, began)
 
 
-def _command(process: int) -> list[bytes]:
-    with open(f"/proc/{process}/cmdline", "rb") as file:
-        return file.read().split(b"\0")[:-1]
-
-
-def _fits(command: Sequence[bytes], argv: Sequence[bytes]) -> bool:
-    """A script's has its interpreter before it, and its path for its name."""
-    rest = list(argv[1:])
-    return list(command[len(command) - len(rest) :]) == rest and len(command) >= max(len(argv), 1)
+def _fits(process: int, running: Running) -> bool:
+    """What it has become. A script's command has its interpreter before it."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[:-1]
+        rest = list(running.argv[1:])
+        whole = command[len(command) - len(rest) :] == rest and len(command) >= len(running.argv)
+        return whole and file_of(process) in running.files
+    except OSError:
+        return False
 
 
 def _hosts(path: Path) -> Mapping[str, tuple[str, ...]]:

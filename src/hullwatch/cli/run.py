@@ -236,11 +236,15 @@ class _Child:
             os.waitpid(self.pid, 0)
 
     def reap(self) -> bool:
-        """Whoever has ended, those that were left to us too. Whether the command has."""
-        with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                if found[0] == self.pid:
-                    self._status = os.waitstatus_to_exitcode(found[1])
+        """Whoever has ended, those that were left to us too. Whether the command has.
+
+        Each by its number, once it has ended: to wait for any would take what other threads of ours
+        are told of those that they trace."""
+        for pid in _ended():
+            with contextlib.suppress(ChildProcessError):
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found == self.pid:
+                    self._status = os.waitstatus_to_exitcode(status)
         return self._status is not None
 
     def code(self, holder: Holder) -> int:
@@ -251,6 +255,17 @@ class _Child:
             return _NOT_ALLOWED
         status = self._status or 0
         return status if status >= 0 else 128 - status
+
+
+def _ended() -> list[int]:
+    """Children that wait to be waited for."""
+    pids: list[int] = []
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread, or the child, has gone
+            for pid in map(int, task.read_text().split()):
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    pids.append(pid)
+    return pids
 
 
 def _become(path: str, command: list[str], program: bytes, said: int, held: int) -> NoReturn:

@@ -5,6 +5,7 @@
     caller.py     the process that waits: its memory, folders, sockets, rights
     walk.py       a path as the caller would reach it
     wish.py       a notified call as what it wants, and how it is done on the caller's behalf
+    tracing.py    the one call that the kernel has to do itself: an exec, and what comes of it
     calls.py      the table of them: files, names, programs, sockets, messages
 
 No policy here: `hullwatch.holding` joins it.

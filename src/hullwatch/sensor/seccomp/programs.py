@@ -45,7 +45,6 @@ def _executing(caller: Caller, fd: int, path_at: int, argv_at: int, flags: int) 
     cwd = caller.folder(HERE)
     caller.open_root()
     rights = caller.rights()
-    before = os.stat(f"/proc/{caller.process}/exe")
     with acting(rights):
         if not path and flags & _AT_EMPTY_PATH:
             program = start
@@ -61,7 +60,7 @@ def _executing(caller: Caller, fd: int, path_at: int, argv_at: int, flags: int) 
     def do() -> Result:
         if (caller.text(path_at), caller.texts(argv_at)) != (path, argv):
             raise Changed
-        return Running(caller.process, files, (before.st_dev, before.st_ino), argv)
+        return Running(files, argv)
 
     files = frozenset(map(_id, chain))
     names = dict.fromkeys(name_of(one, caller) for one in chain)

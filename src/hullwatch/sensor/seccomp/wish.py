@@ -45,11 +45,9 @@ class Given(NamedTuple):
 
 class Running(NamedTuple):
     """The kernel goes on with an exec. files: (device, inode) that the process may then run: of the
-    program, and of what interprets it; before: of what it runs now."""
+    program, and of what interprets it."""
 
-    process: int
     files: frozenset[tuple[int, int]]
-    before: tuple[int, int]
     argv: tuple[bytes, ...]
 
 
