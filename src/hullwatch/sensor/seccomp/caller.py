@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 
 from hullwatch.sensor.seccomp.abi import pidfd_getfd, read_memory, syscall, write_memory
 
-__all__ = ["Caller", "Rights", "acting", "apart"]
+__all__ = ["Caller", "Rights", "acting", "apart", "status"]
 
 MAX_ARGUMENTS = 1 << 21  # bytes of an argv, as Linux has it by default
 _PAGE = 4096
@@ -46,7 +46,7 @@ class Caller:
     def __init__(self, thread: int) -> None:
         self.thread = thread
         self._kept = ExitStack()
-        self.status = _status(thread)
+        self.status = status(thread)
         self.process = int(self.status["Tgid"])
         self.root = -1
 
@@ -156,7 +156,8 @@ class Caller:
             os.close(held)
 
 
-def _status(thread: int) -> dict[str, str]:
+def status(thread: int) -> dict[str, str]:
+    """/proc/PID/status (proc(5)), name to text. ProcessLookupError."""
     try:
         text = Path(f"/proc/{thread}/status").read_text("ascii", "replace")
     except FileNotFoundError:

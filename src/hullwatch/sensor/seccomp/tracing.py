@@ -13,11 +13,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from hullwatch.sensor.seccomp.caller import Caller
+from hullwatch.sensor.seccomp.caller import Caller, status
 
 __all__ = ["traced"]
 
+LETTING_GO = 5.0  # s
 INTERRUPTED = 0.05  # s after which it is asked whether the exec has failed
 _SEIZE, _INTERRUPT, _DETACH, _CONT = 0x4206, 0x4207, 17, 7
 _TRACE_EXEC, _EXIT_KILL = 0x10, 0x100000
@@ -35,7 +37,7 @@ def traced(caller: Caller, go_on: Callable[[], None], fits: Callable[[], bool]) 
     nothing else. go_on: lets the exec happen; if it raises, nothing has. OSError where it may not
     be traced."""
     ours = int(caller.status["PPid"]) == os.getpid()
-    _ptrace(_SEIZE, caller.thread, _TRACE_EXEC | _EXIT_KILL)
+    _seize(caller.thread)
     try:
         go_on()
     except OSError:
@@ -44,55 +46,85 @@ def traced(caller: Caller, go_on: Callable[[], None], fits: Callable[[], bool]) 
     return _watch(caller, ours, fits)
 
 
+def _seize(thread: int) -> None:
+    """A signal may have taken a call back that was begun again: then another thread of ours is just
+    about to let it go."""
+    until = time.monotonic() + LETTING_GO
+    while True:
+        try:
+            _ptrace(_SEIZE, thread, _TRACE_EXEC | _EXIT_KILL)
+            return
+        except PermissionError:
+            tracer = status(thread)["TracerPid"].strip()  # a thread's number
+            ours = os.path.exists(f"/proc/self/task/{tracer}")
+            if time.monotonic() > until or not (ours or tracer == "0"):
+                raise
+        time.sleep(0.001)
+
+
 def _watch(caller: Caller, ours: bool, fits: Callable[[], bool]) -> bool:
     since, pause, interrupted = time.monotonic(), 0.0001, False
     while True:
-        stopped = os.waitid(os.P_ALL, 0, os.WSTOPPED | _MINE)
-        if stopped is not None:
-            pid, event, number = stopped.si_pid, stopped.si_status >> 8, stopped.si_status & 0xFF
-            if event == _EVENT_EXEC:
-                if fits():
-                    _end(pid, 0)
-                    return True
-                os.kill(pid, signal.SIGKILL)
-                while not _ended(ours):  # else its parent would wait for it for ever
-                    time.sleep(0.001)
-                return False
-            if event == _EVENT_STOP:  # the exec has failed, or is begun anew
-                _end(pid, 0)
-                return True
-            _try(_CONT, pid, number)  # a signal of its own, on its way
-            continue
-        if _ended(ours):
+        told = _told(ours)
+        if told == _ENDED:
             return True
-        if not interrupted and time.monotonic() - since > INTERRUPTED:
-            interrupted = True
-            _try(_INTERRUPT, caller.thread, 0)
-        time.sleep(pause)
-        pause = min(pause * 1.3, 0.01)
+        if told is None:
+            if not interrupted and time.monotonic() - since > INTERRUPTED:
+                interrupted = True
+                _try(_INTERRUPT, caller.thread, 0)
+            time.sleep(pause)
+            pause = min(pause * 1.3, 0.01)
+        elif told.event == _EVENT_EXEC:
+            if fits():
+                _try(_DETACH, told.pid, 0)
+                return True
+            os.kill(told.pid, signal.SIGKILL)
+            while _told(ours) != _ENDED:  # else its parent would wait for it for ever
+                time.sleep(0.001)
+            return False
+        elif told.event == _EVENT_STOP:  # the exec has failed, or is begun anew
+            _try(_DETACH, told.pid, 0)
+            return True
+        else:
+            _try(_CONT, told.pid, told.number)  # a signal of its own, on its way
 
 
-def _ended(ours: bool) -> bool:
-    """A child of ours is left for whoever waits for it; another's is let go by being waited for."""
+class _Told(NamedTuple):
+    """event: of a tracee that stands still. number: of the signal that it got."""
+
+    pid: int
+    event: int
+    number: int
+
+
+_ENDED = _Told(0, 0, 0)
+
+
+def _told(ours: bool) -> _Told | None:
+    """Of what this thread traces. Only looked at: a stop is over when it goes on. One that has
+    ended is left for whoever waits for it where it is a child of ours; another's is let go by us.
+
+    The kernel tells of stops here whether they are asked for or not (kernel/exit.c)."""
     try:
-        keep = os.WNOWAIT if ours else 0
-        return os.waitid(os.P_ALL, 0, os.WEXITED | _MINE | keep) is not None
+        found = os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WEXITED | os.WNOWAIT | _MINE)
+        if found is None:
+            return None
+        if found.si_code not in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+            return _Told(found.si_pid, found.si_status >> 8, found.si_status & 0xFF)
+        if not ours:
+            os.waitid(os.P_PID, found.si_pid, os.WEXITED | _MINE)
     except ChildProcessError:
-        return True
+        pass
+    return _ENDED
 
 
 def _leave(thread: int, ours: bool) -> None:
     """It has to stand still to be let go."""
     _try(_INTERRUPT, thread, 0)
-    while not _ended(ours):
-        if os.waitid(os.P_ALL, 0, os.WSTOPPED | _MINE) is not None:
-            _end(thread, 0)
-            return
+    while (told := _told(ours)) is None:
         time.sleep(0.001)
-
-
-def _end(pid: int, number: int) -> None:
-    _try(_DETACH, pid, number)
+    if told != _ENDED:
+        _try(_DETACH, told.pid, 0)
 
 
 def _try(request: int, pid: int, data: int) -> None:
