@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import select
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from hullwatch.agent.secrets import Key, redact
+from hullwatch.context import etc
 from hullwatch.context.call import MAX_TEXT
 from hullwatch.decide.approvals import Full, Waiting
 from hullwatch.decide.deciding import Decider
@@ -35,6 +37,7 @@ from hullwatch.decide.following import Following
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Decision, Effect, Entity, Question
 from hullwatch.decide.ruling import OTHER_TERMS, Rulings, terms
+from hullwatch.questions import Asked as Questions
 from hullwatch.sensor.seccomp.caller import Caller, apart
 from hullwatch.sensor.seccomp.calls import CALLS
 from hullwatch.sensor.seccomp.filter import ACTIONS
@@ -168,6 +171,7 @@ class Holder:
         client: int = 0,
         clock: Callable[[], int] = time.time_ns,
         hosts: Path = Path("/etc/hosts"),
+        resolvers: Path = Path("/etc/resolv.conf"),
         *,
         following: Following | None = None,
         tell: Callable[[str], None] = lambda said: None,
@@ -175,7 +179,8 @@ class Holder:
         self._rulings = Rulings(decider, log, _TIER, client, clock, following=following, tell=tell)
         self._rulings.on_change = self._changed
         self.approvals = self._rulings.approvals
-        self._hosts = _hosts(hosts)
+        self._hosts = etc.hosts(hosts)
+        self._resolvers = frozenset(etc.name_servers(resolvers))
         self._key = Key(os.urandom(32))
         self._salt = os.urandom(32)
         self._held: dict[int, _Held] = {}
@@ -376,8 +381,8 @@ class Holder:
     async def _ask(self, call: _Call, asked: Asked) -> None:
         held, caller = call.held, call.caller
         questions = self._questions(held.workload, caller, asked)
-        decision = await self._rulings.decide(call.decider, questions, False)
-        entry = self._entry(held.workload, questions[0], decision)
+        decision = await self._decide(call.decider, questions, False)
+        entry = self._entry(held.workload, questions.questions[0], decision)
         if decision.effect is Effect.ALLOW:
             self._rulings.allow(entry)
             plain = entry.wanted is Effect.ALLOW and not entry.failed
@@ -393,7 +398,7 @@ class Holder:
         await self._challenge(call, questions, decision, entry)
 
     async def _challenge(
-        self, call: _Call, questions: Sequence[Question], decision: Decision, entry: Entry
+        self, call: _Call, questions: Questions, decision: Decision, entry: Entry
     ) -> None:
         """_Refused, _Gone, LogError."""
         granted = self.approvals.granted(entry)
@@ -401,10 +406,12 @@ class Holder:
         if granted is None:
             waiting = await self._answered(call, questions, decision, entry)
             decider = self._rulings.decider
-            other = await self._rulings.outgrown(decider, questions, waiting)
+            other = await self._rulings.outgrown(
+                decider, questions.questions, waiting, questions.listed
+            )
             if other is not None:
                 self._refuse(call, questions, other, effect=Effect.BLOCK, reason=OTHER_TERMS)
-        again = await self._rulings.decide(decider, questions, True)
+        again = await self._decide(decider, questions, True)
         if again.effect is not Effect.ALLOW:
             self._refuse(call, questions, again)
         if granted is not None:
@@ -416,19 +423,19 @@ class Holder:
             )
 
     def _refuse(
-        self, call: _Call, questions: Sequence[Question], decision: Decision, **but: Any
+        self, call: _Call, questions: Questions, decision: Decision, **but: Any
     ) -> NoReturn:
         """but: what the entry says instead. LogError."""
-        entry = self._entry(call.held.workload, questions[0], decision)
+        entry = self._entry(call.held.workload, questions.questions[0], decision)
         self._rulings.log.append(msgspec.structs.replace(entry, **but))
         raise _Refused
 
     async def _answered(
-        self, call: _Call, questions: Sequence[Question], decision: Decision, entry: Entry
+        self, call: _Call, questions: Questions, decision: Decision, entry: Entry
     ) -> Waiting:
         """Waits for a person, as long as the policy says. _Refused, _Gone."""
         over = asyncio.Event()
-        command = str(questions[0].context.get("command", ""))
+        command = str(questions.questions[0].context.get("command", ""))
         shown = {
             "said": redact(command, self._key)[:MAX_SHOWN],
             "program": call.caller.program,
@@ -462,7 +469,7 @@ class Holder:
 
     # --- questions ------------------------------------------------------------------------
 
-    def _questions(self, workload: Workload, caller: Caller, asked: Asked) -> list[Question]:
+    def _questions(self, workload: Workload, caller: Caller, asked: Asked) -> Questions:
         known: dict[str, Any] = {
             "program": caller.program,
             "parent": caller.parent,
@@ -475,23 +482,32 @@ class Holder:
             known["arguments"] = self._hash(asked.argv)
         context = {name: value for name, value in known.items() if value != ""}
         principal = Entity("Workload", workload.name[:MAX_TEXT])
-        return [
-            Question(
-                principal=principal,
-                action=asked.action,
-                resource=Entity(kind, ident),
-                context=context,
-            )
-            for kind, ident in self._names(asked)
-        ]
+        things, listed = self._things(asked)
+        made = (
+            Question(principal=principal, action=asked.action, resource=thing, context=context)
+            for thing in things
+        )
+        return Questions(tuple(made), listed)
 
-    def _names(self, asked: Asked) -> Iterable[tuple[str, str]]:
-        yield from asked.names
+    def _things(self, asked: Asked) -> tuple[list[Entity], bool]:
+        """As `questions.asked` has them. Whether a list of permits counts."""
+        things, listed = [], True
         for kind, ident in asked.names:
-            if kind == "Host":
-                ip, _, port = ident.rpartition(":")
-                for name in self._hosts.get(ip.strip("[]"), ()):
-                    yield "Host", f"{name}:{port}"
+            if kind != "Host":
+                things.append(Entity(kind, ident))
+                continue
+            host, _, port = ident.rpartition(":")
+            ip = host.strip("[]")
+            own = ipaddress.ip_address(ip).is_loopback
+            resolver = port == "53" and ip in self._resolvers
+            listed = not own and not resolver
+            if not resolver:
+                names = self._hosts.get(ip) or (("localhost",) if own else (host,))
+                things += [Entity(kind, f"{name}:{port}") for name in names]
+        return things, listed
+
+    async def _decide(self, decider: Decider, about: Questions, approved: bool) -> Decision:
+        return await self._rulings.decide(decider, about.questions, approved, about.listed)
 
     def _hash(self, argv: Sequence[bytes]) -> str:
         return blake2b(b"\0".join(argv), key=self._salt, digest_size=16).hexdigest()
@@ -510,7 +526,7 @@ class Holder:
     def _killed(self, workload: Workload, caller: Caller, asked: Asked) -> None:
         """What was decided on was exchanged at the last moment. LogError."""
         self.counts["killed"] += 1
-        question = self._questions(workload, caller, asked)[0]
+        question = self._questions(workload, caller, asked).questions[0]
         said = "ended: it became another program or command than was decided on"
         version = self._rulings.decider.version
         decision = Decision(effect=Effect.BLOCK, wanted=Effect.BLOCK, reason=said, version=version)
@@ -597,14 +613,3 @@ def _fits(process: int, running: Running) -> bool:
         return whole and file_of(process) in running.files
     except OSError:
         return False
-
-
-def _hosts(path: Path) -> Mapping[str, tuple[str, ...]]:
-    """Address to names, of a file as /etc/hosts; what cannot be read names nothing."""
-    found: dict[str, tuple[str, ...]] = {}
-    with contextlib.suppress(OSError):
-        for line in path.read_text("ascii", "replace")[: 1 << 20].splitlines():
-            words = line.partition("#")[0].split()
-            if len(words) > 1:
-                found[words[0]] = (*found.get(words[0], ()), *map(str.lower, words[1:]))
-    return found

@@ -376,7 +376,9 @@ class Broken:
     def reads(self, action: str) -> frozenset[str]:
         return frozenset()
 
-    def decide_any(self, questions: Any, *, approved: bool = False) -> Decision:
+    def decide_any(
+        self, questions: Any, *, listed: bool = True, approved: bool = False
+    ) -> Decision:
         if self.raises:
             raise RuntimeError
         self.go.wait(20)

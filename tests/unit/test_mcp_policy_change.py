@@ -214,7 +214,7 @@ async def test_a_set_that_hangs_is_replaced(scene):
         def reads(self, action: str) -> frozenset[str]:
             return frozenset()
 
-        def decide_any(self, questions: Any, *, approved: bool = False) -> Any:
+        def decide_any(self, questions: Any, *, listed: bool = True, approved: bool = False) -> Any:
             go.wait(20)
             raise RuntimeError
 

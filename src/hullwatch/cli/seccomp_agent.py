@@ -215,8 +215,9 @@ def _workload(handed: _Handed) -> Workload:
     from hullwatch.holding import Workload, file_of
 
     facts = facts_from_annotations(handed.state.annotations, "the runtime")
-    own = facts.name or ""
+    own, said = facts.name or "", handed.state.annotations | (facts.labels or {})
     known = {
+        "kind": said.get("hullwatch.kind") or said.get("io.hullwatch.kind") or "",
         "container": own or handed.state.id,
         "image": facts.image or "",
         "image_digest": facts.image_digest or "",

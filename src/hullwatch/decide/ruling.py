@@ -98,11 +98,15 @@ class Rulings:
     # --- one action -----------------------------------------------------------------------
 
     async def decide(
-        self, decider: Decider, questions: Sequence[Question], approved: bool
+        self,
+        decider: Decider,
+        questions: Sequence[Question],
+        approved: bool,
+        listed: bool = True,
     ) -> Decision:
         """Of one action; as `Engine.decide_any`."""
         began = time.perf_counter_ns()
-        decision = await self._asking.ask(decider, questions, approved)
+        decision = await self._asking.ask(decider, questions, approved, listed)
         if decision is not None:
             return decision
         fail = _fail(decider)
@@ -117,13 +121,17 @@ class Rulings:
         )
 
     async def outgrown(
-        self, decider: Decider, questions: Sequence[Question], waiting: Waiting
+        self,
+        decider: Decider,
+        questions: Sequence[Question],
+        waiting: Waiting,
+        listed: bool = True,
     ) -> Decision | None:
         """What this set says, where it asks for another approval than the one that was waited for
         and that another set asked for; else None."""
         if decider.version == waiting.entry.version:
             return None
-        again = await self.decide(decider, questions, False)
+        again = await self.decide(decider, questions, False, listed)
         same = (
             set(again.policies) <= set(waiting.entry.policies)
             and terms(decider, again) == waiting.terms
