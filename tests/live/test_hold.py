@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import stat
@@ -499,6 +500,63 @@ def test_a_challenge_waits_for_a_person(answer: str) -> None:
             kinds = [one["kind"] for one in laptop.decisions() if one["held"]]
             ends = ["approved" if yes else "denied"] * 3
             assert sorted(kinds) == sorted(["held"] * 4 + ["expired"] + ends)
+
+
+ONE = """
+@id("no-one")
+forbid (principal, action == Action::"open-read", resource is Path)
+when { resource.path == "FOLDER/one" };
+@id("port-1")
+permit (principal == Workload::"box", action == Action::"connect", resource is Address)
+when { resource has port && resource.port == 1 };
+"""
+TWO = """
+@id("no-two")
+forbid (principal, action == Action::"open-read", resource is Path)
+when { resource.path == "FOLDER/two" };
+@id("no-listen")
+forbid (principal, action == Action::"listen", resource);
+"""
+FOLLOWS = """
+def to(host, port):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.connect((host, port))
+attempt("one", lambda: read(FOLDER + "/one"))
+attempt("listed", lambda: to("203.0.113.1", 1))
+attempt("unlisted", lambda: to("203.0.113.1", 2))
+attempt("own", lambda: to("127.0.0.1", 2))
+print("ready", flush=True)
+while found.get("two") != "EPERM":
+    attempt("two", lambda: read(FOLDER + "/two"))
+attempt("one-then", lambda: read(FOLDER + "/one"))
+attempt("unlisted-then", lambda: to("203.0.113.1", 2))
+tell()
+"""
+
+
+def test_it_follows_the_set_in_force_and_lists_are_not_about_the_machine_itself():
+    with Laptop(ONE) as laptop:
+        for name in ("one", "two"):
+            laptop.write(name, name)
+        laptop.apply("one.cedar", ONE)
+        process = laptop.python(FOLLOWS)
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        laptop.apply("two.cedar", TWO)
+        out, err = process.communicate(timeout=60)
+        found = json.loads(out)
+        passed = {found.pop(name) for name in ("listed", "unlisted-then")}
+        assert passed <= {"done", "ENETUNREACH"}  # as far as there is a way
+        assert found == {
+            "one": "EPERM",
+            "unlisted": "EPERM",
+            "own": "done",
+            "two": "EPERM",
+            "one-then": "one",
+        }
+        assert "is in force" in err and "listen of box: not spoken of when it started" in err
+        told = [one for one in laptop.decisions() if one["kind"] == "policies"]
+        assert [one["tier"] for one in told] == ["seccomp"]
 
 
 def test_whoever_is_held_does_not_approve() -> None:

@@ -21,7 +21,7 @@ _NOBODY = 65534
 # Python may lie where only root can read it: all of it is read before the rights are given up.
 _DRIVER = """
 import importlib, os, sys
-for name in "run approvals decisions errors show".split():
+for name in "run policy approvals decisions errors show".split():
     importlib.import_module(f"hullwatch.cli.{name}")
 import concurrent.futures.thread, encodings.ascii
 import hullwatch.control, hullwatch.holding, hullwatch.decide.desk, hullwatch.store.errors
@@ -88,13 +88,14 @@ class Laptop:
     def __init__(self, policy: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hw-held-", dir="/tmp"))
         self.folder.chmod(0o777)
-        self.policy = self.write("policy.cedar", policy.replace("FOLDER", str(self.folder)))
+        self.policy = str(self.write("policy.cedar", policy.replace("FOLDER", str(self.folder))))
         self.env = os.environ | {
             "PYTHONPATH": os.pathsep.join(sys.path),
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(self.folder),
             "HULLWATCH_APPROVALS": str(self.folder / "desks"),
             "HULLWATCH_DECISIONS": str(self.folder / "log"),
+            "HULLWATCH_STORE": str(self.folder / "store"),
             "FOLDER": str(self.folder),
             "NUMBERS": json.dumps({name: number(name) for name in _CALLS}),
         }
@@ -122,11 +123,19 @@ class Laptop:
                 os.chown(path.parent, _NOBODY, _NOBODY)
         return path
 
+    def apply(self, name: str, policy: str) -> None:
+        """From now on commands are held by what is in force: `hullwatch policy apply`."""
+        path = self.write(name, policy.replace("FOLDER", str(self.folder)))
+        self.policy = "applied"
+        command = [sys.executable, "-c", _DRIVER, "policy", "apply", str(path)]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
     def start(self, *command: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-c", _DRIVER, "run", "--name", "box"),
-                *("--policy", str(self.policy), "--", *command),
+                *("--policy", self.policy, "--", *command),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
