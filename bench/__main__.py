@@ -1,7 +1,8 @@
 """`make bench`: storms, then latency, then replay; ARGS go to the storms (--rounds, --only, ...).
 
 The others, each with --help: python bench/detect_throughput.py, capture_throughput.py,
-store_throughput.py, backtest.py, baseline_cost.py, sigma_case.py, decide.py.
+store_throughput.py, backtest.py, baseline_cost.py, sigma_case.py, decide.py,
+guard.py.
 """
 
 import subprocess

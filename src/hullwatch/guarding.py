@@ -16,7 +16,7 @@ import queue
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -27,11 +27,12 @@ from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.plan import Cell, Plan, Row, Tool, Who
 from hullwatch.decide.quarantine import How, Quarantine
 from hullwatch.decide.question import Decision, Effect, Mode
+from hullwatch.detect.baseline.objects import dns_object
 from hullwatch.detect.row import Row as EventRow
 from hullwatch.questions import Act, Asked, act_of, asked, of_workload, workload_name
 from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import POLICY_ACTIONS
-from hullwatch.sensor.guard import Answers, Guard, GuardError
+from hullwatch.sensor.guard import Answers, Guard
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import Pattern, Tables, TooManyPatterns, told_apart
 from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Class, Done, Privilege
@@ -42,6 +43,9 @@ MAX_NAMES = 16_384  # of addresses, all containers together
 MAX_TOOLS = 255  # that policies may tell apart: kernel/wire.h
 MAX_NAMED = 5  # containers that one count names
 COUNTED = 60.0  # s between two counts of what was allowed
+MAX_NAMES_OF = 64  # of one address; with more it cannot be told what is asked for
+MAX_EARLY = 256  # cgroups that are not known as containers yet, and answers of each
+MAX_QUEUED = 50_000  # of all that is to be done
 MAX_WAITING = 10_000  # verdicts that are still to be logged
 _ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
 _CLASS = {
@@ -61,6 +65,8 @@ _FIRST = ROW_UNKNOWN + 1
 _FIRST_CALL = 0.1  # s that the first call of a tool waits for its answers
 _POLL = 1.0  # s between two looks at the set in force
 
+_AGAIN = 60.0  # s until a set that could not be filled in is tried again
+_HUNG = 30.0  # s without a sign of the thread
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -130,11 +136,16 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
 
 
 class _Tables(NamedTuple):
-    """Of one generation. rows: of paths, the first is of number _FIRST."""
+    """One generation. rows: of paths, the first is of number _FIRST. kinds: by cgroup. scopes,
+    numbers: what is told of whom, and of which names; they grow."""
 
     number: int
+    engine: Engine
     plan: Plan
     rows: tuple[Row, ...]
+    kinds: dict[int, Who]
+    scopes: dict[Who, int]
+    numbers: dict[tuple[Who, int, frozenset[str]], int]
 
 
 class Guarding:
@@ -155,22 +166,21 @@ class Guarding:
         self._follow = follow
         self._open_log = log
         self._log: Log | None = None
-        self._resolvers = tuple(resolvers)
+        self.resolvers = tuple(resolvers)
         self._hold_on = hold
         self._quarantine = quarantine
         self._trusted = frozenset(map(ipaddress.ip_address, resolvers))
         self._say = say
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._engine: Engine | None = None
+        self._wanted: Engine | None = None  # what is to be in force, and is not
+        self._again = 0.0
+        self._beat = 0.0
         self._in_force: _Tables | None = None
         self._containers: dict[int, Workload] = {}
-        self._kinds: dict[int, Who] = {}  # by cgroup
-        self._scopes: dict[Who, int] = {}
-        self._next_scope = 1
         self._tools: dict[Tool, int] = {}
         self._names: OrderedDict[tuple[int, str], set[str]] = OrderedDict()  # cgroup, address
-        self._numbers: dict[tuple[Who, int, frozenset[str]], int] = {}
+        self._early: OrderedDict[int, deque[Named]] = OrderedDict()
         self._told: dict[str, str] = {}
         self._waiting = 0
         self._hour = -1
@@ -181,12 +191,19 @@ class Guarding:
         """Seconds that the answers in force took."""
         self.lost = 0
         """Verdicts that were not logged."""
+        self.names_lost = 0
+        """Answers of resolvers that there was no room for."""
+        self.problem = ""
+        """Why the set that was applied is not in force in the kernel."""
+        self.unguarded: set[int] = set()
+        """Containers that there was no room for."""
         self.unheld: dict[str, str] = {}
         """Policies that the kernel cannot ask, and why."""
 
     # -- for the agent's threads ----------------------------------------------------------------
 
     def start(self) -> None:
+        self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
         self._thread.start()
 
@@ -201,8 +218,19 @@ class Guarding:
 
     def tick(self) -> None:
         """Each second."""
-        if self._guard.generation:
+        state = self.thread
+        self._once("policy thread", _THREAD.get(state, ""))
+        if self._guard.generation and state == "alive":
             self._guard.alive()
+
+    @property
+    def thread(self) -> str:
+        """alive, hangs or ended; not begun."""
+        if self._thread is None:
+            return "not begun"
+        if not self._thread.is_alive():
+            return "ended"
+        return "alive" if time.monotonic() - self._beat < _HUNG else "hangs"
 
     def found(self, workloads: Iterable[Workload]) -> None:
         for one in workloads:
@@ -220,9 +248,12 @@ class Guarding:
 
     def named(self, answers: Iterable[Named]) -> None:
         if not self.on:
-            return
+            answers = (one for one in answers if one.server in self._trusted)
         for one in answers:
-            self._work.put(lambda one=one: self._learn(one))  # type: ignore[misc]
+            if self._work.qsize() >= MAX_QUEUED:
+                self.names_lost += 1
+            else:
+                self._work.put(lambda one=one: self._learn(one))  # type: ignore[misc]
 
     def stopped(self, verdicts: Iterable[Stopped]) -> None:
         for one in verdicts:
@@ -266,11 +297,14 @@ class Guarding:
             "version": tables.plan.version if tables else "",
             "policies": len(tables.plan.policies) if tables else 0,
             "unheld": dict(self.unheld),
-            "kinds": len(self._scopes),
+            "kinds": len(tables.scopes) if tables else 0,
+            "unguarded": len(self.unguarded),
+            "thread": self.thread,
             "names": len(self._names),
             "filled_seconds": round(self.filled, 3),
+            "names_lost": self.names_lost,
             "verdicts_lost": self.lost,
-            "problem": self._follow.problem,
+            "problem": self._follow.problem or self.problem,
             **self._guard.stats(),
         }
 
@@ -280,7 +314,7 @@ class Guarding:
         self._guarded("decisions", self._open)
         due = 0.0
         while True:
-            now = time.monotonic()
+            now = self._beat = time.monotonic()
             if now >= due:
                 due = now + _POLL
                 self._guarded("policy", self._look)
@@ -307,7 +341,7 @@ class Guarding:
         """A fault is said once, and leaves in force what is."""
         try:
             work()
-        except Exception as error:
+        except BaseException as error:  # a panic in Cedar is no Exception
             self._once(what, f"{type(error).__name__}: {error}")
 
     def _once(self, what: str, text: str) -> None:
@@ -319,45 +353,57 @@ class Guarding:
     def _look(self) -> None:
         engine = self._follow.follow()
         self._once("policy in force", self._follow.problem)
-        hour = time.localtime().tm_hour
-        timed = self._in_force is not None and self._in_force.plan.timed and hour != self._hour
         if self._follow.none and not self._started:
             self._hold_on.take_over()  # what an agent held that was killed is in force no more
         self._started = True
+        self._guard.sweep()
+        if self._in_force is not None:
+            self._in_force.plan.forget()
+        hour, now = time.localtime().tm_hour, time.monotonic()
         if engine is not None:
-            self._engine = engine
-        if self._engine is not None and (engine is not None or timed):
-            self._hour = hour
-            self._fill(self._engine)
+            self._wanted, self._again = engine, now
+        elif self._wanted is None and hour != self._hour and (timed := self._timed()):
+            self._wanted, self._again = timed, now
+        if self._wanted is not None and now >= self._again:
+            self._hour, self._again = hour, now + _AGAIN
+            self._fill(self._wanted)
+            self._wanted = None
+
+    def _timed(self) -> Engine | None:
+        """The set in force, if it says something else at another hour."""
+        tables = self._in_force
+        return tables.engine if tables is not None and tables.plan.timed else None
 
     def _fill(self, engine: Engine) -> None:
         """A generation of this set beside the one in force, and then instead of it."""
         began = time.monotonic()
-        plan = Plan(engine, self._resolvers)
-        compiled, rows = self._compiled(plan)
-        networks = {one.network: _FIRST + number for number, one in enumerate(plan.networks)}
-        facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
-        number = self._guard.begin(compiled, networks, plan.ports, facts)
-        tables = _Tables(number, plan, rows)
-        scopes, numbers = self._scopes, self._numbers
-        self._scopes, self._numbers, self._next_scope = {}, {}, 1
+        number = 0
         try:
+            plan = Plan(engine, self.resolvers)
+            compiled, rows = self._compiled(plan)
+            networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
+            facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
+            number = self._guard.begin(compiled, networks, plan.ports, facts)
+            tables = _Tables(number, engine, plan, rows, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
-        except GuardError:
-            self._scopes, self._numbers = scopes, numbers
+        except BaseException as error:
+            if number:
+                self._guard.abandon(number)
+            self.problem = f"set {engine.version[:12]} is not in force in the kernel: {error}"
             raise
         self._guarded("decisions", self._count)
         self._guard.commit(number)
         self._counted = {}
-        self._in_force = tables
+        self._in_force, self.problem = tables, ""
         self._guard.ask_tools(plan.tools)
         try:
             self._hold_on.hold()
         except OSError as error:
-            self._once("policy", f"what it forbids ends with this agent: {error}")
+            self._once("policy held", f"what it forbids ends with this agent: {error}")
         self._hold_on.take_over()
+        self.unguarded.clear()
         self.filled = time.monotonic() - began
         self.unheld = dict(plan.unheld)
         self._say(
@@ -374,13 +420,21 @@ class Guarding:
         while True:
             rows: list[Row] = []
 
-            def row(group: int, _: int, text: bytes, rows: list[Row] = rows) -> int:
-                rows.append(Row(group, text.decode()))
+            patterns = [plan.patterns(group) for group in range(len(plan.groups))]
+
+            def row(
+                group: int,
+                held: int,
+                text: bytes,
+                rows: list[Row] = rows,
+                patterns: list[list[str]] = patterns,
+            ) -> int:
+                fits = (one for bit, one in enumerate(patterns[group]) if held >> bit & 1)
+                rows.append(Row(group, text.decode(), frozenset(fits)))
                 return _FIRST + len(rows) - 1
 
             groups = [
-                [Pattern(text, 1 << bit) for bit, text in enumerate(plan.patterns(group))]
-                for group in range(len(plan.groups))
+                [Pattern(text, 1 << bit) for bit, text in enumerate(some)] for some in patterns
             ]
             try:
                 return told_apart(groups, self._guard.first_state(), row), tuple(rows)
@@ -389,15 +443,15 @@ class Guarding:
                 plan.halve(largest, str(error))
 
     def _place(self, tables: _Tables, container: Workload) -> None:
-        who = tables.plan.who(workload_name(container), of_workload(container))
-        scope = self._scopes.get(who)
+        self._beat = time.monotonic()
+        who = _who(tables.plan, container)
+        scope = tables.scopes.get(who)
         if scope is None:
-            scope = self._next_scope
-            self._next_scope += 1
+            scope = len(tables.scopes) + 1
             tools = (None, *self._tools) if tables.plan.tools else (None,)
             self._put(tables, who, scope, tools)
-            self._scopes[who] = scope
-        self._kinds[container.cgroup] = who
+            tables.scopes[who] = scope
+        tables.kinds[container.cgroup] = who
         self._guard.hold(tables.number, container.cgroup, scope)
 
     def _put(self, tables: _Tables, who: Who, scope: int, tools: Sequence[Tool | None]) -> None:
@@ -430,20 +484,29 @@ class Guarding:
                 self._once("policy tools", f"{tool.name}: more than {MAX_TOOLS} tools")
                 return
             self._tools[tool] = len(self._tools) + 1
-            for who, scope in self._scopes.items():
+            for who, scope in tables.scopes.items():
                 self._put(tables, who, scope, (tool,))
-            for (who, place, names), number in self._numbers.items():
+            for (who, place, names), number in tables.numbers.items():
                 self._put_named(tables, who, place, names, number, (tool,))
         self._guard.put_tool(span, self._tools[tool])
 
     def _hold(self, container: Workload) -> None:
-        self._containers[container.cgroup] = container
+        cgroup = container.cgroup
+        self._containers[cgroup] = container
+        early = self._early.pop(cgroup, ())
         if (tables := self._in_force) is not None:
+            self.unguarded.add(cgroup)
             self._place(tables, container)
+            self.unguarded.discard(cgroup)
+        for answer in early:
+            self._name(answer)
 
     def _let_go(self, cgroup: int) -> None:
         self._containers.pop(cgroup, None)
-        self._kinds.pop(cgroup, None)
+        if self._in_force is not None:
+            self._in_force.kinds.pop(cgroup, None)
+        self._early.pop(cgroup, None)
+        self.unguarded.discard(cgroup)
         self._guard.let_go(cgroup)
         for key in [key for key in self._names if key[0] == cgroup]:
             del self._names[key]
@@ -458,15 +521,19 @@ class Guarding:
     def _name(self, answer: Named) -> None:
         """The addresses have this name, too. A name is kept as long as its container is there: the
         connections that were made by it are judged by it."""
+        name = dns_object(answer.name)
         if answer.cgroup not in self._containers:
+            self._early.setdefault(answer.cgroup, deque(maxlen=MAX_EARLY)).append(answer)
+            if len(self._early) > MAX_EARLY:
+                self._early.popitem(last=False)
             return
-        for address in answer.addresses:
+        for address in answer.addresses if name else ():
             key = answer.cgroup, address
             names = self._names.setdefault(key, set())
             self._names.move_to_end(key)
-            if answer.name in names:
+            if name in names or len(names) > MAX_NAMES_OF:
                 continue
-            names.add(answer.name)
+            names.add(name)
             if (tables := self._in_force) is not None:
                 self._give_name(tables, *key)
         while len(self._names) > MAX_NAMES:
@@ -482,19 +549,24 @@ class Guarding:
         plan = tables.plan
         if not any("connect" in one.actions for one in plan.policies.values()):
             return
-        who = self._kinds[cgroup]
-        scope = self._scopes[who]
-        names = self._names_of(cgroup, address)
+        who = tables.kinds.get(cgroup)
+        scope = tables.scopes.get(who) if who is not None else None
+        if who is None or scope is None:
+            return  # there was no room for it
+        names = self._names_of(tables, cgroup, address)
         place = plan.row_of(address)
         if not names or place is None:
             self._guard.put_name(tables.number, scope, address, 0)
             return
-        key = who, place, names
-        number = self._numbers.get(key)
+        # With too many there are no answers: it is judged as what cannot be told.
+        many = len(names) > MAX_NAMES_OF
+        key = who, place, frozenset() if many else names
+        number = tables.numbers.get(key)
         if number is None:
-            number = self._numbers[key] = len(self._numbers) + 1
+            number = tables.numbers[key] = len(tables.numbers) + 1
             tools = (None, *self._tools) if plan.tools else (None,)
-            self._put_named(tables, who, place, names, number, tools)
+            if not many:
+                self._put_named(tables, who, place, names, number, tools)
         self._guard.put_name(tables.number, scope, address, number)
 
     def _put_named(
@@ -515,12 +587,12 @@ class Guarding:
             for held in (plan.net(who, facts, place, port, sorted(names)),)
         )
         answers = (self._answer(cell)._replace(name=number) for cell in cells)
-        self._guard.put(tables.number, self._scopes[who], answers)
+        self._guard.put(tables.number, tables.scopes[who], answers)
 
-    def _names_of(self, cgroup: int, address: str) -> frozenset[str]:
+    def _names_of(self, tables: _Tables, cgroup: int, address: str) -> frozenset[str]:
         """That any container of the same kind was told."""
-        who = self._kinds.get(cgroup)
-        kin = (one for one, kind in self._kinds.items() if kind == who)
+        who = tables.kinds.get(cgroup)
+        kin = (one for one, kind in tables.kinds.items() if kind == who)
         return frozenset(name for one in kin for name in self._names.get((one, address), ()))
 
     # -- the log -----------------------------------------------------------------------------
@@ -529,19 +601,19 @@ class Guarding:
         """What the kernel's answer was about, with the names that counted."""
         act = one.act
         address = address_of(act.object) if one.action in ("connect", "listen") else None
-        if address is not None and address.ip is not None:
-            names = self._names_of(act.actor.workload.cgroup, str(address.ip))
+        tables = self._in_force
+        if address is not None and address.ip is not None and tables is not None:
+            names = self._names_of(tables, act.actor.workload.cgroup, str(address.ip))
             act = act._replace(names=tuple(sorted(names)))
         return [
-            found
-            for found in asked(act, self._resolvers)
-            if found.questions[0].action == one.action
+            found for found in asked(act, self.resolvers) if found.questions[0].action == one.action
         ]
 
     def _write(self, one: Stopped) -> None:
         self._waiting -= 1
-        engine = self._engine
-        if self._log is None or (engine is None and not one.own):
+        engine = self._in_force.engine if self._in_force is not None else None
+        full = self._log is None or self._log.waiting >= MAX_WAITING
+        if self._log is None or full or (engine is None and not one.own):
             self.lost += 1
             return
         stopped = one.done != Done.TOLD
@@ -581,13 +653,16 @@ class Guarding:
             tool_call=one.tool_call,
             why=_HOW.get(one.done, ""),
         )
-        self._log.note(entry)
-        if stopped:
-            self._set_apart(one, decision)
+        try:
+            self._log.note(entry)
+        except LogError as error:
+            self._once("decisions", f"LogError: {error}")
+        if stopped and engine is not None:
+            self._set_apart(engine, one, decision)
 
-    def _set_apart(self, one: Stopped, decision: Decision) -> None:
+    def _set_apart(self, engine: Engine, one: Stopped, decision: Decision) -> None:
         """The strongest way that a policy asks for that stopped it; once while it is set apart."""
-        policies = self._engine.policies if self._engine is not None else {}
+        policies = engine.policies
         asked = [
             policy
             for ident in decision.policies
@@ -616,8 +691,11 @@ class Guarding:
             return
         allowed = self._guard.allowed()
         names: dict[int, list[str]] = {}
-        for cgroup, who in self._kinds.items():
-            names.setdefault(self._scopes[who], []).append(workload_name(self._containers[cgroup]))
+        scopes = self._in_force.scopes
+        for cgroup, who in self._in_force.kinds.items():
+            if who not in scopes:
+                continue
+            names.setdefault(scopes[who], []).append(workload_name(self._containers[cgroup]))
         for (scope, action), count in allowed.items():
             more = count - self._counted.get((scope, action), 0)
             whose = sorted(set(names.get(scope, ())))
@@ -637,12 +715,12 @@ class Guarding:
         self._counted = allowed
 
     def _flush(self) -> None:
+        """What cannot be written now is kept, as far as there is room."""
         if self._log is None:
-            return
-        try:
+            self._open()
+        elif self._log.waiting:
             self._log.flush()
-        except LogError as error:
-            self._once("decisions", str(error))
+            self._told.pop("decisions", None)
 
 
 _OWN = "it reached for Hullwatch itself"
@@ -651,3 +729,13 @@ _HOW = {
     int(Done.KILLED): "the program was ended before its first instruction",
     int(Done.DROPPED): "a packet of an open connection was dropped",
 }
+
+
+_THREAD = {
+    state: f"the thread that keeps policies in the kernel {state}: what fails closed stays in force"
+    for state in ("ended", "hangs")
+}
+
+
+def _who(plan: Plan, container: Workload) -> Who:
+    return plan.who(workload_name(container), of_workload(container))

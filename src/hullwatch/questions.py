@@ -300,9 +300,14 @@ def _connect(act: Act, resolvers: Collection[str] | None) -> Iterator[Asked]:
     names = [dns_object(name) for name in act.names] or (["localhost"] if own else [host])
     things = [Entity("Address", end)]
     if not resolver:  # it is how names are found
-        things += [Entity("Host", f"{name}:{address.port}") for name in dict.fromkeys(names)]
+        things += [Entity("Host", _named(name, address.port)) for name in dict.fromkeys(names)]
     questions = tuple(_question(act, "connect", thing) for thing in things)
     yield Asked(questions, listed=not own and not resolver)
+
+
+def _named(host: str, port: int) -> str:
+    """A name, too, may have a colon in it: a container chooses what it asks for."""
+    return f"{host}:{port}" if ":" not in host or host[:1] == "[" else f"[{host}]:{port}"
 
 
 def _listen(act: Act, _: object) -> Iterator[Asked]:

@@ -37,8 +37,10 @@ from hullwatch.agent.wire.jsonscan import Paths, Picked, Scanner, pick
 from hullwatch.agent.wire.said import Room, Said
 from hullwatch.agent.wire.sse import ServerEvents
 from hullwatch.context.call import MAX_ATTRIBUTES
+from hullwatch.decide.ahead import ACTIONS
 from hullwatch.decide.cases import cases_of
 from hullwatch.decide.engine import Engine as Decider
+from hullwatch.decide.plan import Plan
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.source import read_policies
 from hullwatch.detect.engine import Engine
@@ -53,6 +55,8 @@ from hullwatch.sensor import dns, tls
 from hullwatch.sensor.batch import String
 from hullwatch.sensor.dictionary import Dictionary
 from hullwatch.sensor.elf import ElfError
+from hullwatch.sensor.labels import bits_of
+from hullwatch.sensor.patterns import Pattern, TooManyPatterns, told_apart
 from hullwatch.sensor.tlsfiles import examine
 from hullwatch.sensor.wire import Class
 from support.elf_files import code_ranges, opened, whole
@@ -445,12 +449,84 @@ def policy_file(data: bytes) -> None:
     for each in (text, f"forbid (principal, action, resource) when {{ {text} }};"):
         policies, problems = read_policies([(each, "p.cedar")])
         assert all(one.place.line >= 1 and one.message for one in problems)
-        Decider(policies)
+        _told_apart(Decider(policies))
     with suppress(PolicyError):
         cases_of(text, "p.test.yaml")
 
 
+_TEXTS = (
+    "resource.path",
+    "resource.name",
+    "principal.name",
+    '"/a"',
+    '"x"',
+    "(if {2} then {0} else {1})",
+)
+_FILES = (
+    *("{0} == {1}", "{0} != {1}", '{0} like "/a*"', '{0} like "*x*"', "[{0}, {1}].contains({1})"),
+    *("context.labels.contains({0})", "[{0}].containsAny([{1}])", "context.labels.isEmpty()"),
+    *("resource has upper && resource.upper", '["secret"].containsAll(context.labels)'),
+    *('resource == Path::"/a"', '[Path::"/a"].contains(resource)', 'principal == Workload::"w"'),
+    *("context has program && context.program == {0}", "(if {0} == {1} then 1 else 2) < 2"),
+    *("context.hour + 1 > 3", 'resource has digest && resource.digest like "x*"', "true"),
+)
+_ENDS = (
+    *('resource has ip && resource.ip.isInRange(ip("10.0.0.0/8"))', "resource has port", "false"),
+    *('resource has ip && ip("::1").isInRange(resource.ip)', 'context.labels.contains("secret")'),
+    *("resource has ip && resource.ip.isLoopback()", "resource has port && resource.port > 1"),
+    *("resource has port && [0, 53, 70000].contains(resource.port)", 'principal.name like "w*"'),
+    *(
+        'resource has name && resource.name like "1*"',
+        'resource has name && resource.name == "::1"',
+    ),
+    'resource has path && resource.path like "*.sock"',
+)
+_JOINS = (
+    "!({0})",
+    "({0}) && ({1})",
+    "({0}) || ({1})",
+    "if ({0}) then ({1}) else ({0})",
+    "({0}) == ({1})",
+)
+
+
+def kernel_policies(data: bytes) -> None:
+    """Conditions that the bytes put together, as policies that the kernel is to be told."""
+    files = not data or data[0] % 2 == 0
+    atoms, made = _FILES if files else _ENDS, ["true"]
+    for first, second in pairwise(data[1:40]):
+        last = made[-1]
+        if first < 100:
+            made.append(_JOINS[first % len(_JOINS)].format(last, made[second % len(made)]))
+        else:
+            texts = (
+                _TEXTS[number % len(_TEXTS)].format('"x"', '"/a"', last)
+                for number in (first, second)
+            )
+            made.append(atoms[(first + second) % len(atoms)].format(*texts))
+        made[-1] = made[-1] if len(made[-1]) < 500 else "true"
+    head = 'action == Action::"open-read", resource is Path' if files else "action, resource"
+    texts = (f"forbid (principal, {head}) when {{ {each} }};" for each in made[-8:])
+    policies, _ = read_policies([("\n".join(texts), "p.cedar")])
+    _told_apart(Decider(policies))
+
+
+def _told_apart(engine: Decider) -> None:
+    plan = Plan(engine)
+    about = {one.id for one in engine.policies.values() if not set(ACTIONS).isdisjoint(one.actions)}
+    assert plan.needs.keys() | plan.unheld.keys() == about
+    assert all(plan.unheld.values()) and all(0 < port < 1 << 16 for port in plan.ports)
+    bits_of(plan.labels)
+    with suppress(TooManyPatterns):
+        groups = [
+            [Pattern(text, 1 << bit) for bit, text in enumerate(plan.patterns(group))]
+            for group in range(len(plan.groups))
+        ]
+        told_apart(groups, 1, lambda group, held, text: 2)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
+    "kernel_policies": kernel_policies,
     "json": json_fields,
     "jsonrpc": jsonrpc_lines,
     "sse": server_events,

@@ -16,7 +16,7 @@ from fuzz.targets import TARGETS
 RUN = Path(__file__).parents[1] / "fuzz" / "run.py"
 SECONDS = int(os.environ.get("HULLWATCH_FUZZ_SECONDS", "2"))
 
-ROUNDS = {"rules": 500}  # each loads two files
+ROUNDS = {"rules": 500, "kernel_policies": 100}  # each loads files
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hullwatch.agent.secrets.labels import PERSONAL, path_patterns
 from hullwatch.agent.secrets.paths import PATHS, classify_path
 from hullwatch.sensor.labels import LABELS, bits_of, names_of
-from hullwatch.sensor.patterns import Pattern, TooManyPatterns, compiled
+from hullwatch.sensor.patterns import Pattern, TooManyPatterns, compiled, told_apart
 
 TABLES = compiled(path_patterns(("secret", "private")))
 PARTS = sorted(
@@ -70,3 +73,59 @@ def test_names_and_bits():
         bits_of(["sekret"])
     with pytest.raises(ValueError, match="label-32"):
         bits_of(["label-32"])
+
+
+def _regex(text: str) -> re.Pattern[str]:
+    """The same pattern, as another engine has it."""
+    parts = (
+        {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, re.escape(part))
+        for part in re.split(r"(\*\*|\*|\?)", text)
+    )
+    anywhere = "" if text.startswith(("/", "**")) else "(?:.*/)?"
+    return re.compile(anywhere + "".join(parts), re.DOTALL)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.text("ab/", min_size=1, max_size=3) | st.sampled_from(("*", "**", "?")),
+            min_size=1,
+            max_size=4,
+        ).map(lambda parts: re.sub(r"\*{3,}", "**", "".join(parts))),
+        min_size=1,
+        max_size=4,
+        unique=True,
+    ),
+    st.lists(st.text("abC/\n", max_size=8), min_size=5, max_size=5),
+    st.booleans(),
+)
+def test_what_is_told_apart_is_what_the_patterns_say(
+    texts: list[str], paths: list[str], apart: bool
+):
+    groups = [[one] for one in texts] if apart else [texts]
+    rows: list[tuple[int, int, str]] = []
+
+    def row(group: int, held: int, text: bytes) -> int:
+        rows.append((group, held, text.decode()))
+        return len(rows)
+
+    patterns = [[Pattern(one, 1 << bit) for bit, one in enumerate(some)] for some in groups]
+    tables = told_apart(patterns, 100, row)
+    said = {(group, held) for group, held, _ in rows}
+    assert len(said) == len(rows), "one row for all that no pattern tells apart"
+
+    def holding(group: int, path: str) -> int:
+        return sum(1 << bit for bit, one in enumerate(groups[group]) if _regex(one).fullmatch(path))
+
+    assert all(held == holding(group, text) for group, held, text in rows)
+    table, states = tables.table[0], tables.states
+    assert int(table["count"]) == len(groups)
+    for path in paths:
+        for group in range(len(groups)):
+            backwards = int(table["reversed"]) >> group & 1
+            state = int(table["starts"][group])
+            for byte in reversed(path.encode()) if backwards else path.encode():
+                state = int(states["next"][state - 100][table["class_of"][byte]])
+            found = rows[int(states["labels"][state - 100]) - 1]
+            assert found[:2] == (group, holding(group, path)), (texts, path)

@@ -21,6 +21,7 @@ from hullwatch.cli.policies import (
     print_result,
     refusing,
 )
+from hullwatch.cli.release import release
 from hullwatch.cli.show import print_json, print_table, safe, say
 from hullwatch.cli.suggest import suggest
 
@@ -57,6 +58,7 @@ def register(app: typer.Typer) -> None:
     policy.command("apply")(apply)
     policy.command("rollback")(rollback)
     policy.command("show")(show)
+    policy.command("release")(release)
     policy.command("schema")(schema)
     app.add_typer(policy, name="policy")
 

@@ -166,6 +166,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         kept = f"{sequences.get('keys', 0)} states kept{more}"
         yield "", f"{sequences['sequences']} of them over time, {kept}"
     yield from _folds(agent)
+    yield from _policies(get("policy") or {})
     processes, workloads = get("processes") or {}, get("workloads") or {}
     yield (
         "knows",
@@ -216,6 +217,42 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
     for stage, count in (get("faults") or {}).items():
         yield "FAULT", f"{count} in {safe(stage)}: the notices below say what"
+
+
+def _policies(policy: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the kernel holds containers to, and what it does not."""
+    if not policy:
+        return
+    problem = safe(policy.get("problem") or "")
+    if not policy.get("generation"):
+        yield "policies", f"none in force in the kernel: {problem or 'they are being read'}"
+    else:
+        yield (
+            "policies",
+            f"{policy.get('policies', 0)} in force in the kernel, set"
+            f" {safe(policy.get('version', ''))[:12]}, for"
+            f" {_count(policy.get('guarded', 0), 'container')}",
+        )
+        if unheld := policy.get("unheld"):
+            yield "", f"not asked there: {', '.join(map(safe, unheld))}; the notices said why"
+        if problem:
+            yield "POLICY", problem
+    if policy.get("thread") in ("hangs", "ended"):
+        yield (
+            "POLICY",
+            f"the thread that keeps them {policy['thread']}: what fails closed stays in force,"
+            " containers that come are not held to any; start the agent anew",
+        )
+    for name, what in _LOST_OF_POLICIES.items():
+        if policy.get(name):
+            yield "POLICY", f"{policy[name]} {what}"
+
+
+_LOST_OF_POLICIES = {
+    "unguarded": "containers that there was no room for are held to none",
+    "names_lost": "answers of resolvers that there was no room for",
+    "verdicts_lost": "verdicts that were not logged",
+}
 
 
 def _folds(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:

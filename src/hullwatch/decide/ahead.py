@@ -20,6 +20,8 @@ import msgspec
 from hullwatch.decide.engine import Answer, Engine
 from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Effect, Entity, Fail, Mode
+from hullwatch.decide.schema import CONTEXT
+from hullwatch.sensor.labels import LABELS
 
 __all__ = ["ACTIONS", "PATH_ACTIONS", "Held", "Holds", "Needs", "holds", "needs"]
 
@@ -27,6 +29,7 @@ PATH_ACTIONS = ("exec", "open-read", "open-write", "privilege")
 ACTIONS = (*PATH_ACTIONS, "connect", "listen")
 """That the kernel asks about."""
 
+MAX_LABEL = 31  # its bit says of a file that it came after the image
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -49,7 +52,8 @@ class Held(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a policy tells apart. paths: patterns of sensor/patterns.py. principal: by who it is.
+    """What a policy tells apart. paths: patterns of sensor/patterns.py. names: of hosts, such as it
+    compares with. principal: by who it is.
     unheld: why the kernel cannot ask it; '' if it can."""
 
     paths: frozenset[str] = frozenset()
@@ -57,6 +61,7 @@ class Needs(NamedTuple):
     ports: frozenset[int] = frozenset()
     labels: frozenset[str] = frozenset()
     upper: bool = False
+    names: frozenset[str] = frozenset()
     principal: bool = False
     unheld: str = ""
 
@@ -105,205 +110,289 @@ class _Unheld(Exception):
     pass
 
 
-_TOLD = frozenset(
-    "labels kind image image_digest container namespace hour weekday privilege".split()
-)
-"""Of a question's context. Where a policy asks for more, the answer is not known beforehand."""
-
-
-def _of_context(node: Any) -> set[str]:
-    """Attributes of the context that a condition names, `has` too."""
-    found: set[str] = set()
-    stack = [node]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, list):
-            stack.extend(one)
-        elif isinstance(one, dict):
-            stack.extend(one.values())
-            if one.get("left") == {"Var": "context"} and isinstance(one.get("attr"), str):
-                found.add(one["attr"])
-    return found
-
-
 def _needs(policy: Policy) -> Needs:
-    parsed = msgspec.json.decode(cedarpy.policies_to_json_str(policy.matcher))
-    (said,) = parsed["staticPolicies"].values()
-    reader = _Reader(any(action in PATH_ACTIONS for action in policy.actions))
+    reader = _Reader(policy.actions)
     try:
+        parsed = msgspec.json.decode(cedarpy.policies_to_json_str(policy.matcher))
+        (said,) = parsed["staticPolicies"].values()
         resource = said["resource"]
         if entity := resource.get("entity") or resource.get("in", {}).get("entity"):
             reader.entity(entity)
         for condition in said["conditions"]:
             reader.read(condition["body"])
-            if strange := sorted(_of_context(condition["body"]) - _TOLD):
-                raise _Unheld(f"the kernel does not know context.{strange[0]}")
+        if reader.unix and not (reader.paths or reader.networks or reader.ports or reader.names):
+            raise _Unheld("the kernel is not asked about Unix sockets")
     except _Unheld as error:
-        return Needs(unheld=str(error))
+        unheld = str(error)
+    except RecursionError:
+        unheld = "it has too many conditions: divide it"
+    except (LookupError, TypeError, ValueError, AttributeError):
+        unheld = _UNKNOWN_FORM
+    else:
+        unheld = ""
     return Needs(
         frozenset(reader.paths),
         frozenset(reader.networks),
         frozenset(reader.ports),
         frozenset(reader.labels),
         reader.upper,
+        frozenset(reader.names),
         reader.principal or policy.principal.id is not None,
+        unheld,
     )
+
+
+_UNKNOWN_FORM = "a form of condition that is not known here"
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 class _Reader:
     """Collects what a condition compares its resource and its labels with."""
 
-    def __init__(self, files: bool) -> None:
-        self._files = files
+    def __init__(self, actions: Iterable[str]) -> None:
+        self._files = not set(actions).isdisjoint(PATH_ACTIONS)
+        self._hosts = "connect" in actions
+        self._ends = self._hosts or "listen" in actions
         self.paths: set[str] = set()
         self.networks: set[Network] = set()
         self.ports: set[int] = set()
         self.labels: set[str] = set()
-        self.principal = self.upper = False
+        self.names: set[str] = set()
+        self.principal = self.upper = self.unix = False
 
     def entity(self, entity: Mapping[str, str]) -> None:
-        """Of a head: `resource == Binary::"/bin/sh"`."""
+        """`resource == Binary::"/bin/sh"`."""
         kind, ident = entity["type"], entity["id"]
-        if kind in ("Binary", "Path"):
-            self._add_text(_literal(ident, "path"), "path")
-        else:
-            raise _Unheld(f"it names one {kind} in its head: compare its attributes instead")
+        if kind not in ("Binary", "Path"):
+            raise _Unheld(f"it names one {kind} by its id: compare its attributes instead")
+        self._add_text(_literal(ident, "path"), "path")
 
     def read(self, node: Any) -> None:
         if not isinstance(node, dict) or len(node) != 1:
-            raise _Unheld("a form of condition that is not known here")
+            raise _Unheld(_UNKNOWN_FORM)
         ((op, inner),) = node.items()
-        if op in ("Value", "Var", "has"):
-            return
-        if op in ("&&", "||"):
-            self.read(inner["left"])
-            self.read(inner["right"])
-        elif op == "!":
-            self.read(inner["arg"])
-        elif op == "if-then-else":
-            for part in ("if", "then", "else"):
+        if op in _PARTS:
+            for part in _PARTS[op]:
                 self.read(inner[part])
-        elif op == "like":
-            self._compared(_attribute(inner["left"]), "like", inner["pattern"])
-        elif op in ("==", "!="):
-            left, right = inner["left"], inner["right"]
-            if (at := _attribute(left)) and at[0] == "resource":
-                self._compared(at, "==", _constant(right))
-            elif (at := _attribute(right)) and at[0] == "resource":
-                self._compared(at, "==", _constant(left))
-            else:
-                self.read(left)
-                self.read(right)
-        elif op in ("contains", "containsAny", "containsAll"):
-            self._contains(inner["left"], inner["right"])
-        elif op in ("isInRange", "isLoopback", "isMulticast", "isIpv4", "isIpv6"):
-            self._ranged(op, inner)
-        elif op == ".":
-            self._bare(_attribute(node))
-        elif op == "isEmpty":
-            self.read(inner["arg"])
-        elif op == "is" and "in" not in inner:
-            return
-        elif op in ("<", "<=", ">", ">="):
-            self._ordered(inner)
-        elif op == "Set":
+        elif op in ("Set", "ip", "decimal"):
             for one in inner:
                 self.read(one)
-        elif op in ("ip", "decimal"):
-            return
-        else:
+        elif op == "Var":
+            self._whole(inner)
+        elif op == "has":
+            self._has(inner["left"], inner["attr"])
+        elif op == ".":
+            self._bare(_attribute(node), inner["left"])
+        elif op == "is" and "in" not in inner:
+            if "Var" not in inner["left"]:
+                self.read(inner["left"])
+        elif op in ("==", "!="):
+            self._equals(inner["left"], inner["right"])
+        elif op == "like":
+            self._like(inner["left"], inner["pattern"])
+        elif op in ("contains", "containsAny", "containsAll"):
+            self._contains(inner["left"], inner["right"])
+        elif op in ("isInRange", *_RANGES):
+            self._ranged(op, inner)
+        elif op in ("<", "<=", ">", ">="):
+            self._ordered(inner["left"], inner["right"])
+        elif op != "Value":
             raise _Unheld(f"it uses `{op}`")
 
-    def _bare(self, at: tuple[str, str] | None) -> None:
+    def _whole(self, name: str) -> None:
+        if name in ("resource", "context"):
+            raise _Unheld(f"it compares the {name} as a whole: compare its attributes instead")
+        self.principal = self.principal or name == "principal"
+
+    def _has(self, of: Any, name: str) -> None:
+        owner = of.get("Var")
+        if owner is None:
+            self.read(of)
+        elif owner == "context":
+            self._known(name)
+        elif owner == "resource":
+            self.upper = self.upper or name == "upper"
+            self.unix = self.unix or (name == "path" and self._ends)
+
+    def _known(self, name: str) -> None:
+        if name in _NOT_KNOWN:
+            raise _Unheld(f"the kernel does not know context.{name}")
+
+    def _bare(self, at: tuple[str, str] | None, of: Any) -> None:
         """An attribute by itself."""
+        owner, name = at or ("", "")
         if at == ("resource", "upper"):
             self.upper = True
         elif at == ("context", "labels"):
-            return  # all that may be there counts: see Plan
-        elif at is not None and at[0] == "principal":
+            self.labels.update(LABELS)  # no other is given
+        elif owner == "context":
+            self._known(name)
+        elif owner == "principal":
             self.principal = True
-        elif at is not None and at[0] == "resource":
-            raise _Unheld(f"it compares resource.{at[1]} with what is not constant")
+        elif owner == "resource":
+            raise _Unheld(f"it compares resource.{name} with what is not constant")
+        elif at is None:
+            self.read(of)
 
-    def _compared(self, at: tuple[str, str] | None, how: str, with_: Any) -> None:
-        if at is None or at[0] != "resource":
-            self.principal = self.principal or (at is not None and at[0] == "principal")
-            return
-        name = at[1]
+    def _equals(self, left: Any, right: Any) -> None:
+        for one, other in ((left, right), (right, left)):
+            if name := _of_resource(one):
+                self._compared(name, other)
+                return
+            if one == _RESOURCE and (entity := _entity(other)):
+                self.entity(entity)
+                return
+        self.read(left)
+        self.read(right)
+
+    def _compared(self, name: str, node: Any) -> None:
+        """An attribute of the resource is, or is not, this."""
         if name == "upper":
             self.upper = True
-        elif with_ is None:
+            self.read(node)
+            return
+        constant = _constant(node)
+        if constant is None:
             raise _Unheld(f"it compares resource.{name} with what is not constant")
-        elif name == "port" and isinstance(with_, int):
-            self.ports.add(with_)
+        if name == "port":
+            self._add_port(constant)
         elif name == "ip":
-            self.networks.add(_network(with_))
+            self._add_network(constant)
         elif name in ("path", "name"):
             if self._files:
-                self._add_text(_literal(with_, name) if how == "==" else _like(with_, name), name)
-            elif name == "name":
-                self._add_host(with_)
-        elif name in ("digest", "plugin"):
+                self._add_text(_literal(constant, name), name)
+            self._add_end(name, constant)
+        else:
             raise _Unheld(f"the kernel does not know resource.{name}")
+
+    def _like(self, left: Any, pattern: Sequence[Any]) -> None:
+        name = _of_resource(left)
+        if not name:
+            self.read(left)
+        elif name not in ("path", "name"):
+            raise _Unheld(f"the kernel does not know resource.{name}")
+        else:
+            if self._files:
+                self._add_text(_like(pattern, name), name)
+            self._add_end(name, pattern)
 
     def _add_text(self, text: str | None, name: str) -> None:
         if text is None:
             raise _Unheld(f"it compares resource.{name} with characters that are special here")
         self.paths.add(text)
 
-    def _add_host(self, said: Any) -> None:
-        """Where an address has no name, it is its own: a name that is one is a network."""
-        if isinstance(said, str):
-            with contextlib.suppress(ValueError):
-                self.networks.add(ipaddress.ip_network(said))
+    def _add_port(self, port: int) -> None:
+        if port == 0:
+            raise _Unheld("it names port 0, which stands for all that no policy names")
+        if 0 < port < 65_536:
+            self.ports.add(port)
+
+    def _add_network(self, text: Any) -> None:
+        network = _network(text)
+        # IPv4 that came mapped is asked about as IPv4.
+        if not (isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED)):
+            self.networks.add(network)
+
+    def _add_end(self, name: str, said: Any) -> None:
+        """Of an Address, a Unix socket's path; of a Host, its name: where an address has none, it
+        is its own, and a name that is one is a network."""
+        if name == "path":
+            self.unix = self.unix or self._ends
+        if name != "name" or not self._hosts:
             return
-        literals = [one["Literal"] for one in said if one != "Wildcard"]
-        text = "".join(literals)
-        if text not in ("", ".", ":") and set(text) <= set("0123456789abcdef.:"):
-            raise _Unheld(f"it compares a host's name with part of an address ({text})")
+        if not isinstance(said, str):
+            literals = [one["Literal"] for one in said if one != "Wildcard"]
+            text = "".join(literals)
+            if len(literals) == len(said):
+                said = text
+            elif text and _within_address(said, text):
+                raise _Unheld(f"it compares a host's name with part of an address ({text})")
+            else:
+                some = ("x" if one == "Wildcard" else one["Literal"] for one in said)
+                self.names.add("".join(some))
+        if isinstance(said, str):
+            self.names.add(said)
+            with contextlib.suppress(ValueError):
+                self._add_network(ipaddress.ip_address(said))
 
     def _contains(self, left: Any, right: Any) -> None:
-        at = _attribute(left)
-        if at == ("context", "labels"):
-            self.labels.update(_strings(right))
+        if _attribute(left) == ("context", "labels"):
+            self.labels.update(_labels(right))
             return
-        inside = _attribute(right)
-        if inside and inside[0] == "resource":
-            values = [_constant(one) for one in left.get("Set", [])]
-            if "Set" not in left or None in values:
-                raise _Unheld(f"it looks for resource.{inside[1]} in what is not constant")
+        values, name = left.get("Set"), _of_resource(right)
+        if name and values is None:
+            raise _Unheld(f"it looks for resource.{name} in what is not constant")
+        if name:
             for value in values:
-                self._compared(inside, "==", value)
-            return
-        self.read(left)
-        self.read(right)
+                self._compared(name, value)
+        elif values is not None and right == _RESOURCE and all(map(_entity, values)):
+            for value in values:
+                self.entity(_entity(value))
+        else:
+            self.read(left)
+            self.read(right)
 
     def _ranged(self, op: str, inner: Any) -> None:
         arguments = inner if isinstance(inner, list) else [inner.get("left"), inner.get("right")]
-        at = _attribute(arguments[0])
-        if at is None or at[0] != "resource":
-            return
-        if op == "isInRange":
+        if not _of_resource(arguments[0]):
+            for one in arguments:
+                self.read(one)
+        elif op == "isInRange":
             network = _constant(arguments[1])
             if network is None:
                 raise _Unheld("it compares resource.ip with what is not constant")
-            self.networks.add(_network(network))
+            self._add_network(network)
         else:
-            self.networks.update(map(_network, _RANGES[op]))
+            for text in _RANGES[op]:
+                self._add_network(text)
 
-    def _ordered(self, inner: Any) -> None:
-        for side in ("left", "right"):
-            at = _attribute(inner[side])
-            if at and at[0] == "resource":
-                raise _Unheld(f"it puts resource.{at[1]} in order: name the values instead")
+    def _ordered(self, *sides: Any) -> None:
+        for side in sides:
+            if name := _of_resource(side):
+                raise _Unheld(f"it puts resource.{name} in order: name the values instead")
+            self.read(side)
 
 
+_PARTS = {
+    "&&": ("left", "right"),
+    "||": ("left", "right"),
+    "!": ("arg",),
+    "isEmpty": ("arg",),
+    "if-then-else": ("if", "then", "else"),
+}
+"""What only joins its parts."""
+_RESOURCE = {"Var": "resource"}
+_NOT_KNOWN = frozenset(CONTEXT) - frozenset(
+    "labels kind image image_digest container namespace hour weekday privilege tool_call"
+    " server".split()
+)
+"""Of the context, what is told of an event and is not asked about in the kernel."""
 _RANGES = {
     "isLoopback": ("127.0.0.0/8", "::1/128"),
     "isMulticast": ("224.0.0.0/4", "ff00::/8"),
     "isIpv4": (),
     "isIpv6": (),
 }
+
+
+def _within_address(pattern: Sequence[Any], text: str) -> bool:
+    """Whether it depends on more than its version whether an address fits."""
+    if text in (".", ":") and pattern[0] == pattern[-1] == "Wildcard":
+        return False
+    return set(text) <= set("0123456789.") or set(text) <= set("0123456789abcdef:")
+
+
+def _of_resource(node: Any) -> str:
+    """`resource.path` -> path; '' for anything else."""
+    at = _attribute(node)
+    return at[1] if at and at[0] == "resource" else ""
+
+
+def _entity(node: Any) -> dict[str, str]:
+    """`Path::"/x"` -> its type and id; nothing for anything else."""
+    value = node.get("Value") if isinstance(node, dict) else None
+    found: dict[str, str] = value.get("__entity", {}) if isinstance(value, dict) else {}
+    return found
 
 
 def _attribute(node: Any) -> tuple[str, str] | None:
@@ -330,13 +419,22 @@ def _constant(node: Any) -> Any:
     return None
 
 
-def _strings(node: Any) -> Iterator[str]:
+def _labels(node: Any) -> Iterator[str]:
+    """Those that something may carry: of others no policy is ever told."""
     values = node["Set"] if isinstance(node, dict) and "Set" in node else [node]
     for value in values:
         constant = _constant(value)
         if not isinstance(constant, str):
             raise _Unheld("it compares context.labels with what is not constant")
-        yield constant
+        number = constant.removeprefix("label-")
+        if constant == f"label-{MAX_LABEL}":
+            raise _Unheld(f"there is no room for {constant} in the kernel's question")
+        if constant in LABELS or (
+            number.isdecimal()
+            and constant == f"label-{int(number)}"
+            and len(LABELS) <= int(number) < MAX_LABEL
+        ):
+            yield constant
 
 
 def _network(text: Any) -> Network:

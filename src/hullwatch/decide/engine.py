@@ -415,6 +415,8 @@ def _version(policies: Iterable[Policy]) -> str:
 
 def _part(action: str, policies: Iterable[Policy]) -> _Part:
     chosen = tuple(one for one in policies if action in one.actions)
+    if not chosen:  # a plan has thousands of small sets
+        return _NONE
     words: set[str] = set()
     for one in chosen:
         words |= _ALL if one.reads is None else one.reads
@@ -424,6 +426,9 @@ def _part(action: str, policies: Iterable[Policy]) -> _Part:
 
     handle = cedarpy.PolicySet.from_str("\n".join(one.matcher for one in chosen))
     return _Part(chosen, handle, read(CONTEXT), {kind: read(of) for kind, of in ENTITIES.items()})
+
+
+_NONE = _Part((), cedarpy.PolicySet.from_str(""), (), dict.fromkeys(ENTITIES, ()))
 
 
 def _asked(part: _Part, question: Question, now: datetime | None) -> _Asked:

@@ -194,6 +194,11 @@ class Log:
         if len(self._noted) >= _BATCH:
             self.flush()
 
+    @property
+    def waiting(self) -> int:
+        """Entries that `note` took and that are not written yet."""
+        return len(self._noted)
+
     def flush(self) -> None:
         if self._noted:
             self.append()

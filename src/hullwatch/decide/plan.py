@@ -9,15 +9,16 @@ plan.of_networks(...) those about networks and names
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations, product
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations, islice, product, takewhile
 from typing import Any, NamedTuple
 
-from hullwatch.decide.ahead import PATH_ACTIONS, Held, Holds, Needs, Network, holds, needs
+from hullwatch.decide.ahead import ACTIONS, PATH_ACTIONS, Held, Holds, Needs, Network, holds, needs
 from hullwatch.decide.engine import Answer, Engine
 from hullwatch.decide.policy import Policy
-from hullwatch.decide.question import Entity, Question, Value
-from hullwatch.decide.schema import kind_of
+from hullwatch.decide.question import Effect, Entity, Mode, Question, Value
+from hullwatch.decide.schema import clean, kind_of
 
 __all__ = ["PRIVILEGES", "Cell", "Facts", "NetRow", "Plan", "Row", "Tool", "Who"]
 
@@ -33,6 +34,7 @@ _ORDINARY = ("198.51.100.7", "2001:db8::7")  # RFC 5737, RFC 3849
 LOOPBACK: tuple[Network, ...] = tuple(
     map(ipaddress.ip_network, ("127.0.0.0/8", "0.0.0.0/32", "::1/128", "::/128"))
 )
+_MAPPED = ipaddress.ip_network("::ffff:0:0/96")  # is asked about as IPv4
 _ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
@@ -59,10 +61,11 @@ class Who(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Paths that are one to the policies of a group. text: one of them."""
+    """Paths that are one to the policies of a group. text: one of them. patterns: that hold."""
 
     group: int
     text: str
+    patterns: frozenset[str]
 
 
 class NetRow(NamedTuple):
@@ -74,8 +77,7 @@ class NetRow(NamedTuple):
 
     @property
     def loopback(self) -> bool:
-        return any(self.network.version == one.version and self.network.subnet_of(one)  # type: ignore[arg-type]
-                   for one in LOOPBACK)  # fmt: skip
+        return any(_is_in(self.network, one) for one in LOOPBACK)
 
 
 class Cell(NamedTuple):
@@ -110,7 +112,7 @@ class Plan:
         self.tools = not words.isdisjoint(("tool_call", "server"))
         self.timed = not words.isdisjoint(("hour", "weekday"))
         self._read = tuple(name for name in _OF_WORKLOAD if name in words)
-        self._principal = any(one.principal for one in self.needs.values())
+        self._principal = any(one.principal for one in wanted.values())
         self.upper = any(one.upper for one in self.needs.values())
         self.groups = _groups(self.needs)
         self.ports = sorted({DNS, *(port for one in self.needs.values() for port in one.ports)})
@@ -118,7 +120,13 @@ class Plan:
             {network for one in self.needs.values() for network in one.networks},
             {ipaddress.ip_network(one) for one in resolvers},
         )
-        self._engines: dict[tuple[str, ...], Engine] = {}
+        self._other = next(port for port in range(_OTHER, 0, -1) if port not in self.ports)
+        self._within = _supernets(one.network for one in self.networks)
+        self._engines: dict[_Ids, Engine] = {}
+        self._words: dict[_Ids, _Words] = {}
+        self._known: dict[_Key, Answer] = {}
+        self._without: dict[tuple[str, str], Holds] = {}
+        self._loose = [engine.policies[k] for k in self.unheld if _permits(engine.policies[k])]
 
     def halve(self, group: int, why: str) -> None:
         """There is no room for so many patterns in one automaton; a policy that has none to itself
@@ -128,6 +136,7 @@ class Plan:
             half = len(idents) // 2
             for ident in idents[half:]:
                 self.unheld[ident] = why
+                self._loose += [self.policies[ident]] * _permits(self.policies[ident])
                 del self.policies[ident], self.needs[ident]
             parts: tuple[tuple[str, ...], ...] = (idents[:half],)
         else:
@@ -176,30 +185,26 @@ class Plan:
     ) -> Iterator[Cell]:
         """rows: numbered from first_row on. any_row: what holds whatever the path; unknown: where
         it cannot be told."""
-        principal = Entity("Workload", who.principal)
         for action in PATH_ACTIONS:
             about = self._about(action)
             if not about:
                 continue
-            free = [one for one in about if not self.needs[one.id].paths]
-            bound = [one for one in about if self.needs[one.id].paths]
+            free = tuple(one for one in about if not self.needs[one.id].paths)
+            bound = tuple(one for one in about if self.needs[one.id].paths)
+            groups = [self._asked(rows, at, bound, action) for at in range(len(self.groups))]
             ports = range(1, len(PRIVILEGES) + 1) if action == "privilege" else (0,)
             for facts in self.facts(True, tools):
                 for port in ports:
-                    ask = self._ask(action, who, facts, port)
-                    answer = ask(free, "/") if free else Answer((), frozenset(), frozenset())
-                    yield Cell(action, facts, any_row, port, holds(about, answer, principal))
+                    how = _How(action, who, facts, port)
+                    answer = self._answer(free, how, ((_KINDS[action], "/"),))
+                    yield Cell(action, facts, any_row, port, self._holds(about, answer, how))
                     maybe: set[str] = set()
-                    for number, row in enumerate(rows):
-                        group = [one for one in bound if one.id in self.groups[row.group]]
-                        held = Held(Holds(0), Holds(0))
-                        if group:
-                            answer = ask(group, row.text)
-                            maybe |= answer.matched | answer.failed
-                            held = _bare(holds(group, answer, principal))
-                        yield Cell(action, facts, first_row + number, port, held)
+                    for group in groups:
+                        for number, held in self._each(group, how, maybe):
+                            yield Cell(action, facts, first_row + number, port, _bare(held))
                     lost = Answer((), frozenset(), frozenset(maybe))
-                    yield Cell(action, facts, unknown, port, _bare(holds(bound, lost, principal)))
+                    held = _bare(self._holds(bound, lost, how))
+                    yield Cell(action, facts, unknown, port, held)
 
     def of_networks(
         self,
@@ -209,83 +214,256 @@ class Plan:
         tools: Sequence[Tool | None] = (None,),
     ) -> Iterator[Cell]:
         """What holds where no name is known; rows of `networks` are numbered from first_row on."""
-        principal = Entity("Workload", who.principal)
         for action in ("connect", "listen"):
             about = self._about(action)
             if not about:
                 continue
             for facts in self.facts(False, tools):
                 maybe: set[str] = set()
-                for number, row in enumerate(self.networks):
-                    for port in (0, *self.ports):
-                        answer = self._net(who, facts, row, port, (), action)
-                        if not row.loopback:
-                            maybe |= answer.matched | answer.failed
-                        held = self._held(answer, row, port, action, principal)
-                        yield Cell(action, facts, first_row + number, port, held)
+                for port in (0, *self.ports):
+                    how = _How(action, who, facts, port)
+                    lists = self._lists(about, how)
+                    for free, own, rows in self._ends(about, action, port):
+                        # What cannot be told is not what goes to oneself.
+                        for number, held in self._each(rows, how, set() if own else maybe):
+                            held = held if free else _or(held, lists)
+                            yield Cell(action, facts, first_row + number, port, held)
+                    if action == "connect":
+                        maybe |= self._by_name(about, how)
+                how = _How(action, who, facts, 0)
                 lost = Answer((), frozenset(), frozenset(maybe))
-                yield Cell(action, facts, unknown, 0, holds(about, lost, principal))
+                yield Cell(action, facts, unknown, 0, self._holds(about, lost, how))
 
     def net(self, who: Who, facts: Facts, number: int, port: int, names: Iterable[str]) -> Held:
         """For a connection to an address of a row that has these names."""
         row = self.networks[number]
-        answer = self._net(who, facts, row, port, names, "connect")
-        return self._held(answer, row, port, "connect", Entity("Workload", who.principal))
+        about = self._about("connect")
+        how = _How("connect", who, facts, port)
+        answer = self._answer(about, how, self._things(row, "connect", port, names))
+        held = self._holds(about, answer, how)
+        return _bare(held) if _is_free(row, "connect", port) else held
 
-    def _held(self, answer: Answer, row: NetRow, port: int, action: str, principal: Entity) -> Held:
-        """A list of permits says nothing of loopback, nor of who is asked for names."""
-        held = holds(answer.asked, answer, principal)
-        free = action == "connect" and (row.loopback or (row.resolver and port == DNS))
-        return _bare(held) if free else held
+    def _asked(
+        self, rows: Sequence[Row], group: int, bound: Sequence[Policy], action: str
+    ) -> list[_Object]:
+        """The rows of a group, each with the policies that it means something to."""
+        by_pattern: dict[str, list[Policy]] = {}
+        own = set(self.groups[group])
+        some = tuple(one for one in bound if one.id in own)
+        kind = _KINDS[action]
+        for one in some:
+            for text in self.needs[one.id].paths:
+                by_pattern.setdefault(text, []).append(one)
+        return [
+            _Object(number, _touched(by_pattern, row.patterns), some, ((kind, row.text),))
+            for number, row in enumerate(rows)
+            if row.group == group
+        ]
 
-    def _net(
-        self, who: Who, facts: Facts, row: NetRow, port: int, names: Iterable[str], action: str
-    ) -> Answer:
-        about = self._about(action)
-        told = port or _OTHER
-        ask = self._ask(action, who, facts, 0)
-        answers = [ask(about, _end(row.address, told), "Address")]
+    def _ends(
+        self, about: tuple[Policy, ...], action: str, port: int
+    ) -> Iterator[tuple[bool, bool, list[_Object]]]:
+        """The rows of networks, those apart that differ by more than what policies name: (whether
+        no list counts, whether it is loopback, rows)."""
+        by_network: dict[Network, list[Policy]] = {}
+        for one in about:
+            for network in self.needs[one.id].networks:
+                by_network.setdefault(network, []).append(one)
+        alike: dict[tuple[bool, bool, int, int], list[_Object]] = {}
+        for number, row in enumerate(self.networks):
+            touched = _touched(by_network, self._within[row.network])
+            things = self._things(row, action, port)
+            key = _is_free(row, action, port), row.loopback, row.network.version, len(things)
+            alike.setdefault(key, []).append(_Object(number, touched, about, things))
+        for (free, own, _, _), objects in alike.items():
+            yield free, own, objects
+
+    def _each(
+        self, objects: Sequence[_Object], how: _How, maybe: set[str]
+    ) -> Iterator[tuple[int, Held]]:
+        """What the policies of these objects are to each of them, by its number, without lists.
+
+        Those that tell an object from none of the others are asked once for all. maybe: gets the
+        policies that hold, or fail, for any.
+        """
+        common: dict[Held, set[str]] = {}
+        left = {one.id: one for one in objects[0].about} if objects else {}
+        for one in sorted(objects, key=lambda one: len(one.touched)):
+            some = tuple(policy for ident, policy in left.items() if ident not in one.touched)
+            if not some:
+                continue
+            answer = self._answer(some, how, one.things)
+            maybe |= answer.matched | answer.failed
+            for policy in some:
+                if policy.id in answer.matched or policy.id in answer.failed:
+                    held = _bare(self._holds((policy,), answer, how))
+                    common.setdefault(held, set()).add(policy.id)
+                del left[policy.id]
+            if not left:
+                break
+        for one in objects:
+            held = Held(Holds(0), Holds(0))
+            if one.touched:
+                some = tuple(one.touched.values())
+                answer = self._answer(some, how, one.things)
+                maybe |= answer.matched | answer.failed
+                held = _bare(self._holds(some, answer, how))
+            for said, idents in common.items():
+                if not idents <= one.touched.keys():
+                    held = _or(held, said)
+            yield one.number, held
+
+    def _holds(self, policies: Iterable[Policy], answer: Answer, how: _How) -> Held:
+        principal = Entity("Workload", clean(how.who.principal))
+        held = holds(policies, answer, principal)
+        without = self._unlisted(how.action, principal)
+        return Held(held.now & ~without, held.orphaned & ~without)
+
+    def _unlisted(self, action: str, principal: Entity) -> Holds:
+        """A list that has a permit which is not known here would stop what that permits."""
+        key = action, principal.id
+        if key not in self._without:
+            self._without[key] = Holds(0)
+            for one in self._loose:
+                if action in one.actions and one.principal.fits(principal.kind, principal.id):
+                    self._without[key] |= _LIST if one.mode is Mode.ENFORCE else Holds.WOULD_LIST
+        return self._without[key]
+
+    def _lists(self, about: tuple[Policy, ...], how: _How) -> Held:
+        """What permits make a list of, whatever is asked about."""
+        nothing = Answer((), frozenset(), frozenset())
+        held = self._holds(about, nothing, how)
+        return Held(held.now & _LIST, held.orphaned & _LIST)
+
+    def _by_name(self, about: tuple[Policy, ...], how: _How) -> frozenset[str]:
+        """Those that hold, or fail, for a host of a name that they know."""
+        told = how.port or self._other
+        some = tuple(one for one in about if self.needs[one.id].names)
+        names = sorted({name for one in some for name in self.needs[one.id].names})
+        answer = self._answer(some, how, tuple(("Host", _end(name, told)) for name in names))
+        return answer.matched | answer.failed
+
+    def _things(
+        self, row: NetRow, action: str, port: int, names: Iterable[str] = ()
+    ) -> tuple[tuple[str, str], ...]:
+        """An address of the row and what it is called, as resources."""
+        told = port or self._other
+        things = [("Address", _end(row.address, told))]
         if action == "connect" and not (row.resolver and port == DNS):
             hosts = tuple(names) or (("localhost",) if row.loopback else (row.address,))
-            answers += [ask(about, _end(host, told), "Host") for host in hosts]
-        return Answer(
-            tuple(about),
-            frozenset().union(*(one.matched for one in answers)),
-            frozenset().union(*(one.failed for one in answers)),
-        )
+            things += [("Host", _end(host, told)) for host in hosts]
+        return tuple(things)
 
-    def _about(self, action: str) -> list[Policy]:
-        return [one for one in self.policies.values() if action in one.actions]
+    def _about(self, action: str) -> tuple[Policy, ...]:
+        return tuple(one for one in self.policies.values() if action in one.actions)
 
-    def _ask(self, action: str, who: Who, facts: Facts, port: int) -> Callable[..., Answer]:
-        context: dict[str, Any] = {**dict(who.context), "labels": facts.labels}
-        if facts.tool is not None:
-            context["tool_call"] = facts.tool.name
-            if facts.tool.server:
-                context["server"] = facts.tool.server
-        if action == "privilege":
-            context["privilege"] = PRIVILEGES[port - 1]
-
-        def ask(policies: Sequence[Policy], ident: str, kind: str = "") -> Answer:
-            upper: dict[str, Value] = {}
-            if action in _KINDS and self.upper:
-                upper["upper"] = facts.upper
-            resource = Entity(kind or _KINDS[action], ident, upper)
-            question = Question(
-                principal=Entity("Workload", who.principal),
-                action=action,
-                resource=resource,
-                context=context,
+    def _answer(
+        self, policies: tuple[Policy, ...], how: _How, things: tuple[tuple[str, str], ...]
+    ) -> Answer:
+        """What these say to any of the things. Asked once for all that they do not tell apart."""
+        if not policies:
+            return Answer((), frozenset(), frozenset())
+        ids = tuple(one.id for one in policies)
+        words = self._words.get(ids)
+        if words is None:
+            words = self._words[ids] = _Words(
+                frozenset().union(*map(_words, policies)),
+                frozenset().union(*(self.needs[one].labels for one in ids)),
+                any(self.needs[one].upper for one in ids),
+                any(self.needs[one].principal for one in ids),
             )
-            return self._engine(policies).answer(question)
+        context: dict[str, Any] = {k: v for k, v in how.who.context if k in words.context}
+        context["labels"] = tuple(one for one in how.facts.labels if one in words.labels)
+        if (tool := how.facts.tool) is not None:
+            told = {"tool_call": tool.name, "server": tool.server}
+            context |= {k: v for k, v in told.items() if v and k in words.context}
+        if how.action == "privilege":
+            context["privilege"] = PRIVILEGES[how.port - 1]
+        upper: dict[str, Value] = {}
+        if words.upper and how.action in _KINDS:
+            upper["upper"] = how.facts.upper
+        who = how.who.principal if words.principal else ""
+        key = ids, how.action, who, tuple(context.items()), how.facts.upper & words.upper, things
+        found = self._known.get(key)
+        if found is None:
+            engine = self._engines.get(ids)
+            if engine is None:
+                engine = self._engines[ids] = Engine(policies)
+            answers = [
+                engine.answer(
+                    Question(
+                        principal=Entity("Workload", who),
+                        action=how.action,
+                        resource=Entity(kind, ident, upper),
+                        context=context,
+                    )
+                )
+                for kind, ident in things
+            ]
+            found = self._known[key] = Answer(
+                policies,
+                frozenset().union(*(one.matched for one in answers)),
+                frozenset().union(*(one.failed for one in answers)),
+            )
+        return found
 
-        return ask
+    def forget(self) -> None:
+        """What is only kept to be quick, but for what each name is asked of."""
+        if not self._known:
+            return
+        self._known.clear()
+        whole = {tuple(one.id for one in self._about(action)) for action in ACTIONS}
+        self._engines = {ids: one for ids, one in self._engines.items() if ids in whole}
+        self._words = {ids: one for ids, one in self._words.items() if ids in whole}
 
-    def _engine(self, policies: Sequence[Policy]) -> Engine:
-        key = tuple(one.id for one in policies)
-        if key not in self._engines:
-            self._engines[key] = Engine(policies)
-        return self._engines[key]
+
+_Ids = tuple[str, ...]
+_Key = tuple[Any, ...]
+
+
+class _How(NamedTuple):
+    """What is asked, but for about what. port: as Cell's."""
+
+    action: str
+    who: Who
+    facts: Facts
+    port: int
+
+
+class _Words(NamedTuple):
+    """What policies read of who asks."""
+
+    context: frozenset[str]
+    labels: frozenset[str]
+    upper: bool
+    principal: bool
+
+
+class _Object(NamedTuple):
+    """A row. touched: the policies that name something that holds for it; about: all that are
+    asked. things: the resources that it is asked as."""
+
+    number: int
+    touched: dict[str, Policy]
+    about: tuple[Policy, ...]
+    things: tuple[tuple[str, str], ...]
+
+
+def _touched(by: Mapping[Any, list[Policy]], named: Iterable[Any]) -> dict[str, Policy]:
+    return {one.id: one for name in named for one in by.get(name, ())}
+
+
+def _permits(policy: Policy) -> bool:
+    return policy.does is Effect.ALLOW
+
+
+def _is_free(row: NetRow, action: str, port: int) -> bool:
+    """A list of permits says nothing of loopback, nor of who is asked for names."""
+    return action == "connect" and (row.loopback or (row.resolver and port == DNS))
+
+
+def _or(one: Held, other: Held) -> Held:
+    return Held(one.now | other.now, one.orphaned | other.orphaned)
 
 
 _OTHER = 49_151  # a port that no policy names, nor anybody uses
@@ -318,18 +496,33 @@ def _groups(wanted: Mapping[str, Needs]) -> list[tuple[str, ...]]:
 
 def _net_rows(networks: set[Network], resolvers: set[Network]) -> list[NetRow]:
     """Each network with an address of it that is in none that is within; the whole of it may be."""
-    every = {*networks, *resolvers, *LOOPBACK, *_ALL}
+    every = sorted(
+        {*networks, *resolvers, *LOOPBACK, *_ALL},
+        key=lambda one: (one.version, int(one.network_address), one.prefixlen),
+    )
     rows = []
-    for network in sorted(every, key=lambda one: (one.version, one)):
-        inner = [
-            one
-            for one in every
-            if one != network and one.version == network.version and one.subnet_of(network)  # type: ignore[arg-type]
-        ]
-        address = _outside(network, inner)
+    for at, network in enumerate(every):  # those within follow at once
+        inner = list(takewhile(partial(_is_in, above=network), islice(every, at + 1, None)))
+        address = _outside(network, [*inner, _MAPPED] if network.version == 6 else inner)
         if address is not None:
             rows.append(NetRow(network, str(address), network in resolvers))
     return rows
+
+
+def _supernets(networks: Iterable[Network]) -> dict[Network, tuple[Network, ...]]:
+    """Each with all that it is in, itself included. Given in order, as `_net_rows` does."""
+    found: dict[Network, tuple[Network, ...]] = {}
+    above: list[Network] = []
+    for network in networks:
+        while above and not _is_in(network, above[-1]):
+            above.pop()
+        above.append(network)
+        found[network] = tuple(above)
+    return found
+
+
+def _is_in(network: Network, above: Network) -> bool:
+    return network.version == above.version and network.subnet_of(above)  # type: ignore[arg-type]
 
 
 def _outside(network: Network, inner: Sequence[Network]) -> Any:

@@ -599,7 +599,8 @@ __noinline int guard_net(struct guard *g, const struct guard_end *end)
 		row = *found;
 	name.scope = g->key.scope;
 	__builtin_memcpy(name.addr, end->addr, 16);
-	found = bpf_map_lookup_elem(&guard_names, &name);
+	/* Of what listens no name is asked for. */
+	found = g->key.action == HW_A_CONNECT ? bpf_map_lookup_elem(&guard_names, &name) : 0;
 	g->key.name = found ? *found : 0;
 	return guard_row(g, row) ? guard_says(g) : guard_unknown(g);
 }

@@ -90,6 +90,7 @@ class Guard:
         self._answered = maps("guard_answered")
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
+        self._old: list[int] = []  # generations that were in force
         self.generation = 0
         """In force; 0: none."""
         self._last = 0  # that was in force: what is known of a path bears its number
@@ -105,8 +106,25 @@ class Guard:
     ) -> int:
         """The next generation; what an unfinished one left is removed first. networks: to rows."""
         generation = self._last + 1
-        self._remove(generation)
-        made = self._made[generation] = []
+        self.abandon(generation)
+        self.sweep()
+        self._made[generation] = []
+        try:
+            self._tell_apart(generation, tables, networks, ports)
+        except BaseException:
+            self.abandon(generation)
+            raise
+        self._programs.settings["policy_facts"][0][generation & 1] = np.uint32(facts)
+        return generation
+
+    def _tell_apart(
+        self,
+        generation: int,
+        tables: Tables,
+        networks: Mapping[Network, int],
+        ports: Iterable[int],
+    ) -> None:
+        made = self._made[generation]
         states = self._programs.object.map("path_states")
         data, size = tables.states.tobytes(), PATH_STATE.itemsize
         first = FIRST_STATE[generation & 1]
@@ -123,8 +141,6 @@ class Guard:
         for port in ports:
             key = _PORT.pack(generation, port)
             self._put(self._ports, key, struct.pack("<H", port), made)
-        self._programs.settings["policy_facts"][0][generation & 1] = np.uint32(facts)
-        return generation
 
     def first_state(self) -> int:
         """Of the generation that `begin` will give."""
@@ -157,16 +173,27 @@ class Guard:
             self._answered.delete(key)
 
     def commit(self, generation: int) -> None:
-        """In force from now on; the one before is removed."""
-        before, self.generation, self._last = self.generation, generation, generation
+        """In force from now on. The one before is there until `sweep`: who was about to be judged
+        by it finds its answers."""
+        if self.generation:
+            self._old.append(self.generation)
+        self.generation = self._last = generation
         self.alive()
         self._programs.set(policy=generation)
-        if before:
-            self._remove(before)
+
+    def sweep(self) -> None:
+        """Remove what was in force: some time after `commit`."""
+        while self._old:
+            self._remove(self._old.pop())
+
+    def abandon(self, generation: int) -> None:
+        """Remove what was begun and is not to be in force."""
+        self._remove(generation)
 
     def end(self) -> None:
         """Nothing is guarded any more."""
         self._programs.set(policy=0)
+        self.sweep()
         self._remove(self.generation)
         self.generation = 0
 

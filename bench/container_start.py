@@ -1,6 +1,6 @@
 """From a container's first instruction until policy holds it.
 
-    python bench/hold.py [--count N] [--json]
+    python bench/container_start.py [--count N] [--json]
 
 A policy forbids all connections of containers named `probe`. A static program, the first of its
 container, tries to connect from its first instruction on, until it is told EPERM; it says how long

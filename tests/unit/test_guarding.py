@@ -1,0 +1,379 @@
+"""Policies kept in force: what is filled when, and what a failure leaves. The maps are dictionaries
+here (support/guarded.py); the kernel's own are in tests/live."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from hullwatch import guarding
+from hullwatch.context.workload import Workload
+from hullwatch.decide.log import LogError
+from hullwatch.decide.plan import Plan
+from hullwatch.guarding import MAX_NAMES_OF, Named, Stopped
+from hullwatch.questions import Act, Actor
+from hullwatch.sensor.guard import GuardError
+from hullwatch.sensor.wire import Class, Done
+from support.guard_maps import PASSES, STOPPED, Noted, Steered
+
+RESOLVER = "10.9.9.9"
+ONE = Workload(
+    cgroup=101, cgroup_path="/1", state="resolved", container_id="1" * 64, name="one"
+)  # fmt: skip
+TWO = msgspec.structs.replace(ONE, cgroup=102, container_id="2" * 64, name="two")
+NO_NET = """
+@id("no-net") forbid (principal, action == Action::"connect", resource is Address)
+when { resource has ip && resource.ip.isInRange(ip("10.0.0.0/8")) };
+"""
+NO_SHELL = '@id("no-shell") forbid (principal, action == Action::"exec", resource is Binary) when {'
+NO_SHELL += ' resource.name == "sh" };'
+BY_NAME = """
+@id("listed") permit (principal, action == Action::"connect", resource is Host)
+when { resource.name like "*.acme.example" };
+@id("never") forbid (principal, action == Action::"connect", resource is Host)
+when { resource.name == "bad.acme.example" };
+@id("one") forbid (principal, action == Action::"exec", resource)
+when { context has container && context.container == "one" };
+"""
+
+
+@pytest.fixture
+def here() -> Steered:
+    made = Steered((RESOLVER,))
+    made.guarding.found([ONE, TWO])
+    return made
+
+
+def named(
+    here: Steered, name: str, address: str, cgroup: int = 101, server: str = RESOLVER
+) -> None:
+    here.guarding.named([Named(0, cgroup, ipaddress.ip_address(server), name, (address,))])
+
+
+def nets(here: Steered) -> str:
+    return here.kernel.end(101, "connect", "10.1.2.3", 443)
+
+
+def shells(here: Steered, cgroup: int = 101) -> str:
+    return here.kernel.path(cgroup, "exec", b"/bin/sh")
+
+
+def test_a_set_is_filled_before_it_is_in_force(here: Steered, monkeypatch: pytest.MonkeyPatch):
+    here.apply(NO_NET)
+    here.turn()
+    during: list[tuple[str, str]] = []
+    put = here.guard.put
+
+    def watched(*given: Any) -> int:
+        during.append((nets(here), shells(here)))
+        done = put(*given)
+        during.append((nets(here), shells(here)))
+        return done
+
+    monkeypatch.setattr(here.guard, "put", watched)
+    here.apply(NO_SHELL)
+    here.turn()
+    assert during and set(during) == {(STOPPED, PASSES)}
+    assert (nets(here), shells(here)) == (PASSES, STOPPED)
+
+
+def test_who_is_being_judged_by_the_old_set_finds_its_answers(here: Steered):
+    here.apply(NO_NET)
+    here.turn()
+    here.apply(NO_SHELL)
+    here.turn()
+    here.kernel.set(policy=1)  # as a program has read it a moment ago
+    assert nets(here) == STOPPED
+    here.kernel.set(policy=2)
+    here.turn()  # a second later
+    answers = {int.from_bytes(key[:4], "little") for key in here.kernel.map("guard_answers").held}
+    nets_of = {int.from_bytes(key[4:8], "big") for key in here.kernel.map("guard_nets").held}
+    assert answers == nets_of == {2}, "what was in force before is removed"
+
+
+class Panic(BaseException):
+    """As Cedar's, which is no Exception."""
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda here, patch: setattr(
+            here.kernel.map("guard_answers"), "room", len(here.kernel.map("guard_answers").held) + 3
+        ),
+        lambda here, patch: setattr(here.kernel.map("guard_nets"), "room", 9),
+        lambda here, patch: patch.setattr(Plan, "of_paths", _raiser(Panic("no"))),
+        lambda here, patch: patch.setattr(Plan, "of_networks", _raiser(KeyError("x"))),
+        lambda here, patch: patch.setattr(guarding, "Plan", _raiser(ValueError("a set"))),
+    ],
+    ids=["answers", "networks", "panic", "fault", "plan"],
+)
+def test_what_cannot_be_filled_leaves_what_is(
+    here: Steered, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None]
+):
+    first = here.apply(NO_NET)
+    here.turn()
+    tables = ("guard_answers", "guard_nets", "guard_ports")
+    before = [dict(here.kernel.map(name).held) for name in tables]
+    with monkeypatch.context() as patch:
+        fail(here, patch)
+        second = here.apply(NO_SHELL)
+        here.turn()
+    stats = here.guarding.stats()
+    assert stats["version"] == first.version and stats["generation"] == 1
+    assert second.version[:12] in str(stats["problem"]), "it is said for as long as it is so"
+    assert [here.kernel.map(name).held for name in tables] == before, "nothing half is left"
+    assert (nets(here), shells(here)) == (STOPPED, PASSES)
+    for table in here.kernel.tables.values():
+        table.room = None
+    third = msgspec.structs.replace(ONE, cgroup=103, name="three")
+    here.guarding.found([third])
+    here.turn()
+    assert here.kernel.end(103, "connect", "10.1.2.3", 443) == STOPPED
+    here.guarding._again = 0.0  # a minute later
+    here.turn()
+    assert here.guarding.stats()["version"] == second.version
+    assert not here.guarding.stats()["problem"]
+    assert (nets(here), shells(here, 103)) == (PASSES, STOPPED)
+
+
+def _raiser(error: BaseException) -> Callable[..., Any]:
+    def raises(*_: object) -> Any:
+        raise error
+
+    return raises
+
+
+def test_kinds_after_a_failure_are_not_mixed_up(here: Steered):
+    """A failed set must not take numbers of scopes from the one that is in force."""
+    here.apply(BY_NAME)
+    here.turn()
+    assert (shells(here), shells(here, 102)) == (STOPPED, PASSES)
+    table = here.kernel.map("guard_answers")
+    table.room = len(table.held) + 1
+    here.apply(NO_SHELL)
+    here.turn()
+    table.room = None
+    here.guarding.found([msgspec.structs.replace(ONE, cgroup=103, name="three")])
+    here.turn()
+    assert [shells(here, cgroup) for cgroup in (101, 102, 103)] == [STOPPED, PASSES, PASSES]
+
+
+def test_a_container_that_there_is_no_room_for_is_said(here: Steered):
+    here.apply(BY_NAME)
+    here.turn()
+    table = here.kernel.map("guarded")
+    table.room = len(table.held)
+    here.guarding.found([msgspec.structs.replace(ONE, cgroup=103, name="three")])
+    here.turn()
+    assert here.guarding.stats()["unguarded"] == 1
+    assert any("guarded has no room for more" in said for said in here.said)
+    here.guarding.gone([103])
+    here.turn()
+    assert here.guarding.stats()["unguarded"] == 0
+
+
+@pytest.mark.parametrize("when", ["before the container", "before the set", "after it"])
+def test_names(when: str):
+    here = Steered((RESOLVER,))
+    if when == "before the container":
+        here.apply(BY_NAME)
+        named(here, "api.acme.example", "192.0.2.1")
+        here.turn()
+    here.guarding.found([ONE, TWO])
+    if when == "before the set":
+        named(here, "api.acme.example", "192.0.2.1")
+        here.turn()
+    if when != "before the container":
+        here.apply(BY_NAME)
+        here.turn()
+    if when == "after it":
+        named(here, "api.acme.example", "192.0.2.1")
+    here.turn()
+    assert here.kernel.end(101, "connect", "192.0.2.1", 443) == PASSES
+    assert here.kernel.end(101, "connect", "192.0.2.2", 443) == STOPPED
+    assert here.kernel.end(101, "listen", "192.0.2.1", 443) == PASSES
+    named(here, "BAD.acme.example.", "192.0.2.1")
+    here.turn()
+    assert here.kernel.end(101, "connect", "192.0.2.1", 443) == STOPPED
+
+
+def test_only_resolvers_that_are_trusted_name_addresses(here: Steered):
+    here.apply(BY_NAME)
+    named(here, "api.acme.example", "192.0.2.1", server="192.0.2.53")
+    named(here, "", "192.0.2.2")
+    here.turn()
+    assert here.kernel.end(101, "connect", "192.0.2.1", 443) == STOPPED
+    assert here.guarding.stats()["names"] == 0
+
+
+def test_an_address_of_too_many_names_cannot_be_told(here: Steered):
+    """Whoever asks for many names of one address hides none, and takes no room from others."""
+    here.apply(BY_NAME)
+    for number in range(MAX_NAMES_OF * 3):
+        named(here, f"n{number}.acme.example", "192.0.2.1")
+    here.turn()
+    answers = len(here.kernel.map("guard_answers").held)
+    assert here.kernel.end(101, "connect", "192.0.2.1", 443) == STOPPED
+    for number in range(100):
+        named(here, f"m{number}.acme.example", "192.0.2.1")
+    here.turn()
+    assert len(here.kernel.map("guard_answers").held) == answers
+
+
+def test_raw_sockets_reach_hosts_that_are_forbidden_by_name(here: Steered):
+    here.apply(BY_NAME.split("@id")[2].join(("@id", "")))
+    here.turn()
+    assert here.kernel.socket(101) == STOPPED
+
+
+def test_containers_that_are_gone(here: Steered):
+    here.apply(BY_NAME)
+    named(here, "api.acme.example", "192.0.2.1")
+    here.turn()
+    here.guarding.gone([101])
+    here.turn()
+    assert shells(here) == PASSES and len(here.kernel.map("guarded").held) == 1
+    assert here.guarding.stats()["names"] == 0 and here.guarding.cgroups == {102}
+    here.apply(NO_SHELL)
+    here.turn()
+    assert (shells(here), shells(here, 102)) == (PASSES, STOPPED)
+
+
+@pytest.mark.parametrize(("timed", "generation"), [(True, 2), (False, 1)])
+def test_another_hour(here: Steered, monkeypatch: pytest.MonkeyPatch, timed: bool, generation: int):
+    here.apply(NO_SHELL.replace("when {", "when { context.hour < 24 &&") if timed else NO_SHELL)
+    here.turn()
+    later = SimpleNamespace(tm_hour=(time.localtime().tm_hour + 1) % 24)
+    monkeypatch.setattr(guarding.time, "localtime", lambda: later)
+    here.turn()
+    assert here.guard.generation == generation and shells(here) == STOPPED
+
+
+def verdict(number: int = 0) -> Stopped:
+    act = Act(int(Class.EXEC), "/bin/sh", Actor(ONE))
+    return Stopped(number, int(Done.DENIED), "exec", act, "", "", "lsm")
+
+
+class Full(Noted):
+    """A disk that is full until it is not."""
+
+    full = True
+
+    def note(self, entry: Any) -> None:
+        super().note(entry)
+        self.waiting = len(self.entries)
+        self._check()
+
+    def flush(self) -> None:
+        self._check()
+        self.waiting = 0
+
+    def _check(self) -> None:
+        if self.full:
+            raise LogError("disk full")
+
+
+def test_a_log_that_cannot_be_written_costs_only_what_does_not_fit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(guarding, "MAX_WAITING", 10)
+    log = Full()
+    here = Steered((RESOLVER,), lambda: log)
+    here.guarding.found([ONE])
+    here.apply(NO_SHELL)
+    here.turn()
+    for number in range(25):
+        here.guarding.stopped([verdict(number)])
+        here.turn()
+    assert [one.time for one in log.entries] == list(range(10)), "those that fit are kept"
+    assert here.guarding.stats()["verdicts_lost"] == 15
+    assert len([one for one in here.said if "disk full" in one]) == 1
+    here.apply(NO_NET)
+    here.turn()
+    assert (nets(here), shells(here)) == (STOPPED, PASSES), "policies do not wait for the log"
+    log.full = False
+    here.turn()
+    here.guarding.stopped([verdict(99)])
+    here.turn()
+    assert log.entries[-1].time == 99 and here.guarding.lost == 15
+
+
+def test_a_log_that_cannot_be_opened_is_tried_again():
+    tries = [LogError("no such disk"), LogError("no such disk"), Noted()]
+
+    def opened() -> Any:
+        found = tries.pop(0)
+        if isinstance(found, LogError):
+            raise found
+        return found
+
+    here = Steered((RESOLVER,), opened)
+    here.guarding.found([ONE])
+    here.apply(NO_SHELL)
+    here.turn()
+    assert shells(here) == STOPPED and any("no such disk" in one for one in here.said)
+    here.guarding.stopped([verdict()])
+    here.turn()
+    assert not tries and here.guarding.lost == 0
+
+
+def test_too_many_verdicts_at_once_are_counted(here: Steered, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(guarding, "MAX_WAITING", 3)
+    here.apply(NO_SHELL)
+    here.turn()
+    here.guarding.stopped(map(verdict, range(5)))
+    assert here.guarding.stats()["verdicts_lost"] == 2
+
+
+def test_a_decision_is_told_of_the_set_that_made_it(here: Steered, monkeypatch: pytest.MonkeyPatch):
+    log = Noted()
+    here = Steered((RESOLVER,), lambda: log)
+    here.guarding.found([ONE])
+    first = here.apply(NO_SHELL)
+    here.turn()
+    monkeypatch.setattr(Plan, "of_paths", _raiser(GuardError("full")))
+    here.apply(NO_SHELL, NO_NET)
+    here.turn()
+    here.guarding.stopped([verdict()])
+    here.turn()
+    assert log.entries[0].version == first.version
+
+
+def test_who_keeps_policies_is_watched(here: Steered, monkeypatch: pytest.MonkeyPatch):
+    """The agent says that it is there only while its policies are kept: see guarding.py."""
+    assert here.guarding.thread == "not begun"
+    here.apply(NO_SHELL, NO_NET.replace("forbid", '@fail("open") forbid'))
+    here.turn()
+    said: list[int] = []
+    monkeypatch.setattr(here.guard, "alive", lambda: said.append(1))
+    held, entered = threading.Event(), threading.Event()
+    here.guarding.start()
+
+    def hang() -> None:
+        entered.set()
+        held.wait(60)
+
+    here.guarding._work.put(hang)
+    assert entered.wait(10)
+    here.guarding.tick()
+    assert said == [1] and here.guarding.stats()["thread"] == "alive"
+    monkeypatch.setattr(guarding, "_HUNG", -1.0)
+    here.guarding.tick()
+    here.guarding.tick()
+    assert said == [1] and here.guarding.stats()["thread"] == "hangs"
+    assert len([one for one in here.said if "hangs" in one]) == 1
+    assert (nets(here), shells(here)) == (STOPPED, STOPPED), (
+        "for as long as it was said to be there"
+    )
+    here.kernel.set(policy_alive=0)
+    assert (nets(here), shells(here)) == (PASSES, STOPPED), "then what fails closed"
+    held.set()
+    monkeypatch.undo()
+    here.guarding.close()
+    assert here.guarding.thread == "ended" and here.guard.generation == 0
