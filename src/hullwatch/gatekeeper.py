@@ -1,9 +1,5 @@
 """Policy at the gateway: a tool call becomes a question, the question a decision, a challenge an
-action that waits for a person, and all of it entries of the decision log.
-
-A decider that hangs is not waited for: its question is answered as the set fails, and so is every
-further one until it comes back. What cannot be logged is not let through. Where the set in force is
-followed, each call is decided by one set, the old or the new one.
+action that waits for a person, and all of it entries of the decision log (decide/ruling.py).
 """
 
 from __future__ import annotations
@@ -12,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,36 +18,21 @@ from hullwatch.agent.report import Reporter
 from hullwatch.agent.secrets import Key, redact
 from hullwatch.context.call import MAX_TEXT, Signal
 from hullwatch.context.cgroups import container_of
-from hullwatch.decide.applied import Entry as Change
-from hullwatch.decide.approvals import (
-    Approvals,
-    Challenge,
-    Full,
-    Person,
-    Refused,
-    Terms,
-    Waiting,
-    ancestors,
-    terms_of,
-)
-from hullwatch.decide.deciding import DECIDING, Decider, Deciding
+from hullwatch.decide.approvals import Full, Person, Refused, Waiting, ancestors
+from hullwatch.decide.deciding import Decider
 from hullwatch.decide.following import Following
 from hullwatch.decide.log import Entry, Log, LogError
-from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question
+from hullwatch.decide.question import Decision, Effect, Entity, Question
+from hullwatch.decide.ruling import OTHER_TERMS, Rulings, terms
 
 __all__ = ["Gatekeeper", "Requester"]
 
-FLUSH = 1.0  # s between two writings of what nobody waits for
-FOLLOW = 0.5  # s between two looks at the set in force
-COUNTED = 60.0  # s between two of the counts of remembered allows
 MAX_SHOWN = 2048  # characters of a held call's arguments that are shown
-MAX_KNOWN = 4096  # allows that are remembered
 _TIER = "gateway"
 _UNLABELLED = (
     "policies: some read labels, and no agent tells those of this client and server; they cannot be"
     " evaluated and take their @fail"
 )
-_OTHER_TERMS = "the policies changed while it waited, and now ask for another approval; ask again"
 
 
 class Requester(NamedTuple):
@@ -111,68 +91,51 @@ class Gatekeeper:
         following: Following | None = None,
         tell: Callable[[str], None] = lambda said: None,
     ) -> None:
-        self._decider = decider
-        self._log = log
+        self._rulings = Rulings(
+            decider, log, _TIER, requester.pid, clock, following=following, tell=tell
+        )
+        self.approvals = self._rulings.approvals
         self.requester = requester
         self._reporter = reporter
         self._clock = clock
-        self.approvals = Approvals(log, requester.pid, clock)
-        self._following = following
-        self._tell = tell
-        self._asking = Deciding()
-        self._known: OrderedDict[Entry, int] = OrderedDict()
         self.on_held: Callable[[Waiting], None] = lambda waiting: None
-        self._tasks: list[asyncio.Task[None]] = []
         self._flooded = 0  # when that was told last
         self._key = Key(os.urandom(32))
         self._unlabelled = ""  # version of the set that read labels which nobody told
-        self._behind = False  # what was noted could not be written
-        self.problem = ""
+
+    @property
+    def problem(self) -> str:
+        return self._rulings.problem
 
     async def start(self) -> None:
         """LogError."""
-        self.approvals.sweep()
-        self._tasks = [asyncio.create_task(self._tidy())]
-        if self._following is not None:
-            if self._following.entry is not None:
-                self.approvals.policies_changed(self._following.entry.at)
-            self._tasks.append(asyncio.create_task(self._follow(self._following)))
+        await self._rulings.start()
 
     def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        try:
-            self.approvals.close()
-            self._count()
-            self._log.flush()
-        except LogError as error:
-            self.problem = str(error)
-        self._asking.close()
+        self._rulings.close()
 
     def story(self, principal: str) -> list[dict[str, Any]]:
         """The last of what was decided about it, for whoever has to answer. LogError."""
-        self._log.flush()
-        found = [one for one in self._log.entries(newest=200) if one.principal == principal]
-        names = "time kind action resource effect policies reason tool_call count".split()
-        return [{name: getattr(one, name) for name in names} for one in found[-10:]]
+        return self._rulings.story(principal)
 
     # --- one call -------------------------------------------------------------------------
 
     async def ask(self, asked: Asked) -> Ruling:
-        decider = self._decider
+        decider = self._rulings.decider
         try:
             question = self._question(asked, await self._labels(decider))
             approved = asked.approved == _approval(decider, question)
-            decision = await self._decide(decider, question, approved)
+            decision = await self._rulings.decide(decider, (question,), approved)
             entry = self._entry(asked, question, decision)
             if decision.effect is Effect.ALLOW:
-                return self._allow(entry, asked.approved if approved else "")
+                self._rulings.allow(entry)
+                return Ruling(True, approved=asked.approved if approved else "")
             if decision.effect is Effect.CHALLENGE:
                 return await self._challenge(decider, asked, question, decision, entry)
-            self._log.append(entry)
+            self._rulings.log.append(entry)
             return _blocked(decision)
         except LogError as error:
-            self.problem = str(error)
+            self._rulings.problem = str(error)
             return Ruling(False, f"held by hullwatch: a decision cannot be logged: {error}")
 
     def _question(self, asked: Asked, labels: tuple[str, ...] | None = None) -> Question:
@@ -204,28 +167,8 @@ class Gatekeeper:
         labels = await self._reporter.labels()
         if labels is None and self._unlabelled != decider.version:
             self._unlabelled = decider.version
-            self._tell(_UNLABELLED)
+            self._rulings.tell(_UNLABELLED)
         return labels
-
-    def _allow(self, entry: Entry, approved: str) -> Ruling:
-        """One that would say what another one said already is counted. LogError."""
-        if self._behind:
-            self._log.flush()
-            self._behind = False
-        known = msgspec.structs.replace(
-            entry, time=0, took=0, tool_call="", question="", arguments=""
-        )
-        if entry.wanted is not Effect.ALLOW or entry.failed:
-            self._log.note(entry)  # what would be done, were it enforced
-        elif known in self._known:
-            self._known[known] += 1
-            self._known.move_to_end(known)
-        else:
-            self._known[known] = 0
-            self._log.note(entry)
-            if len(self._known) > MAX_KNOWN:
-                self._note_count(*self._known.popitem(last=False))
-        return Ruling(True, approved=approved)
 
     async def _challenge(
         self,
@@ -237,12 +180,12 @@ class Gatekeeper:
     ) -> Ruling:
         granted = self.approvals.granted(entry)
         if granted is not None:
-            again = await self._decide(decider, question, True)
+            again = await self._rulings.decide(decider, (question,), True)
             if again.effect is not Effect.ALLOW:
-                self._log.append(self._entry(asked, question, again))
+                self._rulings.log.append(self._entry(asked, question, again))
                 return _blocked(again)
             why = f"approved for every such call by {granted.by}: {granted.why}"
-            self._log.append(
+            self._rulings.log.append(
                 msgspec.structs.replace(
                     entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
                 )
@@ -252,7 +195,7 @@ class Gatekeeper:
         try:
             waiting = self.approvals.hold(
                 entry,
-                _terms(decider, decision),
+                terms(decider, decision),
                 over.set,
                 {
                     "definition": asked.definition,
@@ -263,7 +206,7 @@ class Gatekeeper:
             )
         except Full as error:
             blocked = msgspec.structs.replace(entry, effect=Effect.BLOCK, reason=str(error))
-            self._log.append(blocked)
+            self._rulings.log.append(blocked)
             self._tell_flood(entry)
             return Ruling(False, f"blocked by hullwatch: {error}", decision.policies)
         self._tell_flood(entry)
@@ -279,61 +222,27 @@ class Gatekeeper:
     async def approved(self, asked: Asked, waiting: Waiting) -> Ruling:
         """Asked again with what is known now: an approval lifts the challenge that it was given
         for, and nothing else."""
-        decider = self._decider
+        decider = self._rulings.decider
         question = self._question(asked, await self._labels(decider))
-        if decider.version != waiting.entry.version:
-            again = await self._decide(decider, question, False)
-            if again.effect is Effect.CHALLENGE and not (
-                set(again.policies) <= set(waiting.entry.policies)
-                and _terms(decider, again) == waiting.terms
-            ):
-                entry = self._entry(asked, question, again)
-                self._log.append(
-                    msgspec.structs.replace(entry, effect=Effect.BLOCK, reason=_OTHER_TERMS)
-                )
-                return Ruling(False, f"blocked by hullwatch: {_OTHER_TERMS}", again.policies)
-        decision = await self._decide(decider, question, True)
+        again = await self._rulings.outgrown(decider, (question,), waiting)
+        if again is not None:
+            entry = self._entry(asked, question, again)
+            self._rulings.log.append(
+                msgspec.structs.replace(entry, effect=Effect.BLOCK, reason=OTHER_TERMS)
+            )
+            return Ruling(False, f"blocked by hullwatch: {OTHER_TERMS}", again.policies)
+        decision = await self._rulings.decide(decider, (question,), True)
         if decision.effect is not Effect.ALLOW:
-            self._log.append(self._entry(asked, question, decision))
+            self._rulings.log.append(self._entry(asked, question, decision))
             return _blocked(decision)
         return Ruling(True, approved=_approval(decider, question))
 
-    async def _decide(self, decider: Decider, question: Question, approved: bool) -> Decision:
-        began = time.perf_counter_ns()
-        decision = await self._asking.ask(decider, question, approved)
-        if decision is not None:
-            return decision
-        fail = _fail(decider)
-        effect = Effect.ALLOW if fail is Fail.OPEN else Effect.BLOCK
-        return Decision(
-            effect=effect,
-            wanted=Effect.BLOCK,
-            failed=tuple(decider.policies)[:8],
-            reason=f"the policies gave no answer within {DECIDING:g} s, and fail {fail}",
-            version=decider.version,
-            took=time.perf_counter_ns() - began,
-        )
-
     def _entry(self, asked: Asked, question: Question, decision: Decision) -> Entry:
-        return Entry(
-            time=self._clock(),
-            principal=f"{question.principal.kind}:{question.principal.id}",
-            action=question.action,
-            resource=f"{question.resource.kind}:{question.resource.id}",
+        return msgspec.structs.replace(
+            self._rulings.entry(question, decision),
             server=asked.server,
-            effect=decision.effect,
-            wanted=decision.wanted,
-            mode=Mode.ENFORCE if decision.effect is decision.wanted else Mode.OBSERVE,
-            policies=decision.policies,
-            failed=decision.failed,
-            reason=decision.reason,
-            version=decision.version,
-            took=decision.took,
-            tier=_TIER,
             identity=self.requester.identity,
             tool_call=f"{asked.call:016x}",
-            question=question.hash(),
-            arguments=asked.arguments,
         )
 
     # --- beside it ------------------------------------------------------------------------
@@ -346,7 +255,7 @@ class Gatekeeper:
         try:
             count = self.approvals.flooded(entry)
         except LogError as error:  # what is held is held all the same
-            self.problem = str(error)
+            self._rulings.problem = str(error)
             return
         if not count:
             return
@@ -361,85 +270,6 @@ class Gatekeeper:
                 held=True,
             )
         )
-
-    async def _follow(self, following: Following) -> None:
-        """Each change is in the log before it has an effect; one that cannot be logged waits."""
-        new: Decider | None = None
-        said = ""
-        while True:
-            await asyncio.sleep(FOLLOW)
-            # Reading a set takes longer than a call may wait.
-            new = await asyncio.to_thread(following.follow) or new
-            try:
-                if new is not None and following.entry is not None:
-                    self._put_into_force(new, following.entry)
-                    new = None
-                if following.problem != said:
-                    if following.problem:
-                        self._keep(following.problem)
-                    said = following.problem
-            except LogError as error:
-                self.problem = str(error)
-
-    def _put_into_force(self, decider: Decider, change: Change) -> None:
-        self._log.append(
-            Entry(
-                time=self._clock(),
-                kind="policies",
-                action=change.what,
-                resource=f"Set:{change.version}",
-                version=change.version,
-                by=change.by,
-                why=change.note,
-                tier=_TIER,
-            )
-        )
-        self._decider = decider
-        self.approvals.policies_changed(change.at)
-        if self._asking.stuck:  # with a set that is no longer asked
-            self._asking.close()
-            self._asking = Deciding()
-        self._tell(f"policies: set {change.version[:12]} is in force, by {change.by}")
-
-    def _keep(self, problem: str) -> None:
-        version = self._decider.version
-        said = f"{problem}; set {version[:12]} stays in force"
-        self._log.append(
-            Entry(
-                time=self._clock(),
-                kind="policies",
-                action="keep",
-                resource=f"Set:{version}",
-                version=version,
-                reason=said,
-                tier=_TIER,
-            )
-        )
-        self._tell(f"policies: {said}")
-
-    async def _tidy(self) -> None:
-        counted = time.monotonic()
-        while True:
-            await asyncio.sleep(FLUSH)
-            try:
-                if time.monotonic() - counted >= COUNTED:
-                    counted = time.monotonic()
-                    self._count()
-                self._log.flush()
-                self._behind = False
-            except LogError as error:  # tried again; nothing goes on meanwhile
-                self._behind = True
-                self.problem = str(error)
-
-    def _count(self) -> None:
-        for known, count in list(self._known.items()):
-            self._note_count(known, count)
-            self._known[known] = 0
-
-    def _note_count(self, known: Entry, count: int) -> None:
-        if count:
-            entry = msgspec.structs.replace(known, kind="allows", time=self._clock(), count=count)
-            self._log.note(entry)
 
 
 class _Pending:
@@ -470,7 +300,7 @@ class _Pending:
             try:
                 self._keeper.approvals.expire(self._waiting)
             except LogError as error:  # nothing goes on that cannot be logged
-                self._keeper.problem = str(error)
+                self._keeper._rulings.problem = str(error)
 
     def resumes(self, asked: Asked) -> bool:
         same = self._keeper._question(asked).hash() == self._waiting.entry.question
@@ -487,7 +317,7 @@ class _Pending:
             if waiting.effect is Effect.ALLOW:
                 return await keeper.approved(self._asked, waiting)
         except LogError as error:
-            keeper.problem = str(error)
+            keeper._rulings.problem = str(error)
             return Ruling(False, f"held by hullwatch: a decision cannot be logged: {error}")
         policies = waiting.entry.policies
         how = {"denied": "denied by a person", "expired": "not approved in time"}
@@ -505,35 +335,19 @@ class _Pending:
                 return
             keeper.approvals.answer(self.id, keeper.requester.person, yes, why)
         except (Refused, LogError) as error:
-            keeper.problem = str(error)
+            keeper._rulings.problem = str(error)
 
     def cancel(self, why: str) -> None:
         """Nothing, where it is over."""
         try:
             self._keeper.approvals.cancel(self._waiting, why)
         except LogError as error:
-            self._keeper.problem = str(error)
+            self._keeper._rulings.problem = str(error)
 
 
 def _approval(decider: Decider, question: Question) -> str:
     """What an approval of exactly this action is bound to, while these policies are in force."""
     return f"{question.hash()}:{decider.version}"
-
-
-def _fail(decider: Decider) -> Fail:
-    """Of the whole set: open only where every policy of it that is enforced is."""
-    fails = [one.fail for one in decider.policies.values() if one.mode is Mode.ENFORCE]
-    return Fail.OPEN if all(one is Fail.OPEN for one in fails) else Fail.CLOSED
-
-
-def _terms(decider: Decider, decision: Decision) -> Terms:
-    known = decider.policies
-    said: list[Challenge] = [
-        known[one]
-        for one in decision.policies
-        if one in known and known[one].does is Effect.CHALLENGE
-    ]
-    return terms_of(said)
 
 
 def _blocked(decision: Decision) -> Ruling:

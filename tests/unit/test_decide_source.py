@@ -176,13 +176,15 @@ def test_annotations_are_read():
     text = (
         '@id("x") @effect("challenge") @mode("observe") @fail("open") @owner("ml") '
         '@review("2027-01-31") @controls("ASI02,LLM06") @approvers("alice, oncall") '
-        f'@deadline("90s") @people("2") @answer("requester") @reason("not without a person") {ANY};'
+        f'@deadline("90s") @people("2") @answer("requester") @reason("not without a person") '
+        f'@quarantine("network") {ANY};'
     )
     (policy,), problems = read_policies([(text, "p.cedar")])
     assert not problems
     assert (policy.does, policy.mode, policy.fail) == (Effect.CHALLENGE, Mode.OBSERVE, Fail.OPEN)
     assert (policy.approvers, policy.deadline) == (("alice", "oncall"), 90)
     assert (policy.people, policy.answer) == (2, "requester")
+    assert policy.quarantine == "network"
     assert policy.controls == ("ASI02", "LLM06") and str(policy.review) == "2027-01-31"
     assert policy.reason == "not without a person" and policy.owner == "ml"
     assert all(f"@{name}(" in text for name in ANNOTATIONS)

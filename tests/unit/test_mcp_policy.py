@@ -37,7 +37,7 @@ async def test_what_no_policy_speaks_of_goes_on_and_is_counted(scene):
         assert await scene.sent(raw_call(number, "read_file", arguments={"n": number})) is None
     assert len(scene.reporter.of("begin")) == 5
     assert scene.kinds() == [("verdict", "allow")]
-    scene.keeper._count()
+    scene.keeper._rulings._count()
     scene.log.flush()
     (first, counted) = scene.log.entries()
     assert (counted.kind, counted.count) == ("allows", 4)
@@ -376,7 +376,9 @@ class Broken:
     def reads(self, action: str) -> frozenset[str]:
         return frozenset()
 
-    def decide(self, question: Any, *, approved: bool = False) -> Decision:
+    def decide_any(
+        self, questions: Any, *, listed: bool = True, approved: bool = False
+    ) -> Decision:
         if self.raises:
             raise RuntimeError
         self.go.wait(20)

@@ -11,8 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hullwatch import gatekeeper as module
 from hullwatch.decide import deciding
+from hullwatch.decide import ruling as module
 from hullwatch.decide.applied import Applied, Set
 from hullwatch.decide.following import Following
 from support.gatekeeping import POLICIES, Scene, raw_call
@@ -40,12 +40,12 @@ class Followed(Scene):
 
     async def apply(self, *said: str, note: str = "") -> str:
         version = self.applied.apply(texts(*said), time.time_ns(), "you", note).version
-        await self.until(lambda: self.keeper._decider.version == version)
+        await self.until(lambda: self.keeper._rulings.decider.version == version)
         return version
 
     async def back(self) -> None:
         version = self.applied.rollback("", time.time_ns(), "me").version
-        await self.until(lambda: self.keeper._decider.version == version)
+        await self.until(lambda: self.keeper._rulings.decider.version == version)
 
     async def until(self, done: Callable[[], Any]) -> None:
         async with asyncio.timeout(20):
@@ -100,7 +100,7 @@ async def test_a_change_and_back(scene):
 
 @following
 async def test_a_set_that_cannot_be_used_changes_nothing_and_is_said_once(scene):
-    before = scene.keeper._decider.version
+    before = scene.keeper._rulings.decider.version
     whole = scene.applied.path.read_bytes()
     scene.applied.path.write_bytes(whole.replace(b'"me"', b'"he"'))
     await scene.until(lambda: scene.said)
@@ -123,13 +123,13 @@ async def test_a_change_that_cannot_be_logged_waits_until_it_can(scene):
         def close(self) -> None:
             pass
 
-    before = scene.keeper._decider.version
+    before = scene.keeper._rulings.decider.version
     link, scene.log._link = scene.log._link, Full()
     version = scene.applied.apply(texts(POLICIES, NO_READ), 2, "you").version
     await scene.until(lambda: scene.keeper.problem)
-    assert scene.keeper._decider.version == before
+    assert scene.keeper._rulings.decider.version == before
     scene.log._link = link
-    await scene.until(lambda: scene.keeper._decider.version == version)
+    await scene.until(lambda: scene.keeper._rulings.decider.version == version)
     assert scene.log.entries()[-1].version == version
 
 
@@ -180,7 +180,7 @@ async def test_what_was_widened_ends_and_does_not_come_back(scene):
 async def test_a_call_is_decided_by_the_old_set_or_the_new_one(scene):
     """Calls go on all the while: each is of one version, and none finds nobody to ask."""
     stop = False
-    versions = [scene.keeper._decider.version]
+    versions = [scene.keeper._rulings.decider.version]
 
     async def calls() -> int:
         number = 0
@@ -214,15 +214,15 @@ async def test_a_set_that_hangs_is_replaced(scene):
         def reads(self, action: str) -> frozenset[str]:
             return frozenset()
 
-        def decide(self, question: Any, *, approved: bool = False) -> Any:
+        def decide_any(self, questions: Any, *, listed: bool = True, approved: bool = False) -> Any:
             go.wait(20)
             raise RuntimeError
 
     kept, deciding.DECIDING = deciding.DECIDING, 0.1
     try:
-        scene.keeper._decider = Hangs()
+        scene.keeper._rulings.decider = Hangs()
         await scene.sent(raw_call(1, "t"))
-        assert scene.keeper._asking.stuck
+        assert scene.keeper._rulings._asking.stuck
         await scene.apply(POLICIES, NO_READ)
         assert scene.blocked_by(await scene.sent(raw_call(2, "read_file"))) == ["no-read"]
     finally:

@@ -1,4 +1,5 @@
-"""How a gateway lets people elsewhere know of what waits: a webhook, and the page of its links."""
+"""Where people answer what waits: the desk, and for people elsewhere a webhook and the page of its
+links."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ from hullwatch.cli.show import say
 if TYPE_CHECKING:
     from hullwatch.decide.approvals import Waiting
     from hullwatch.gatekeeper import Gatekeeper
+    from hullwatch.holding import Holder
 
-__all__ = ["Asking", "As", "Hook", "Listen", "Secret", "Url", "asking"]
+__all__ = ["Asking", "As", "Hook", "Listen", "Secret", "Url", "asking", "at_desk"]
 
 DEFAULT_LISTEN = "127.0.0.1:0"
 DEFAULT_NAME = "webhook"
@@ -126,6 +128,27 @@ def _read(option: str, where: str, least: int) -> str:
         said = f"{option}: {where}: {least} to {_MAX_SECRET} bytes are needed"
         raise CommandError(said, ExitCode.USAGE)
     return found
+
+
+@contextlib.asynccontextmanager
+async def at_desk(keeper: Gatekeeper | Holder) -> AsyncIterator[None]:
+    """While it runs, the keeper does, and people can answer what it holds. LogError."""
+    from hullwatch.decide.desk import Desk
+
+    await keeper.start()
+    desk = Desk(keeper.approvals, keeper.story)
+    try:
+        await desk.open()
+    except OSError as error:
+        why = error.strerror or error
+        say(f"{desk.path}: {why}; nobody can approve here, set HULLWATCH_APPROVALS")
+    try:
+        yield
+    finally:
+        desk.close()
+        keeper.close()
+        if keeper.problem:
+            say(f"decisions: {keeper.problem}")
 
 
 @contextlib.asynccontextmanager

@@ -17,10 +17,21 @@ import typer
 from typer.core import TyperGroup
 
 from hullwatch.cli.asking import DEFAULT_LISTEN as APPROVAL_LISTEN
-from hullwatch.cli.asking import DEFAULT_NAME, As, Asking, Hook, Listen, Secret, Url, asking
+from hullwatch.cli.asking import (
+    DEFAULT_NAME,
+    As,
+    Asking,
+    Hook,
+    Listen,
+    Secret,
+    Url,
+    asking,
+    at_desk,
+)
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
+from hullwatch.cli.policies import asked_set
 from hullwatch.cli.show import iso, print_json, print_table, safe, say
 
 if TYPE_CHECKING:
@@ -35,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 DEFAULT_LISTEN = "127.0.0.1:7811"
-APPLIED = "applied"  # instead of files: the set in force; a file of this name is ./applied
 _COMMAND = "hullwatch.mcp.command"
 
 State = Annotated[
@@ -160,7 +170,7 @@ def run(
         approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
     ).checked(bool(policy))
     _address("--approval-listen", approval_listen)
-    decider, following = _decider(policy or [], store)
+    decider, following = asked_set(policy, store) if policy else (None, None)
     if upstream:
         hosts = frozenset(one.lower() for one in allow_host or ())
         made = _Made(hold, state, decider, following, log, head, told)
@@ -323,63 +333,12 @@ async def _gate(
 ) -> AsyncIterator[Gatekeeper]:
     """With its log and the desk where people answer."""
     from hullwatch.cli.decisions import open_log
-    from hullwatch.decide.desk import Desk
     from hullwatch.gatekeeper import Gatekeeper
 
     with open_log(made.log, made.head, write=True) as log:
         keeper = Gatekeeper(decider, log, requester, reporter, following=made.following, tell=say)
-        await keeper.start()
-        desk = Desk(keeper.approvals, keeper.story)
-        try:
-            await desk.open()
-        except OSError as error:
-            why = error.strerror or error
-            say(f"{desk.path}: {why}; nobody can approve here, set HULLWATCH_APPROVALS")
-        try:
-            async with asking(made.asking, keeper, *_address("", made.asking.listen)):
-                yield keeper
-        finally:
-            desk.close()
-            keeper.close()
-            if keeper.problem:
-                say(f"decisions: {keeper.problem}")
-
-
-def _decider(paths: list[str], store: Path) -> tuple[Decider | None, Following | None]:
-    """(None, None) where no policy was given; CommandError says what is wrong with one."""
-    from hullwatch.decide.engine import Engine
-    from hullwatch.decide.policy import PolicyError
-
-    if not paths:
-        return None, None
-    if APPLIED in paths:
-        if len(paths) > 1:
-            said = f"--policy {APPLIED}: the set in force is all there is, give no other"
-            raise CommandError(said, ExitCode.USAGE)
-        return _in_force(store)
-    try:
-        engine = Engine.load(paths)
-    except PolicyError as error:
-        first, *more = map(str, error.problems)
-        raise CommandError(f"--policy: {first}", ExitCode.CONTENT, more) from None
-    if not engine.policies:
-        raise CommandError("--policy: there is no policy in it", ExitCode.CONTENT)
-    for problem in engine.overdue():
-        say(str(problem))
-    return engine, None
-
-
-def _in_force(store: Path) -> tuple[Decider, Following]:
-    from hullwatch.decide.applied import Applied
-    from hullwatch.decide.following import Following
-
-    following = Following(Applied(store))
-    engine = following.follow()
-    if engine is None:
-        raise CommandError(f"--policy {APPLIED}: {following.problem}", ExitCode.CONTENT)
-    for problem in engine.overdue():
-        say(str(problem))
-    return engine, following
+        async with at_desk(keeper), asking(made.asking, keeper, *_address("", made.asking.listen)):
+            yield keeper
 
 
 def _cleaner(folder: Path) -> Callable[[bytes, int], str] | None:

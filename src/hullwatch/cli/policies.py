@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,11 +15,13 @@ from hullwatch.cli.show import print_json, safe, say
 if TYPE_CHECKING:
     from hullwatch.decide.cases import Result
     from hullwatch.decide.engine import Engine
+    from hullwatch.decide.following import Following
     from hullwatch.decide.question import Decision
 
 __all__ = [
     "Given",
     "Paths",
+    "asked_set",
     "chosen",
     "decision_row",
     "in_force_or",
@@ -28,6 +30,7 @@ __all__ = [
     "refusing",
 ]
 
+APPLIED = "applied"  # instead of files: the set in force; a file of this name is ./applied
 OWN = Path("/etc/hullwatch/policies")
 
 Paths = Annotated[
@@ -110,6 +113,36 @@ def in_force_or(given: list[str] | None, store: Path) -> Engine:
             return found
         say("no set is in force: these are those that ship (`hullwatch policy apply` changes that)")
     return load(chosen(given))
+
+
+def asked_set(given: Sequence[str], store: Path) -> tuple[Engine, Following | None]:
+    """What `--policy` names, for what asks at request time; of the set in force, also what tells of
+    its changes. CommandError says what is wrong."""
+    from hullwatch.decide.applied import Applied
+    from hullwatch.decide.engine import Engine
+    from hullwatch.decide.following import Following
+    from hullwatch.decide.policy import PolicyError
+
+    following, engine = None, None
+    if APPLIED in given:
+        if len(given) > 1:
+            said = f"--policy {APPLIED}: the set in force is all there is, give no other"
+            raise CommandError(said, ExitCode.USAGE)
+        following = Following(Applied(store))
+        engine = following.follow()
+        if engine is None:
+            raise CommandError(f"--policy {APPLIED}: {following.problem}", ExitCode.CONTENT)
+    else:
+        try:
+            engine = Engine.load(given)
+        except PolicyError as error:
+            first, *more = map(str, error.problems)
+            raise CommandError(f"--policy: {first}", ExitCode.CONTENT, more) from None
+        if not engine.policies:
+            raise CommandError("--policy: there is no policy in it", ExitCode.CONTENT)
+    for problem in engine.overdue():
+        say(str(problem))
+    return engine, following
 
 
 def print_result(result: Result, as_json: bool) -> None:

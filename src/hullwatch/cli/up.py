@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.options import DEFAULT_STORE, Json, Rules, Store
 from hullwatch.cli.rules import default_rules
 from hullwatch.cli.show import print_json, safe, say, size
+from hullwatch.context.etc import name_servers
 
 if TYPE_CHECKING:
     from hullwatch.detect.finding import Finding
@@ -247,7 +247,7 @@ def up(
         export_headers=export_headers,
         export_ca=export_ca,
         enforce=enforce,
-        resolvers=tuple(resolver or _name_servers()),
+        resolvers=tuple(resolver or name_servers()),
         calls=calls or (_CALLS if store == DEFAULT_STORE else store / "calls.sock"),
     )
 
@@ -324,18 +324,6 @@ def _check_addresses(given: Iterable[str]) -> None:
             ipaddress.ip_address(text)
         except ValueError as problem:
             raise CommandError(f"--resolver {text}: {problem}", ExitCode.USAGE) from None
-
-
-def _name_servers() -> list[str]:
-    """Of the host, as far as they are addresses."""
-    found: list[str] = []
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in Path("/etc/resolv.conf").read_text()[:65536].splitlines():
-            match line.split():
-                case ["nameserver", address, *_]:
-                    with contextlib.suppress(ValueError):
-                        found.append(str(ipaddress.ip_address(address)))
-    return found
 
 
 def _check_content(patterns: Iterable[str], limit: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from hullwatch.decide.question import Decision, Question
@@ -23,7 +24,9 @@ class Decider(Protocol):
     @property
     def policies(self) -> Mapping[str, Any]: ...
     def reads(self, action: str) -> frozenset[str]: ...
-    def decide(self, question: Question, *, approved: bool = False) -> Decision: ...
+    def decide_any(
+        self, questions: Sequence[Question], *, listed: bool = True, approved: bool = False
+    ) -> Decision: ...
 
 
 class Deciding:
@@ -32,37 +35,40 @@ class Deciding:
     def __init__(self) -> None:
         self._questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.stuck = False
-        # A daemon: one that hangs must not keep the gateway from ending.
+        # A daemon: one that hangs must not keep the process from ending.
         threading.Thread(target=self._serve, name="decider", daemon=True).start()
 
     def close(self) -> None:
         self._questions.put(None)
 
-    async def ask(self, decider: Decider, question: Question, approved: bool) -> Decision | None:
+    async def ask(
+        self, decider: Decider, questions: Sequence[Question], approved: bool, listed: bool = True
+    ) -> Decision | None:
         """None: no answer in time, or it raised."""
         if self.stuck:
             return None
+        ask = partial(decider.decide_any, questions, listed=listed, approved=approved)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Decision | None] = loop.create_future()
-        self._questions.put((decider, question, approved, loop, answer))
+        self._questions.put((ask, loop, answer))
         try:
             async with asyncio.timeout(DECIDING):
                 return await answer
         except TimeoutError:
             self.stuck = True
-            self._questions.put((decider, question, approved, loop, None))  # tells when it is back
+            self._questions.put((ask, loop, None))  # tells when it is back
             return None
 
     def _serve(self) -> None:
         while (item := self._questions.get()) is not None:
-            decider, question, approved, loop, answer = item
+            ask, loop, answer = item
             if answer is None:
                 self.stuck = False
                 continue
             decision = None
             if not answer.cancelled():
                 try:
-                    decision = decider.decide(question, approved=approved)
+                    decision = ask()
                 except BaseException:  # a panic in native code, too: as if it had not answered
                     decision = None
             try:

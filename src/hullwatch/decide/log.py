@@ -30,11 +30,11 @@ __all__ = ["Checked", "Entry", "Head", "Log", "LogError", "directory"]
 
 Kind = Literal[
     "verdict", "allows", "held", "agreed", "approved", "denied", "expired", "cancelled", "lost",
-    "revoked", "policies",
+    "revoked", "policies", "blocks",
 ]  # fmt: skip
-"""allows: how often a remembered allow was given again. agreed: one of several who have to approve.
-lost: whoever held it has ended. What comes after `held` names it. policies: another set is in force
-from here on, or stays in force since the new one cannot be used."""
+"""allows, blocks: how often a remembered answer was given again. agreed: one of several who have to
+approve. lost: whoever held it has ended. What comes after `held` names it. policies: another set is
+in force from here on, or stays in force since the new one cannot be used."""
 ENDS = ("approved", "denied", "expired", "cancelled", "lost")
 
 FILE, KEY, HEAD = "decisions.db", "decisions.key", "decisions.head"
@@ -66,8 +66,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     its hash. arguments: the keyed hash of a call's. took: ns. tier: which enforcement point.
     identity: who asked, as the kernel says. tool_call: its id, as `hullwatch calls` has it. held:
     the id of what waited. deadline, expires: unix ns. by, why: who answered, and what was said.
-    scope: how far an approval reaches, `once` unless widened. count: of `allows`. owner: which
-    process holds it."""
+    scope: how far an approval reaches, `once` unless widened. count: of `allows` and `blocks`.
+    owner: which process holds it."""
 
     number: int = 0
     time: int = 0
