@@ -136,14 +136,16 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
 
 
 class _Tables(NamedTuple):
-    """One generation. rows: of paths, the first is of number _FIRST. kinds: by cgroup. scopes,
-    numbers: what is told of whom, and of which names; they grow."""
+    """One generation. rows: of paths, the first is of number _FIRST. kinds: by cgroup. whose: by
+    scope, names of containers since the last count. scopes, numbers: what is told of whom, and of
+    which names; they grow."""
 
     number: int
     engine: Engine
     plan: Plan
     rows: tuple[Row, ...]
     kinds: dict[int, Who]
+    whose: dict[int, set[str]]
     scopes: dict[Who, int]
     numbers: dict[tuple[Who, int, frozenset[str]], int]
 
@@ -384,7 +386,7 @@ class Guarding:
             networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
             facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
             number = self._guard.begin(compiled, networks, plan.ports, facts)
-            tables = _Tables(number, engine, plan, rows, {}, {}, {})
+            tables = _Tables(number, engine, plan, rows, {}, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
@@ -452,6 +454,7 @@ class Guarding:
             self._put(tables, who, scope, tools)
             tables.scopes[who] = scope
         tables.kinds[container.cgroup] = who
+        tables.whose.setdefault(scope, set()).add(workload_name(container))
         self._guard.hold(tables.number, container.cgroup, scope)
 
     def _put(self, tables: _Tables, who: Who, scope: int, tools: Sequence[Tool | None]) -> None:
@@ -690,15 +693,9 @@ class Guarding:
         if self._log is None or self._in_force is None:
             return
         allowed = self._guard.allowed()
-        names: dict[int, list[str]] = {}
-        scopes = self._in_force.scopes
-        for cgroup, who in self._in_force.kinds.items():
-            if who not in scopes:
-                continue
-            names.setdefault(scopes[who], []).append(workload_name(self._containers[cgroup]))
         for (scope, action), count in allowed.items():
             more = count - self._counted.get((scope, action), 0)
-            whose = sorted(set(names.get(scope, ())))
+            whose = sorted(self._in_force.whose.get(scope, ()))
             if more > 0 and whose:
                 rest = f" and {len(whose) - MAX_NAMED} more" if len(whose) > MAX_NAMED else ""
                 entry = Entry(
@@ -713,6 +710,11 @@ class Guarding:
                 )
                 self._log.note(entry)
         self._counted = allowed
+        self._in_force.whose.clear()
+        for cgroup, who in self._in_force.kinds.items():
+            if (found := self._in_force.scopes.get(who)) is not None:
+                name = workload_name(self._containers[cgroup])
+                self._in_force.whose.setdefault(found, set()).add(name)
 
     def _flush(self) -> None:
         """What cannot be written now is kept, as far as there is room."""

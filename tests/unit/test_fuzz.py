@@ -14,7 +14,7 @@ import pytest
 from fuzz.targets import TARGETS
 
 RUN = Path(__file__).parents[1] / "fuzz" / "run.py"
-SECONDS = int(os.environ.get("HULLWATCH_FUZZ_SECONDS", "2"))
+SECONDS = int(os.environ.get("HULLWATCH_FUZZ_SECONDS", "1"))
 
 ROUNDS = {"rules": 500, "kernel_policies": 100}  # each loads files
 
