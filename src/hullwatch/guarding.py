@@ -239,11 +239,6 @@ class Guarding:
             if one.state == "resolved" and one.container_id and not one.nested_id:
                 self._work.put(lambda one=one: self._hold(one))  # type: ignore[misc]
 
-    @property
-    def cgroups(self) -> frozenset[int]:
-        """Of containers that are guarded, or will be."""
-        return frozenset(self._containers)
-
     def gone(self, cgroups: Iterable[int]) -> None:
         for cgroup in cgroups:
             self._work.put(lambda cgroup=cgroup: self._let_go(cgroup))  # type: ignore[misc]

@@ -146,7 +146,8 @@ def act_of(row: Row, names: Iterable[str] = ()) -> Act:
     )
     upper = _upper(event.marks)
     if starts:
-        upper = bool(image is not None and image.marks & ProcMark.UPPER) or None
+        later = ProcMark.UPPER | ProcMark.MEMFD
+        upper = bool(image is not None and image.marks & later) or None
     obj = row.obj
     return Act(
         event.cls,

@@ -381,7 +381,7 @@ def flip():
             os.replace(new, at)
 flipper = threading.Thread(target=flip)
 flipper.start()
-said, until = False, time.monotonic() + 0.4
+said, until = False, time.monotonic() + 0.8
 while not said and time.monotonic() < until:
     try:
         fd = os.open(at, os.O_RDONLY)
@@ -598,6 +598,7 @@ code(
 client, peer = link()
 shared = mmap.mmap(-1, 4096)
 end(child(lambda: [client.close(), shared.write(secret().encode())]))
+peer.settimeout(5)
 client.send(shared[:10])
 said = arrives(peer)
 """,

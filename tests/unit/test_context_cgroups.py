@@ -1,12 +1,22 @@
 """Cgroup paths: every form that is known, and none that is not."""
 
+import os
+import signal
+import subprocess
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hullwatch.context.cgroups import candidates, claim, identify, is_host, systemd_path
+from hullwatch.context.cgroups import (
+    candidates,
+    claim,
+    identify,
+    is_foreign,
+    is_host,
+    systemd_path,
+)
 
 ID = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970"
 INNER = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
@@ -235,3 +245,24 @@ def test_hostile_paths_are_quick(path: str) -> None:
         is_host(path)
         list(candidates(path))
     assert time.perf_counter() - began < 2.0
+
+
+def test_our_own_processes_are_not_foreign() -> None:
+    assert not is_foreign(os.getpid())
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert not is_foreign(child.pid)
+        child.kill()
+    assert is_foreign(child.pid), "nothing can be said of one that is gone"
+    assert is_foreign(0), "nor of one that cannot be seen from here"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a pid namespace")
+def test_a_process_in_another_pid_namespace_is_foreign() -> None:
+    begin = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(begin, stdout=subprocess.PIPE) as outer:
+        assert outer.stdout is not None
+        outer.stdout.readline()
+        with open(f"/proc/{outer.pid}/task/{outer.pid}/children") as children:
+            (inner,) = children.read().split()
+        assert is_foreign(int(inner)) and not is_foreign(outer.pid)
+        outer.send_signal(signal.SIGKILL)

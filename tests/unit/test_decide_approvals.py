@@ -284,6 +284,27 @@ def test_the_desk(scene, tmp_path):
     assert scene.log.entries()[-1].by == "root" if os.geteuid() == 0 else True
 
 
+def test_nobody_answers_out_of_a_container(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr("hullwatch.decide.desk.is_foreign", lambda pid: pid == os.getpid())
+
+    async def play() -> None:
+        desk = Desk(scene.approvals, lambda principal: [], tmp_path / "desk")
+        await desk.open()
+        try:
+            held = scene.hold()
+            for question in (
+                {"ask": "list"},
+                {"ask": "answer", "held": held.id, "yes": True, "why": "x"},
+            ):
+                with pytest.raises(DeskError, match="not in a container"):
+                    await asyncio.to_thread(ask, desk.path, **question)
+            assert held.id in scene.approvals.waiting
+        finally:
+            desk.close()
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="speaks as another user")
 def test_another_user_at_the_desk(scene, tmp_path):
     tmp_path.chmod(0o755)

@@ -59,13 +59,17 @@ ENTITIES: dict[str, dict[str, Attribute]] = {
         Attribute("path", "String", "the kernel's path; as its id", sure=True),
         Attribute("name", "String", "its last part", sure=True),
         Attribute("digest", "String", "sha256:... of the file"),
-        Attribute("upper", "Bool", "it came after the image: the container's writable layer"),
+        Attribute(
+            "upper", "Bool", "it came after the image: writable layer, or memory (tmpfs, memfd)"
+        ),
     ),
     "Path": _attributes(
         Attribute("path", "String", "the kernel's path; as its id", sure=True),
         Attribute("name", "String", "its last part", sure=True),
         Attribute("plugin", "String", "kind of code that it stands for, as hw.plugin.kind"),
-        Attribute("upper", "Bool", "it came after the image: the container's writable layer"),
+        Attribute(
+            "upper", "Bool", "it came after the image: writable layer, or memory (tmpfs, memfd)"
+        ),
     ),
     "Host": _attributes(
         Attribute("name", "String", "the name asked for, lower case; the id without port", True),
