@@ -30,10 +30,13 @@ ONLY_ON = {
         *("test_faults.py", "test_capture.py", "test_privileges.py", "test_kernel_overflow.py"),
         "test_plugins.py",
     ),
-    "6.12": ("test_attacks_pack.py", "test_kernel_governor.py", "test_guard_bypasses.py"),
+    "6.12": ("test_attacks_pack.py", "test_guard_bypasses.py"),
 }
 # What takes minutes there, and whose hooks the others run through: on the host alone.
-ON_HOST = ("test_attacks_pod.py", "test_canary.py", "test_short_lived.py")
+ON_HOST = (
+    *("test_attacks_pod.py", "test_canary.py", "test_short_lived.py"),
+    "test_kernel_governor.py",
+)
 
 
 def _runner() -> ModuleType:
