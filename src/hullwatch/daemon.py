@@ -160,6 +160,7 @@ class Daemon:
         try:
             self.sensor = rights.call(
                 lambda: Sensor(
+                    policy=options.enforce,
                     record=options.record,
                     rings=RingSizes(**_rings(options)),
                     tier=Tier.parse(options.tier),

@@ -70,7 +70,7 @@ class Watched:
     """A sensor in record mode, for which `*.secret` and `*.private` are what they say."""
 
     def __init__(self, *, untrusted: bool = False) -> None:
-        self.sensor = Sensor(record=True)
+        self.sensor = Sensor(record=True, policy=False)
         self.labels = self.sensor.labels
         self.labels.follow_host(True)
         self.labels.give_paths(

@@ -64,7 +64,7 @@ class Watched:
     """A sensor in record mode, and the events of the processes that a test starts."""
 
     def __init__(self) -> None:
-        self.sensor = Sensor(record=True)
+        self.sensor = Sensor(record=True, policy=False)
         self.spans = self.sensor.spans
         self.dictionary = Dictionary()
         self.sets: dict[int, set[int]] = {}

@@ -67,7 +67,7 @@ class Heard:
     """A sensor that listens; calls as they are told, and of each file the span it was made in."""
 
     def __init__(self) -> None:
-        self.sensor = Sensor(record=True, rings=RingSizes(tap=4 << 20))
+        self.sensor = Sensor(record=True, policy=False, rings=RingSizes(tap=4 << 20))
         self.told: list[Call] = []
         self.listener = Listener(self.sensor.tap, self.told.append, lambda text: f"#{text}")
         self.sensor.on_pieces = lambda pieces: self.listener.take(pieces, 0)

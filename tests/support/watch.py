@@ -125,6 +125,7 @@ class Watch:
     """Reads a sensor's batches and keeps them. clear() forgets events, not strings."""
 
     def __init__(self, *, record: bool = True, keep_batches: bool = False, **options: Any) -> None:
+        options = {"policy": False} | options  # it takes long to load
         self.sensor = Sensor(record=record, epoch_strings=1 << 30, **options)
         self.dictionary = Dictionary()
         self.strings: list[String] = []

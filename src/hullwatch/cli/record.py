@@ -58,7 +58,7 @@ def record(
     from hullwatch.sensor.tier import Tier
 
     try:
-        sensor = rights.call(lambda: Sensor(record=True, tier=Tier.parse(tier)))
+        sensor = rights.call(lambda: Sensor(record=True, policy=False, tier=Tier.parse(tier)))
     except ValueError as error:
         raise CommandError(f"--tier: {error}", ExitCode.USAGE) from error
     except (SensorError, BpfError) as error:

@@ -92,8 +92,8 @@ def _own_objects() -> Iterator[tuple[int, int]]:
 class Programs:
     """Loads on construction; `attach()` starts the events; `close()` ends them.
 
-    Raises SensorError where no tier works. When the LSM tier is refused, the tracepoint tier is
-    taken and facts.reason says why.
+    policy: False leaves out what asks policies. Raises SensorError where no tier works. When the
+    LSM tier is refused, the tracepoint tier is taken and facts.reason says why.
     """
 
     def __init__(
@@ -102,12 +102,14 @@ class Programs:
         rings: RingSizes | None = None,
         tier: Tier | None = None,
         own_tgid: int | None = None,
+        policy: bool = True,
     ) -> None:
         facts = read_facts()
         if facts.tier == Tier.NONE:
             raise SensorError(f"no BPF sensor here: {facts.reason}; {facts.mend}")
         self._own_tgid = os.getpid() if own_tgid is None else own_tgid
         self._rings = rings or RingSizes()
+        self._policy = policy
         self._links: list[libbpf.Link] = []
         self.skipped: list[str] = []
         if tier is not None:
@@ -147,6 +149,8 @@ class Programs:
                     fits = _ONLY_IF[name](types)
                 elif name.startswith("tap_") or program.section in ("uprobe", "uretprobe"):
                     fits = self._rings["tap"] > NO_TAP
+                if name.startswith("guard_") and not self._policy:
+                    fits = False
                 if not fits:
                     program.set_autoload(False)
                     self.skipped.append(name)

@@ -54,6 +54,7 @@ _REPEATED = Stage.REPEATED.name.lower()
 class Sensor:
     """`start`, then `wait` and `drain` in a loop. Not thread-safe: one thread drains.
 
+    policy: False: what policy says is never asked, and its programs are not loaded.
     record: report everything (forensics, back-tests) instead of what the rules may want.
     Raises SensorError when no tier works here.
     """
@@ -65,9 +66,10 @@ class Sensor:
         rings: RingSizes | None = None,
         tier: Tier | None = None,
         own_tgid: int | None = None,
+        policy: bool = True,
         epoch_strings: int = _EPOCH_STRINGS,
     ) -> None:
-        self._programs = Programs(rings=rings, tier=tier, own_tgid=own_tgid)
+        self._programs = Programs(rings=rings, tier=tier, own_tgid=own_tgid, policy=policy)
         self._programs.set(record_mode=int(record))
         self.verdicts = Verdicts(self._programs)
         self.spans = Spans(self._programs)
