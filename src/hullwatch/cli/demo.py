@@ -79,7 +79,9 @@ def demo(
     try:
         with _interruptible():
             summary = _Show(place, json).run(stay, interactive and not json and sys.stdin.isatty())
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):  # all is removed: a second one changes nothing
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if store is None:
             shutil.rmtree(place, ignore_errors=True)
         raise
