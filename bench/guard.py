@@ -32,6 +32,7 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Log
 from hullwatch.guarding import Guarding
+from hullwatch.sensor.pins import Pins
 from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.tier import cgroup2_root
 
@@ -120,6 +121,7 @@ class Set:
 
     def __init__(self) -> None:
         self.next: Engine | None = None
+        self.none = False
 
     def follow(self) -> Engine | None:
         found, self.next = self.next, None
@@ -189,7 +191,15 @@ def turn(group: Path, folder: Path, count: int, rows: dict[str, list[Any]]) -> s
     rows.setdefault("none", []).append(measured(group, folder, count, lambda: None))
     sensor = Sensor()
     follow = Set()
-    guarding = Guarding(sensor.guard, follow, lambda: Log(folder / "log"), (), lambda *_: None)
+    guarding = Guarding(
+        sensor.guard,
+        follow,
+        lambda: Log(folder / "log"),
+        (),
+        Pins(dict),  # nothing is to outlive this
+        lambda one: None,
+        lambda *_: None,
+    )
     try:
         sensor.start()
         sensor.drain()
