@@ -56,8 +56,11 @@ class Agent(Watcher):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        ended = self.process.poll()
         self.stop()
+        if kind is not None and ended is not None:  # what was waited for never came for this
+            print(f"the agent had ended by then ({ended}): {self.words()}", file=sys.stderr)
 
     def settle(self) -> None:
         """Twice: when the second mark has come, so has all that was before the first."""

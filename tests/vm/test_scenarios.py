@@ -66,7 +66,7 @@ class Guest:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-m", "scenario"]
         # What passed leaves nothing: files there are memory.
         command += ["-o", "tmp_path_retention_policy=failed"]
-        command += ["-o", "timeout=600", f"--junit-xml={self.report}", "--durations=5"]
+        command += ["-o", "timeout=600", f"--junit-xml={self.report}", "--durations=25"]
         command += [str(ROOT / "tests" / "vm" / "test_guest.py"), str(ROOT / "tests" / "live")]
         command += [f"--ignore=tests/live/{name}" for name in ON_HOST]
         for other in {*ONLY_ON, *KERNELS} - {series}:
@@ -74,7 +74,7 @@ class Guest:
                 command += [f"--ignore=tests/live/{name}" for name in ONLY_ON.get(other, ())]
         if select := os.environ.get("HULLWATCH_VM_SELECT"):
             command += ["-k", select]
-        env = ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"]
+        env = ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", "PYTHONFAULTHANDLER=1"]
         runner = [
             sys.executable,
             str(vm.__file__),
