@@ -18,8 +18,7 @@ from hullwatch.sensor.wire import Class, Mark, ProcMark, Stage, Verdict
 from support.scratch import poll
 from support.watch import Watch, missing_bpf, own_cgroup
 
-pytestmark = pytest.mark.scenario
-
+# Each loads programs of its own, which takes seconds where it is emulated: there, one of each ring.
 PAGE = 4096
 BUSYBOX = shutil.which("busybox") or "busybox"
 
@@ -86,6 +85,7 @@ def all_told(watch: Watch, cgroup: Path, cls: int, stage: str, sent: int) -> tup
     return poll(told, seconds=30, waiting_for=f"{sent} {Class(cls).name} events, read or lost")
 
 
+@pytest.mark.scenario
 def test_bulk_events(cgroup: Path):
     def flood() -> None:
         for _ in range(5000):
@@ -103,6 +103,7 @@ def test_bulk_events(cgroup: Path):
         all_told(watch, cgroup, Class.OPEN, "bulk", 20)
 
 
+@pytest.mark.scenario
 def test_a_storm_hides_nobody_else(cgroup: Path, other: Path, tmp_path: Path):
     """What one cgroup floods the rings with, another one does not pay for: names and all."""
     folder = tmp_path.resolve()
@@ -171,6 +172,7 @@ def test_what_a_rule_is_about_is_not_crowded_out(cgroup: Path, tmp_path: Path):
         assert watch.find("open", cgroup=ident, obj=str(token)), "by the ring of vital events"
 
 
+@pytest.mark.scenario
 def test_vital_events(cgroup: Path):
     def flood() -> None:
         for _ in range(500):
@@ -230,6 +232,7 @@ def test_strings(cgroup: Path, tmp_path: Path):
         assert watch.find("open", cgroup=cgroup.stat().st_ino)[0].obj == str(last)
 
 
+@pytest.mark.scenario
 def test_no_id_is_without_its_string(cgroup: Path, tmp_path: Path):
     def flood() -> None:
         for i in range(300):
@@ -252,6 +255,7 @@ def test_no_id_is_without_its_string(cgroup: Path, tmp_path: Path):
         assert all(ProcMark(int(p["marks"])) & ProcMark.STR_LOST for p in without)
 
 
+@pytest.mark.scenario
 def test_packets(cgroup: Path):
     count = 300
 

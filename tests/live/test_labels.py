@@ -121,11 +121,19 @@ class Watched:
         }
 
 
-@pytest.fixture
-def watched() -> Iterator[Watched]:
+@pytest.fixture(scope="module")
+def module_watched() -> Iterator[Watched]:
+    """One for all: to load the programs takes longer than most tests."""
     made = Watched()
     yield made
     made.sensor.close()
+
+
+@pytest.fixture
+def watched(module_watched: Watched) -> Watched:
+    module_watched.drain()
+    module_watched.seen.clear()
+    return module_watched
 
 
 Start = Callable[..., Actor]

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -45,11 +45,39 @@ def _needs() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture
-def rules(tmp_path: Path) -> list[Path]:
-    path = tmp_path / "marked.yaml"
+def with_marks(folder: Path) -> list[Path]:
+    path = folder / "marked.yaml"
     path.write_text(RULES)
     return [PACK, path]
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> list[Path]:
+    return with_marks(tmp_path)
+
+
+class Watching(NamedTuple):
+    """An agent, and containers that were there before it; `runc` starts more."""
+
+    agent: Agent
+    runc: Runc
+    earlier: Container
+    on_host: Container
+
+
+@pytest.fixture(scope="module")
+def watching(
+    tmp_path_factory: pytest.TempPathFactory, busybox_image: Image, python_image: Image
+) -> Iterator[Watching]:
+    """One agent for all that only look at it: emulated, its start takes most of a minute."""
+    if reason := missing("runc", "ip") or missing_bpf():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("watching")
+    with Runc(busybox_image) as runc:
+        earlier = runc.start(["sleep", "1000"], name="earlier", image=python_image)
+        on_host = runc.start(["sleep", "1000"], name="on-host", network="host")
+        with Agent(folder / "store", rules=with_marks(folder)) as agent:
+            yield Watching(agent, runc, earlier, on_host)
 
 
 def marked(agent: Agent, container: Container, word: str, program: str = "true") -> dict[str, Any]:
@@ -74,47 +102,44 @@ def sets(of: Held) -> dict[str, list[str]]:
 
 @pytest.mark.scenario
 def test_every_thread_holds_what_the_table_says_and_no_more(
-    tmp_path: Path, runc: Runc, python_image: Image, rules: list[Path]
+    watching: Watching, python_image: Image
 ):
-    earlier = runc.start(["sleep", "1000"], name="earlier", image=python_image)
-    with Agent(tmp_path / "store", rules=rules) as agent:
-        pid = agent.process.pid
-        tasks = sorted(Path(f"/proc/{pid}/task").iterdir())
-        # The loop, the resolver's two, the control socket's: and what libraries made.
-        assert len(tasks) >= 4
-        holds = held(pid)
-        assert holds.no_new_privs and holds.threads >= 4
-        assert sets(holds) == {name: [READ] for name in sets(holds)}
-        assert names_of(held(pid).any) == [READ]
+    agent = watching.agent
+    pid = agent.process.pid
+    tasks = sorted(Path(f"/proc/{pid}/task").iterdir())
+    # The loop, the resolver's two, the control socket's: and what libraries made.
+    assert len(tasks) >= 4
+    holds = held(pid)
+    assert holds.no_new_privs and holds.threads >= 4
+    assert sets(holds) == {name: [READ] for name in sets(holds)}
+    assert names_of(held(pid).any) == [READ]
 
-        status = agent.status()
-        assert status is not None and status["faults"] == {}
-        said = status["privileges"]
-        assert (said["held"], said["bounding"], said["problems"]) == ([READ], [READ], [])
-        assert said["no_new_privs"] and not said["dumpable"]
+    status = agent.status()
+    assert status is not None and status["faults"] == {}
+    said = status["privileges"]
+    assert (said["held"], said["bounding"], said["problems"]) == ([READ], [READ], [])
+    assert said["no_new_privs"] and not said["dumpable"]
 
-        # And it sees: what ran before it, and what starts now.
-        for container in (
-            earlier,
-            runc.start(["sleep", "1000"], name="later", image=python_image),
-        ):
-            finding = marked(agent, container, container.name)
-            assert finding["container_name"] == container.name
-            assert finding["image"] == python_image.reference
-        # Maps are written and read: verdicts, and what they count.
-        poll(
-            lambda: agent.query("SELECT count(*) AS n FROM counts")[0]["n"],
-            seconds=120,
-            waiting_for="events that were counted in the kernel",
-        )
-        status = agent.status()
-        assert status is not None and status["verdicts"]["written"] > 0
-        assert status["faults"] == {}
-        assert sets(held(pid)) == sets(holds)
+    # And it sees: what ran before it, and what starts now.
+    later = watching.runc.start(["sleep", "1000"], name="later", image=python_image)
+    for container in (watching.earlier, later):
+        finding = marked(agent, container, container.name)
+        assert finding["container_name"] == container.name
+        assert finding["image"] == python_image.reference
+    # Maps are written and read: verdicts, and what they count.
+    poll(
+        lambda: agent.query("SELECT count(*) AS n FROM counts")[0]["n"],
+        seconds=120,
+        waiting_for="events that were counted in the kernel",
+    )
+    status = agent.status()
+    assert status is not None and status["verdicts"]["written"] > 0
+    assert status["faults"] == {}
+    assert sets(held(pid)) == sets(holds)
 
 
 @pytest.mark.scenario
-def test_its_memory_is_not_for_a_process_of_the_same_user(tmp_path: Path):
+def test_its_memory_is_not_for_a_process_of_the_same_user(watching: Watching):
     look = """
 import sys
 from hullwatch import privileges
@@ -128,19 +153,18 @@ for name in ("mem", "environ"):
 """
     # Another that holds no more than it, but is dumpable as programs are.
     same = "from hullwatch import privileges as p; p._give_up(1 << 2, 0); print(1); input()"
-    with Agent(tmp_path / "store") as agent:
-        other = subprocess.Popen(
-            [sys.executable, "-uc", same], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        try:
-            assert other.stdout and other.stdout.readline() == b"1\n"
-            seen = [
-                subprocess.check_output([sys.executable, "-c", look, str(pid)], text=True).split()
-                for pid in (agent.process.pid, other.pid)
-            ]
-        finally:
-            other.kill()
-            other.communicate()
+    other = subprocess.Popen(
+        [sys.executable, "-uc", same], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout and other.stdout.readline() == b"1\n"
+        seen = [
+            subprocess.check_output([sys.executable, "-c", look, str(pid)], text=True).split()
+            for pid in (watching.agent.process.pid, other.pid)
+        ]
+    finally:
+        other.kill()
+        other.communicate()
     assert seen == [[], ["mem", "environ"]]
 
 
@@ -237,26 +261,25 @@ def test_a_store_that_is_removed_is_made_anew(tmp_path: Path, runc: Runc, rules:
 
 
 @pytest.mark.scenario
-def test_namespaces_of_others_are_known_without_the_right_to_look(tmp_path: Path, runc: Runc):
+def test_namespaces_of_others_are_known_without_the_right_to_look(watching: Watching):
     """As a pod's containers join: by the path of the first one's, which cannot be followed."""
-    on_host = runc.start(["sleep", "1000"], name="on-host", network="host")
-    with Agent(tmp_path / "store") as agent:
-        apart = runc.start(["sleep", "1000"], name="apart")
-        joined = {
-            name: runc.start(["sleep", "1000"], name=name, network=f"/proc/{first.pid}/ns/net")
-            for name, first in (("with-host", on_host), ("with-other", apart))
+    agent, runc = watching.agent, watching.runc
+    apart = runc.start(["sleep", "1000"], name="apart")
+    joined = {
+        name: runc.start(["sleep", "1000"], name=name, network=f"/proc/{first.pid}/ns/net")
+        for name, first in (("with-host", watching.on_host), ("with-other", apart))
+    }
+
+    def told() -> dict[str, set[str]] | None:
+        rows = agent.query("SELECT name, body FROM workloads WHERE state = 'resolved'")
+        found = {
+            row["name"]: set(json.loads(row["body"])["host_namespaces"])
+            for row in rows
+            if row["name"] in joined
         }
+        return found if len(found) == len(joined) else None
 
-        def told() -> dict[str, set[str]] | None:
-            rows = agent.query("SELECT name, body FROM workloads WHERE state = 'resolved'")
-            found = {
-                row["name"]: set(json.loads(row["body"])["host_namespaces"])
-                for row in rows
-                if row["name"] in joined
-            }
-            return found if len(found) == len(joined) else None
-
-        spaces = poll(told, seconds=120, waiting_for="both containers")
+    spaces = poll(told, seconds=120, waiting_for="both containers")
     assert "net" in spaces["with-host"] and "net" not in spaces["with-other"]
 
 

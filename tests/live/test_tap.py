@@ -68,14 +68,18 @@ class Heard:
 
     def __init__(self) -> None:
         self.sensor = Sensor(record=True, policy=False, rings=RingSizes(tap=4 << 20))
+        self._names: dict[int, str] = {}
+        self.begin()
+        self.sensor.start()
+        self.sensor.tap.start()
+        self.drain()
+
+    def begin(self) -> None:
+        """Anew, with nothing heard yet."""
         self.told: list[Call] = []
         self.listener = Listener(self.sensor.tap, self.told.append, lambda text: f"#{text}")
         self.sensor.on_pieces = lambda pieces: self.listener.take(pieces, 0)
         self.spans: dict[str, int] = {}
-        self._names: dict[int, str] = {}
-        self.sensor.start()
-        self.sensor.tap.start()
-        self.drain()
 
     def drain(self) -> None:
         for _ in range(200):
@@ -96,13 +100,21 @@ class Heard:
         return [call for call in self.told if call.end]
 
 
-@pytest.fixture
-def heard() -> Iterator[Heard]:
+@pytest.fixture(scope="module")
+def module_heard() -> Iterator[Heard]:
+    """One for all: to load the programs takes longer than most tests."""
     if reason := missing_bpf():
         pytest.skip(reason)
     made = Heard()
     yield made
     made.sensor.close()
+
+
+@pytest.fixture
+def heard(module_heard: Heard) -> Heard:
+    module_heard.drain()
+    module_heard.begin()
+    return module_heard
 
 
 class Server:

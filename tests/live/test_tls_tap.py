@@ -41,11 +41,10 @@ class Piece(NamedTuple):
 class Tap:
     """Hears all that passes in TLS, whatever it is."""
 
-    def __init__(self) -> None:
-        self.programs = Programs(rings=RingSizes(tap=8 << 20))
-        self.programs.set(tap=2, calls=1)
-        self.uprobes = Uprobes(self.programs.object.programs)
-        self.tap = tap.Tap(self.programs, Spans(self.programs))
+    def __init__(self, programs: Programs) -> None:
+        self.programs = programs
+        self.uprobes = Uprobes(programs.object.programs)
+        self.tap = tap.Tap(programs, Spans(programs))
 
     def take(self, pid: int) -> list[Piece]:
         heard = []
@@ -59,14 +58,24 @@ class Tap:
 
     def close(self) -> None:
         self.uprobes.close()
-        self.programs.close()
+        while list(self.tap.take()):
+            pass
+
+
+@pytest.fixture(scope="module")
+def programs() -> Iterator[Programs]:
+    """For all of them: to load takes longer than most tests."""
+    if reason := missing_bpf():
+        pytest.skip(reason)
+    made = Programs(rings=RingSizes(tap=8 << 20), policy=False)
+    made.set(tap=2, calls=1)
+    yield made
+    made.close()
 
 
 @pytest.fixture(name="tap")
-def _tap() -> Iterator[Tap]:
-    if reason := missing_bpf():
-        pytest.skip(reason)
-    made = Tap()
+def _tap(programs: Programs) -> Iterator[Tap]:
+    made = Tap(programs)
     yield made
     made.close()
 
