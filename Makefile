@@ -63,8 +63,8 @@ test: test-ready ## Lint, types, unit tests, real containers, VMs with BPF LSM
 .PHONY: unit live vm
 unit: test-ready ## Only the unit tests (ARGS goes to pytest)
 	@$(PY) -m pytest tests/unit $(ARGS)
-live: test-ready ## Only the tests against real containers on this host
-	@$(PY) -m pytest tests/live $(ARGS)
+live: test-ready ## Only the tests against real peers, and real containers on this host
+	@$(PY) -m pytest tests/peers tests/live $(ARGS)
 vm: test-ready ## Only the tests in VMs with BPF LSM
 	@$(PY) -m pytest tests/vm $(ARGS)
 

@@ -52,6 +52,7 @@ SECTIONS = (
         ),
     ),
     Section("unit", "no privilege needed", pytest=("-n", "auto", "tests/unit")),
+    Section("peers", "real MCP servers and clients", pytest=("-n", "auto", "tests/peers")),
     Section("live", "real containers on this host", pytest=("tests/live",)),
     Section("vm", "the scenarios again, on kernels with BPF LSM", pytest=("tests/vm",)),
 )

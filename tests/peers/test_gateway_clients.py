@@ -119,8 +119,10 @@ def test_over_stdio(client: Client, at: int, tmp_path: Path) -> None:
     judge(tmp_path, truths, person)
 
 
-@pytest.mark.parametrize("name", ["worker-py2-async", "worker-ts1"])
-@pytest.mark.parametrize("how", ["http", "http-json"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("worker-py2-async", "http"), ("worker-py2-async", "http-json"), ("worker-ts1", "http")],
+)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_over_http(client: Client, how: Any, name: str, tmp_path: Path) -> None:
     with (
