@@ -30,7 +30,7 @@ ONLY_ON = {
         *("test_faults.py", "test_capture.py", "test_privileges.py", "test_kernel_overflow.py"),
         "test_plugins.py",
     ),
-    "6.12": ("test_attacks_pack.py", "test_guard_bypasses.py"),
+    "6.12": ("test_attacks_pack.py", "test_guard_bypasses.py", "test_fixtures.py"),
 }
 # What takes minutes there, and whose hooks the others run through: on the host alone.
 ON_HOST = (
