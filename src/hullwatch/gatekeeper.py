@@ -16,7 +16,7 @@ import msgspec
 from hullwatch.agent.mcp.gate import Asked, Ruling
 from hullwatch.agent.report import Reporter
 from hullwatch.agent.secrets import Key, redact
-from hullwatch.context.call import MAX_TEXT, Signal
+from hullwatch.context.call import MAX_TEXT
 from hullwatch.context.cgroups import container_of
 from hullwatch.decide.approvals import Full, Person, Refused, Waiting, ancestors
 from hullwatch.decide.deciding import Decider
@@ -95,11 +95,10 @@ class Gatekeeper:
             decider, log, _TIER, requester.pid, clock, following=following, tell=tell
         )
         self.approvals = self._rulings.approvals
+        self.approvals.on_flood = reporter.signal
         self.requester = requester
         self._reporter = reporter
-        self._clock = clock
         self.on_held: Callable[[Waiting], None] = lambda waiting: None
-        self._flooded = 0  # when that was told last
         self._key = Key(os.urandom(32))
         self._unlabelled = ""  # version of the set that read labels which nobody told
 
@@ -207,9 +206,7 @@ class Gatekeeper:
         except Full as error:
             blocked = msgspec.structs.replace(entry, effect=Effect.BLOCK, reason=str(error))
             self._rulings.log.append(blocked)
-            self._tell_flood(entry)
             return Ruling(False, f"blocked by hullwatch: {error}", decision.policies)
-        self._tell_flood(entry)
         self.on_held(waiting)
         pending = _Pending(self, asked, waiting, over)
         return Ruling(False, decision.reason, decision.policies, pending=pending)
@@ -243,32 +240,6 @@ class Gatekeeper:
             server=asked.server,
             identity=self.requester.identity,
             tool_call=f"{asked.call:016x}",
-        )
-
-    # --- beside it ------------------------------------------------------------------------
-
-    def _tell_flood(self, entry: Entry) -> None:
-        """Once a minute."""
-        now = self._clock()
-        if now - self._flooded < 60 * 10**9:
-            return
-        try:
-            count = self.approvals.flooded(entry)
-        except LogError as error:  # what is held is held all the same
-            self._rulings.problem = str(error)
-            return
-        if not count:
-            return
-        self._flooded = now
-        self._reporter.signal(
-            Signal(
-                kind="approval_flood",
-                subject=entry.principal[:MAX_TEXT],
-                detail=f"{count} actions were held for a person within a minute",
-                time=now,
-                server=entry.server[:MAX_TEXT],
-                held=True,
-            )
         )
 
 

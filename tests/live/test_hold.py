@@ -595,6 +595,30 @@ tell()
         assert found["open"] == "EPERM"
 
 
+def test_a_flood_is_told_to_the_agent() -> None:
+    many = """
+waits = [threading.Thread(target=attempt, args=(f"soon-{n}", lambda: read(FOLDER + "/soon")))
+         for n in range(8)]
+for one in waits:
+    one.start()
+for one in waits:
+    one.join()
+tell()
+"""
+    with Laptop(HELD.replace("PORT", "1")) as laptop, socket.socket(socket.AF_UNIX) as agent:
+        laptop.write("soon", "")
+        agent.bind(laptop.env["HULLWATCH_CALLS"])
+        os.chmod(laptop.env["HULLWATCH_CALLS"], 0o666)
+        agent.listen()
+        agent.settimeout(60)
+        found = laptop.told(laptop.python(many))
+        assert {found[f"soon-{n}"] for n in range(8)} == {"EPERM"}
+        with agent.accept()[0] as link, link.makefile() as lines:
+            signal = json.loads(lines.readline())["signal"]
+    assert (signal["kind"], signal["held"]) == ("approval_flood", True)
+    assert signal["subject"].startswith("Workload:")
+
+
 def test_when_the_supervisor_dies_nothing_is_let_through() -> None:
     script = """
 signal_ = threading.Thread(target=attempt, args=("waits", lambda: read(FOLDER + "/asked")))

@@ -94,6 +94,7 @@ class Laptop:
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(self.folder),
             "HULLWATCH_APPROVALS": str(self.folder / "desks"),
+            "HULLWATCH_CALLS": str(self.folder / "calls.sock"),
             "HULLWATCH_DECISIONS": str(self.folder / "log"),
             "HULLWATCH_STORE": str(self.folder / "store"),
             "FOLDER": str(self.folder),

@@ -186,9 +186,11 @@ def test_it_is_as_wide_as_all_of_them_meant(scene):
         scene.now += 61 * 10**9
 
 
-def test_what_waits_is_bounded_and_a_flood_is_seen(scene):
+def test_what_waits_is_bounded_and_a_flood_is_told_once_a_minute(scene):
+    told = []
+    scene.approvals.on_flood = told.append
     for number in range(module.MAX_HELD):
-        assert bool(scene.approvals.flooded(entry())) is (number >= module.FLOOD)
+        assert len(told) == (number >= module.FLOOD)
         scene.hold()
     with pytest.raises(Full):
         scene.hold()
@@ -196,9 +198,22 @@ def test_what_waits_is_bounded_and_a_flood_is_seen(scene):
     with pytest.raises(Full):  # a name a time
         for number in range(module.MANY * module.MAX_HELD):
             scene.hold(principal=f"Agent:{number}")
-    assert scene.approvals.flooded(entry(principal="Agent:new"))
+    assert [(one.kind, one.subject, one.server) for one in told] == [
+        ("approval_flood", "Agent:a", "s")
+    ]
     scene.now += 61 * 10**9
-    assert not scene.approvals.flooded(entry())
+    with pytest.raises(Full):  # still as many wait, but nobody has been asked of late
+        scene.hold()
+    assert len(told) == 1
+
+
+def test_a_flood_of_names_is_one(scene):
+    told = []
+    scene.approvals.on_flood = told.append
+    for number in range(module.MANY * module.FLOOD):
+        assert not told
+        scene.hold(principal=f"Agent:{number}")
+    assert len(told) == 1
 
 
 def test_terms_are_the_strictest_of_all():

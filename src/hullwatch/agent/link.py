@@ -13,7 +13,7 @@ import msgspec
 from hullwatch.agent.report import Said
 from hullwatch.context.call import Call, Signal
 
-__all__ = ["DEFAULT_SOCKET", "Link", "connect", "socket_path"]
+__all__ = ["DEFAULT_SOCKET", "Link", "connect", "socket_path", "tell"]
 
 DEFAULT_SOCKET = Path("/run/hullwatch/calls.sock")
 _DEADLINE = 1.0  # s: an agent that does not answer must not hold up what is watched
@@ -138,3 +138,15 @@ async def connect(path: Path | None = None) -> Link:
     where = path or socket_path()
     reader, writer = await asyncio.open_unix_connection(str(where))
     return Link(reader, writer)
+
+
+async def tell(signal: Signal) -> bool:
+    """One signal, where an agent runs. False: it was not told."""
+    try:
+        async with asyncio.timeout(_DEADLINE):
+            link = await connect()
+    except OSError:  # TimeoutError is one
+        return False
+    link.signal(signal)
+    await link.close()
+    return not link.unsent

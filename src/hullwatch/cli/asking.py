@@ -3,6 +3,7 @@ links."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -15,14 +16,15 @@ from urllib.parse import urlsplit
 import typer
 
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.show import say
+from hullwatch.cli.show import safe, say
 
 if TYPE_CHECKING:
+    from hullwatch.context.call import Signal
     from hullwatch.decide.approvals import Waiting
     from hullwatch.gatekeeper import Gatekeeper
     from hullwatch.holding import Holder
 
-__all__ = ["Asking", "As", "Hook", "Listen", "Secret", "Url", "asking", "at_desk"]
+__all__ = ["Asking", "As", "Hook", "Listen", "Secret", "Url", "asking", "at_desk", "tell_flood"]
 
 DEFAULT_LISTEN = "127.0.0.1:0"
 DEFAULT_NAME = "webhook"
@@ -149,6 +151,19 @@ async def at_desk(keeper: Gatekeeper | Holder) -> AsyncIterator[None]:
         keeper.close()
         if keeper.problem:
             say(f"decisions: {keeper.problem}")
+
+
+def tell_flood(signal: Signal) -> None:
+    """Here, and the agent where one runs. Within a loop."""
+    from hullwatch.agent.link import tell
+
+    say(f"approvals: {safe(signal.subject)}: {signal.detail}")
+    task = asyncio.get_running_loop().create_task(tell(signal))
+    _telling.add(task)
+    task.add_done_callback(_telling.discard)
+
+
+_telling: set[asyncio.Task[bool]] = set()
 
 
 @contextlib.asynccontextmanager

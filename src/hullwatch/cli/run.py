@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from hullwatch.cli.asking import at_desk
+from hullwatch.cli.asking import at_desk, tell_flood
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Store
@@ -128,6 +128,7 @@ async def _serve(
 
     with open_log(folder, head, write=True) as log:
         holder = Holder(engine, log, os.getpid(), following=following, tell=say)
+        holder.approvals.on_flood = tell_flood
         async with at_desk(holder):
             over = asyncio.Event()
             loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from hullwatch.cli.asking import at_desk
+from hullwatch.cli.asking import at_desk, tell_flood
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
@@ -96,6 +96,7 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     with open_log(folder, head, write=True) as log:
         holder = Holder(engine, log, following=following, tell=say)
+        holder.approvals.on_flood = tell_flood
         async with at_desk(holder):
             sock = _listening(path)
             door = _Door(holder, as_json)

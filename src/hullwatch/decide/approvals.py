@@ -19,7 +19,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from hullwatch.decide.log import Entry, Kind, Log
+from hullwatch.context.call import MAX_TEXT, Signal
+from hullwatch.decide.log import Entry, Kind, Log, LogError
 from hullwatch.decide.policy import DEADLINE
 from hullwatch.decide.question import Effect, Fail
 
@@ -154,7 +155,8 @@ class Waiting:
 
 class Approvals:
     """What this process holds. client: pid of the process whose descendants are the requester; 0:
-    not known. clock: unix ns."""
+    not known. clock: unix ns. on_flood: told, once a minute at most, where somebody has so much
+    held that a person may tire."""
 
     def __init__(self, log: Log, client: int = 0, clock: Callable[[], int] = time.time_ns) -> None:
         self._log = log
@@ -162,7 +164,9 @@ class Approvals:
         self._clock = clock
         self._owner = _owner()
         self.waiting: dict[str, Waiting] = {}
+        self.on_flood: Callable[[Signal], None] = lambda signal: None
         self._changed = 0  # when other policies came into force
+        self._flooded = 0  # when a flood was told last
 
     def policies_changed(self, at: int) -> None:
         """What was widened before (unix ns) ends, also where the policies of then come back."""
@@ -178,11 +182,30 @@ class Approvals:
             )
         return len(lost)
 
-    def flooded(self, entry: Entry) -> int:
-        """How many were held for the same within a minute, where that is a flood; else 0."""
-        since = self._clock() - _MINUTE
-        own, all_ = _counts(entry, self._log.entries(since=since, kinds=("held",)))
-        return all_ if all_ >= MANY * FLOOD else own if own >= FLOOD else 0
+    def _look_for_flood(self, entry: Entry) -> None:
+        """Many that were held for the same within a minute are told, once a minute."""
+        now = self._clock()
+        if now - self._flooded < _MINUTE:
+            return
+        try:
+            held = self._log.entries(since=now - _MINUTE, kinds=("held",))
+        except LogError:  # what is held is held all the same; the next entry says so, too
+            return
+        own, all_ = _counts(entry, held)
+        count = all_ if all_ >= MANY * FLOOD else own if own >= FLOOD else 0
+        if not count:
+            return
+        self._flooded = now
+        self.on_flood(
+            Signal(
+                kind="approval_flood",
+                subject=entry.principal[:MAX_TEXT],
+                detail=f"{count} actions were held for a person within a minute",
+                time=now,
+                server=entry.server[:MAX_TEXT],
+                held=True,
+            )
+        )
 
     def hold(
         self,
@@ -195,6 +218,7 @@ class Approvals:
         known and shown of it. Full, LogError."""
         own, all_ = _counts(verdict, self._log.open())
         if own >= MAX_HELD or all_ >= MANY * MAX_HELD:
+            self._look_for_flood(verdict)
             raise Full(f"{max(own, all_)} actions of {verdict.principal} wait already")
         entry = msgspec.structs.replace(
             verdict,
@@ -207,6 +231,7 @@ class Approvals:
         self._log.append(entry)
         waiting = Waiting(entry, terms, context or {}, then)
         self.waiting[waiting.id] = waiting
+        self._look_for_flood(entry)
         return waiting
 
     def answer(
