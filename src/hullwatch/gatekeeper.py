@@ -77,8 +77,7 @@ class Requester(NamedTuple):
 
 class Gatekeeper:
     """A Gate (agent/mcp/gate.py). following: gives another decider when the set in force changes.
-    tell: says what a person at the gateway should know, without waiting for it. on_held: called
-    with what begins to wait, and returns at once."""
+    tell: says what a person at the gateway should know, without waiting for it."""
 
     def __init__(
         self,
@@ -98,7 +97,6 @@ class Gatekeeper:
         self.approvals.on_flood = reporter.signal
         self.requester = requester
         self._reporter = reporter
-        self.on_held: Callable[[Waiting], None] = lambda waiting: None
         self._key = Key(os.urandom(32))
         self._unlabelled = ""  # version of the set that read labels which nobody told
 
@@ -207,7 +205,6 @@ class Gatekeeper:
             blocked = msgspec.structs.replace(entry, effect=Effect.BLOCK, reason=str(error))
             self._rulings.log.append(blocked)
             return Ruling(False, f"blocked by hullwatch: {error}", decision.policies)
-        self.on_held(waiting)
         pending = _Pending(self, asked, waiting, over)
         return Ruling(False, decision.reason, decision.policies, pending=pending)
 

@@ -11,15 +11,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
@@ -27,6 +24,7 @@ import pytest
 from hullwatch.decide.webhook import signature
 from support.agent import Agent
 from support.cli import cli
+from support.hook import Hook, answer
 from support.scratch import poll
 from support.watch import missing_bpf
 
@@ -331,48 +329,32 @@ def test_the_gateway_follows_what_is_applied(tmp_path: Path) -> None:
 
 
 def test_somebody_elsewhere_answers_by_link(tmp_path: Path) -> None:
-    told: list[tuple[dict[str, str], bytes]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     secret = tmp_path / "secret"
     secret.write_text("sixteen bytes or more\n")
     secret.chmod(0o600)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with Hook() as hook:
         words = (
-            *("--approval-webhook", f"http://127.0.0.1:{server.server_port}/hook"),
+            *("--approval-webhook", hook.url),
             *("--approval-webhook-secret", f"file:{secret}", "--approval-link-as", "oncall"),
         )
         gateway = Gateway(tmp_path, more=words)
         for number, (wish, expected) in enumerate((("approve", "result"), ("deny", "error"))):
             gateway.call(number + 2, "page", arguments={"note": "s3cr3t value"})
-            poll(lambda: len(told) > number, seconds=20, waiting_for="the webhook")  # noqa: B023
-            headers, body = told[number]
+            link = hook.post(number)["link"]
+            headers, body = hook.told[number]
             signed = signature(b"sixteen bytes or more", headers["Hullwatch-Timestamp"], body)
             assert headers["Hullwatch-Signature"] == signed and b"s3cr3t" not in body
-            link = json.loads(body)["link"]
             with urlopen(link, timeout=20) as page:
                 shown = page.read().decode()
             assert "somebody on call decides" in shown and "s3cr3t value" in shown
             assert gateway.person("approve", gateway.wait(), "--why", "not me")[0] == 1
-            answer = urlencode({"answer": wish, "why": f"ticket {number}"}).encode()
-            urlopen(link, answer, timeout=20).close()
+            answer(link, wish, f"ticket {number}")
             assert expected in gateway.line()
             with pytest.raises(HTTPError, match="410"):
-                urlopen(link, answer, timeout=20)
+                answer(link, wish, "again")
         gateway.call(9, "write")
-        poll(lambda: len(told) > 2, seconds=20, waiting_for="the webhook")
-        assert json.loads(told[2][1])["link"] == "", "its policy names no link"
+        assert hook.post(2)["link"] == "", "its policy names no link"
         gateway.end()
-        server.shutdown()
     entries = [json.loads(line) for line in gateway.decisions("--json").stdout.splitlines()]
     by = [(one["kind"], one["by"], one["why"]) for one in entries if one["by"]]
     assert by == [("approved", "link:oncall", "ticket 0"), ("denied", "link:oncall", "ticket 1")]

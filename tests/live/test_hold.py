@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from support.held import Laptop, missing_seccomp
+from support.hook import Hook, answer
 from support.scratch import poll
 
 pytestmark = [
@@ -593,6 +594,21 @@ tell()
         found = laptop.told(laptop.python(ask))
         assert "whoever asks does not approve" in found["answer"]
         assert found["open"] == "EPERM"
+
+
+def test_somebody_elsewhere_answers_by_link() -> None:
+    ask = 'attempt("open", lambda: read(FOLDER + "/asked"))\ntell()'
+    policy = HELD.replace("PORT", "1").replace(
+        '@id("ask-open")', '@id("ask-open") @approvers("link:oncall")'
+    )
+    with Laptop(policy) as laptop, Hook() as hook:
+        laptop.write("asked", "approved")
+        laptop.options = ["--approval-webhook", hook.url, "--approval-link-as", "oncall"]
+        running = laptop.python(ask)
+        told = hook.post(0)
+        assert told["resource"] == f"Path:{laptop.folder}/asked"
+        answer(told["link"], "approve", "as planned")
+        assert laptop.told(running)["open"] == "approved"
 
 
 def test_a_flood_is_told_to_the_agent() -> None:

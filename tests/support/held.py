@@ -25,6 +25,7 @@ for name in "run policy approvals decisions errors show".split():
     importlib.import_module(f"hullwatch.cli.{name}")
 import concurrent.futures.thread, encodings.ascii
 import hullwatch.control, hullwatch.holding, hullwatch.decide.desk, hullwatch.store.errors
+import hullwatch.agent.link, hullwatch.decide.links, hullwatch.decide.page, hullwatch.decide.webhook
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
@@ -100,6 +101,7 @@ class Laptop:
             "FOLDER": str(self.folder),
             "NUMBERS": json.dumps({name: number(name) for name in _CALLS}),
         }
+        self.options: list[str] = []  # more of `hullwatch run`
         self._started: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
@@ -136,7 +138,7 @@ class Laptop:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-c", _DRIVER, "run", "--name", "box"),
-                *("--policy", self.policy, "--", *command),
+                *("--policy", self.policy, *self.options, "--", *command),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -20,11 +20,14 @@ from hullwatch.cli.show import safe, say
 
 if TYPE_CHECKING:
     from hullwatch.context.call import Signal
-    from hullwatch.decide.approvals import Waiting
+    from hullwatch.decide.approvals import Approvals, Waiting
     from hullwatch.gatekeeper import Gatekeeper
     from hullwatch.holding import Holder
 
-__all__ = ["Asking", "As", "Hook", "Listen", "Secret", "Url", "asking", "at_desk", "tell_flood"]
+__all__ = [
+    "DEFAULT_LISTEN", "DEFAULT_NAME", "As", "Asking", "Hook", "Listen", "Secret", "Url", "address",
+    "asking", "at_desk", "tell_flood",
+]  # fmt: skip
 
 DEFAULT_LISTEN = "127.0.0.1:0"
 DEFAULT_NAME = "webhook"
@@ -85,6 +88,7 @@ class Asking(NamedTuple):
 
     def checked(self, policy: bool) -> Asking:
         """With the address and the secret read. CommandError."""
+        address("--approval-listen", self.listen)
         if not self.hook:
             if self != Asking():
                 raise CommandError("--approval-...: needs --approval-webhook", ExitCode.USAGE)
@@ -103,6 +107,15 @@ class Asking(NamedTuple):
         if secret:
             secret = _read("--approval-webhook-secret", secret, _MIN_SECRET)
         return self._replace(hook=hook, secret=secret)
+
+
+def address(option: str, listen: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 address in brackets. CommandError."""
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise CommandError(f"{option} {listen}: as in 127.0.0.1:7811", ExitCode.USAGE)
+    return host, int(port)
 
 
 def _read(option: str, where: str, least: int) -> str:
@@ -167,8 +180,8 @@ _telling: set[asyncio.Task[bool]] = set()
 
 
 @contextlib.asynccontextmanager
-async def asking(said: Asking, keeper: Gatekeeper, host: str, port: int) -> AsyncIterator[None]:
-    """While it runs, what waits is told. host, port: as `listen` says."""
+async def asking(said: Asking, approvals: Approvals) -> AsyncIterator[None]:
+    """While it runs, what waits is told."""
     if not said.hook:
         yield
         return
@@ -176,13 +189,14 @@ async def asking(said: Asking, keeper: Gatekeeper, host: str, port: int) -> Asyn
     from hullwatch.decide.page import PATH, Page
     from hullwatch.decide.webhook import Webhook, WebhookError, is_here
 
+    host, port = address("--approval-listen", said.listen)
     if not said.url and not is_here(host):
         raise CommandError(
             f"--approval-listen {said.listen}: there is no TLS on it, and who reads a link may"
             " answer; put a proxy before it and give --approval-url",
             ExitCode.USAGE,
         )
-    links = Links(keeper.approvals, said.name)
+    links = Links(approvals, said.name)
     page = Page(links)
     try:
         webhook = Webhook(said.hook, said.secret.encode(), say)
@@ -201,7 +215,7 @@ async def asking(said: Asking, keeper: Gatekeeper, host: str, port: int) -> Asyn
         link = f"{base}{PATH}{links.token(waiting)}" if links.counts(waiting) else ""
         webhook.held(waiting, link)
 
-    keeper.on_held = held
+    approvals.on_held = held
     try:
         yield
     finally:

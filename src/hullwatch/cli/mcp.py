@@ -25,6 +25,7 @@ from hullwatch.cli.asking import (
     Listen,
     Secret,
     Url,
+    address,
     asking,
     at_desk,
 )
@@ -169,7 +170,6 @@ def run(
     told = Asking(
         approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
     ).checked(bool(policy))
-    _address("--approval-listen", approval_listen)
     decider, following = asked_set(policy, store) if policy else (None, None)
     if upstream:
         hosts = frozenset(one.lower() for one in allow_host or ())
@@ -216,7 +216,7 @@ def _proxy(
     from hullwatch.agent.mcp.upstream import Upstream, UrlError
     from hullwatch.gatekeeper import Requester
 
-    host, port = _address("--listen", listen)
+    host, port = address("--listen", listen)
     try:
         upstream = Upstream(url, ca)
     except UrlError as error:
@@ -253,14 +253,6 @@ def _proxy(
             await link.close()
 
     asyncio.run(serve())
-
-
-def _address(option: str, listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise CommandError(f"{option} {listen}: as in {DEFAULT_LISTEN}", ExitCode.USAGE)
-    return host, int(port)
 
 
 def _is_loopback(host: str) -> bool:
@@ -337,7 +329,7 @@ async def _gate(
 
     with open_log(made.log, made.head, write=True) as log:
         keeper = Gatekeeper(decider, log, requester, reporter, following=made.following, tell=say)
-        async with at_desk(keeper), asking(made.asking, keeper, *_address("", made.asking.listen)):
+        async with at_desk(keeper), asking(made.asking, keeper.approvals):
             yield keeper
 
 

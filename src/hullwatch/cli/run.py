@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from hullwatch.cli.asking import at_desk, tell_flood
+from hullwatch.cli.asking import (
+    DEFAULT_LISTEN,
+    DEFAULT_NAME,
+    As,
+    Asking,
+    Hook,
+    Listen,
+    Secret,
+    Url,
+    asking,
+    at_desk,
+    tell_flood,
+)
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Store
@@ -73,6 +85,11 @@ def run(
     store: Store = DEFAULT_STORE,
     log: LogFolder = None,
     head: HeadFile = None,
+    approval_webhook: Hook = "",
+    approval_webhook_secret: Secret = "",
+    approval_listen: Listen = DEFAULT_LISTEN,
+    approval_url: Url = "",
+    approval_link_as: As = DEFAULT_NAME,
 ) -> None:
     """Run a command and ask policies before it opens, executes, connects or listens.
 
@@ -89,6 +106,9 @@ def run(
             "run: give a command, as in `hullwatch run --policy my.cedar -- npm start`",
             ExitCode.USAGE,
         )
+    told = Asking(
+        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
+    ).checked(True)
     engine, following = asked_set(policy, store)
     named = name or os.path.basename(command[0])
     from hullwatch.holding import spoken_of
@@ -107,7 +127,7 @@ def run(
     # Before anything makes threads.
     child = _Child(os.path.abspath(path), command, filters.program(filters.rules(actions)))
     try:
-        code = asyncio.run(_serve(child, engine, following, named, log, head))
+        code = asyncio.run(_serve(child, engine, following, named, log, head, told))
     except BaseException:
         child.end()
         raise
@@ -122,6 +142,7 @@ async def _serve(
     name: str,
     folder: Path | None,
     head: Path | None,
+    told: Asking,
 ) -> int:
     from hullwatch.cli.decisions import open_log
     from hullwatch.holding import Holder, Workload
@@ -129,7 +150,7 @@ async def _serve(
     with open_log(folder, head, write=True) as log:
         holder = Holder(engine, log, os.getpid(), following=following, tell=say)
         holder.approvals.on_flood = tell_flood
-        async with at_desk(holder):
+        async with at_desk(holder), asking(told, holder.approvals):
             over = asyncio.Event()
             loop = asyncio.get_running_loop()
 

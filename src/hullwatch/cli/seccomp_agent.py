@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from hullwatch.cli.asking import at_desk, tell_flood
+from hullwatch.cli.asking import (
+    DEFAULT_LISTEN,
+    DEFAULT_NAME,
+    As,
+    Asking,
+    Hook,
+    Listen,
+    Secret,
+    Url,
+    asking,
+    at_desk,
+    tell_flood,
+)
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
@@ -66,6 +78,11 @@ def seccomp_agent(
     store: Store = DEFAULT_STORE,
     log: LogFolder = None,
     head: HeadFile = None,
+    approval_webhook: Hook = "",
+    approval_webhook_secret: Secret = "",
+    approval_listen: Listen = DEFAULT_LISTEN,
+    approval_url: Url = "",
+    approval_link_as: As = DEFAULT_NAME,
     json: Json = False,
 ) -> None:
     """Ask policies before containers open, execute, connect or listen, until it is ended.
@@ -73,8 +90,11 @@ def seccomp_agent(
     Containers have to be started with the profile that `hullwatch seccomp-profile` prints, and
     after this: a runtime does not start one whose listener is not there.
     """
+    told = Asking(
+        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
+    ).checked(True)
     engine, following = asked_set(policy, store)
-    asyncio.run(_serve(engine, following, listen, log, head, json))
+    asyncio.run(_serve(engine, following, listen, log, head, told, json))
 
 
 async def _serve(
@@ -83,6 +103,7 @@ async def _serve(
     path: Path,
     folder: Path | None,
     head: Path | None,
+    told: Asking,
     as_json: bool,
 ) -> None:
     from hullwatch.cli.decisions import open_log
@@ -97,7 +118,7 @@ async def _serve(
     with open_log(folder, head, write=True) as log:
         holder = Holder(engine, log, following=following, tell=say)
         holder.approvals.on_flood = tell_flood
-        async with at_desk(holder):
+        async with at_desk(holder), asking(told, holder.approvals):
             sock = _listening(path)
             door = _Door(holder, as_json)
             accepting = asyncio.create_task(door.open(sock))

@@ -155,8 +155,9 @@ class Waiting:
 
 class Approvals:
     """What this process holds. client: pid of the process whose descendants are the requester; 0:
-    not known. clock: unix ns. on_flood: told, once a minute at most, where somebody has so much
-    held that a person may tire."""
+    not known. clock: unix ns. on_held: told what begins to wait; returns at once. on_flood: told,
+    once a minute at most, where somebody has so much held that a person may tire.
+    """
 
     def __init__(self, log: Log, client: int = 0, clock: Callable[[], int] = time.time_ns) -> None:
         self._log = log
@@ -164,6 +165,7 @@ class Approvals:
         self._clock = clock
         self._owner = _owner()
         self.waiting: dict[str, Waiting] = {}
+        self.on_held: Callable[[Waiting], None] = lambda waiting: None
         self.on_flood: Callable[[Signal], None] = lambda signal: None
         self._changed = 0  # when other policies came into force
         self._flooded = 0  # when a flood was told last
@@ -232,6 +234,7 @@ class Approvals:
         waiting = Waiting(entry, terms, context or {}, then)
         self.waiting[waiting.id] = waiting
         self._look_for_flood(entry)
+        self.on_held(waiting)
         return waiting
 
     def answer(
