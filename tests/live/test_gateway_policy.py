@@ -8,7 +8,9 @@ import json
 import os
 import select
 import shlex
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -66,10 +68,17 @@ class Gateway:
     """A client of raw lines, the gateway, the server."""
 
     def __init__(
-        self, folder: Path, calls: Path | None = None, policy: str = "", more: Sequence[str] = ()
+        self,
+        folder: Path,
+        calls: Path | None = None,
+        policy: str = "",
+        more: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "hullwatch"),
     ) -> None:
-        """policy: as `--policy` has it; by default POLICY, in a file. more: options."""
+        """policy: as `--policy` has it; by default POLICY, in a file. more: options. program: for
+        Python."""
         self.folder = folder
+        self.program = program
         self.more = more
         self.policy = policy or str(folder / "policy.cedar")
         (folder / "server.py").write_text(SERVER)
@@ -93,7 +102,7 @@ class Gateway:
     def _started(self, stderr: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "hullwatch", "mcp", "--name", "files"),
+                *(sys.executable, *self.program, "mcp", "--name", "files"),
                 *("--policy", self.policy, "--store", str(self.folder / "store")),
                 *self.more,
                 *("--", sys.executable, str(self.folder / "server.py")),
@@ -285,8 +294,6 @@ def test_a_message_that_another_reader_would_split(gateway: Gateway) -> None:
 
 
 def test_a_log_that_somebody_changed_is_named(gateway: Gateway) -> None:
-    import sqlite3
-
     gateway.call(2, "delete")
     gateway.line()
     gateway.end()
@@ -359,6 +366,81 @@ def test_somebody_elsewhere_answers_by_link(tmp_path: Path) -> None:
     by = [(one["kind"], one["by"], one["why"]) for one in entries if one["by"]]
     assert by == [("approved", "link:oncall", "ticket 0"), ("denied", "link:oncall", "ticket 1")]
     assert gateway.served() == ["page"]
+
+
+# The engine, where it hangs: a real one, of which one question never ends.
+HANGS = """
+import sys, time
+from hullwatch.cli import main
+from hullwatch.decide import deciding
+from hullwatch.decide.engine import Engine
+deciding.DECIDING = 0.3
+decide = Engine.decide_any
+def hangs(self, questions, **more):
+    if questions[0].resource.id == "files/read":
+        time.sleep(600)
+    return decide(self, questions, **more)
+Engine.decide_any = hangs
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("fail", ["closed", "open"])
+def test_a_decider_that_hangs_is_not_waited_for(tmp_path: Path, fail: str) -> None:
+    (tmp_path / "fails.cedar").write_text(
+        f'@id("no-delete") @fail("{fail}")\n'
+        'forbid (principal, action == Action::"tool-call", resource == Tool::"files/delete");'
+    )
+    gateway = Gateway(tmp_path, policy=str(tmp_path / "fails.cedar"), program=("-c", HANGS))
+    expected = "result" if fail == "open" else "error"
+    for ident, tool in enumerate(("read", "read", "write"), 2):  # all, until it is back
+        gateway.call(ident, tool)
+        answer = gateway.line()
+        assert answer["id"] == ident and expected in answer, answer
+    assert gateway.end() == 0
+    assert gateway.served() == (["read", "read", "write"] if fail == "open" else [])
+    (first, *_) = map(json.loads, gateway.decisions("--json").stdout.splitlines())
+    assert "no answer within 0.3 s" in first["reason"]
+
+
+@pytest.mark.parametrize("how", ["locked", "gone"])
+def test_what_cannot_be_logged_is_not_passed_on(gateway: Gateway, how: str) -> None:
+    gateway.call(2, "read")
+    assert "result" in gateway.line()
+    log = gateway.folder / "log"
+    other = sqlite3.connect(log / "decisions.db", isolation_level=None)
+    if how == "locked":
+        other.execute("BEGIN IMMEDIATE")
+    else:
+        log.rename(log.with_name("aside"))
+    for ident, tool in enumerate(("delete", "write", "delete"), 3):  # blocked, held
+        gateway.call(ident, tool)
+        answer = gateway.line()
+        assert answer["id"] == ident and "cannot be logged" in answer["error"]["message"], answer
+    assert gateway.waits() == [] and gateway.served() == ["read"]
+    if how == "locked":
+        other.execute("ROLLBACK")
+    else:
+        log.with_name("aside").rename(log)
+    gateway.call(9, "delete")
+    assert "no-delete" in gateway.line()["error"]["message"]
+    gateway.call(10, "read")
+    assert "result" in gateway.line()
+    other.close()
+    assert gateway.end() == 0 and gateway.decisions("verify").returncode == 0
+
+
+def test_what_nobody_can_answer_ends_as_its_policy_says(gateway: Gateway) -> None:
+    shutil.rmtree(gateway.folder / "desks")
+    gateway.call(2, "soon")
+    assert "not approved in time" in gateway.line()["error"]["message"]
+    assert gateway.end() == 0
+    (gateway.folder / "desks").write_text("a file")
+    gateway.start()  # and says so
+    gateway.call(3, "soon")
+    assert "not approved in time" in gateway.line()["error"]["message"]
+    assert gateway.end() == 0 and gateway.served() == []
+    assert "nobody can approve here" in (gateway.folder / "stderr").read_text()
 
 
 def test_policies_that_cannot_be_used_start_nothing(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ SOURCE = Path(__file__).parents[1] / "support" / "raw_calls.c"
 FORBIDDEN = "169.254.169.254"
 PLAIN = "198.51.100.9"
 RESOLVER = "198.51.100.53"
+FORGED = ("203.0.113.53", "203.0.113.54")  # resolvers, too, that nobody is
 
 RULES = tuple(
     PACK / name for name in ("base.yaml", "tamper/evidence.yaml", "escape/isolation.yaml")
@@ -87,7 +88,7 @@ when { resource.name like "*.good.example" };
 PRELUDE = f"""
 import mmap, struct
 sys.setswitchinterval(1e-5)  # for races
-FORBIDDEN, PLAIN, RESOLVER = {FORBIDDEN!r}, {PLAIN!r}, {RESOLVER!r}
+FORBIDDEN, PLAIN, RESOLVER, FORGED = {FORBIDDEN!r}, {PLAIN!r}, {RESOLVER!r}, {FORGED!r}
 libc = ctypes.CDLL(None, use_errno=True)
 def call(name, *arguments):
     result = getattr(libc, name)(*arguments)
@@ -306,6 +307,15 @@ said = end(child(act)) == 7
 )
 
 
+code(
+    "exec-many",
+    """
+pids = [child(lambda: os.execve('/bin/sh', ['sh', '-c', 'exit 7'], {})) for _ in range(200)]
+said = 7 in [end(pid) for pid in pids]
+""",
+)
+
+
 @attempt("exec-joins")
 def _(_: Stage, puppet: Puppet) -> object:
     return puppet.container.exec(["/bin/sh", "-c", "exit 7"]).status == 7
@@ -394,6 +404,39 @@ flipper.join()
 """,
 )
 code(
+    "open-many",
+    """
+pids = [child(lambda: tried(lambda: 'root' in open('/etc/shadow').read())) for _ in range(200)]
+said = 7 in [end(pid) for pid in pids]
+""",
+)
+code(
+    "open-threads",
+    """
+os.symlink('/etc/hostname', at := place())
+found, until = [], time.monotonic() + 0.4
+def flip(number):
+    while time.monotonic() < until:
+        for one in ('/etc/shadow', '/etc/hostname'):
+            os.symlink(one, new := at + str(number))
+            os.replace(new, at)
+def call():
+    while not found and time.monotonic() < until:
+        try:
+            with open(at) as file:
+                found.extend(['root:'] if 'root:' in file.read() else [])
+        except OSError:
+            pass
+workers = [threading.Thread(target=call) for _ in range(8)]
+workers += [threading.Thread(target=flip, args=[n]) for n in range(2)]
+for one in workers:
+    one.start()
+for one in workers:
+    one.join()
+said = bool(found)
+""",
+)
+code(
     "open-io-uring",
     "said = not raw('uring', 'open', '/etc/shadow').startswith(b'-')",
 )
@@ -403,16 +446,18 @@ code(
 )
 
 
-@attempt("open-passed")
-def _(stage: Stage, puppet: Puppet) -> object:
+def passed(stage: Stage, puppet: Puppet, sends: str, takes: str) -> object:
+    """The free container opens the file and sends fds; this one takes them."""
     giver = stage.free.begin(
         PRELUDE
-        + """
+        + f"""
 server = socket.socket(socket.AF_UNIX)
 server.bind('/shared/passes')
 server.listen()
 to, _ = server.accept()
-socket.send_fds(to, [b'x'], [os.open('/etc/shadow', os.O_RDONLY)])
+held = os.open('/etc/shadow', os.O_RDONLY)
+socket.send_fds(to, [str(held).encode()], [{sends}])
+to.recv(1)
 os.unlink('/shared/passes')
 """
     )
@@ -422,14 +467,35 @@ os.unlink('/shared/passes')
 while not os.path.exists('/shared/passes'):
     time.sleep(0.01)
 time.sleep(0.02)
-client = socket.socket(socket.AF_UNIX)
-client.connect('/shared/passes')
-_, fds, _, _ = socket.recv_fds(client, 10, 1)
-said = bool(fds) and os.read(fds[0], 100) != b''
 """
+        + takes
     )
     stage.free.end(giver)
     return taken
+
+
+TAKES = """
+client = socket.socket(socket.AF_UNIX)
+client.connect('/shared/passes')
+said, fds, _, _ = socket.recv_fds(client, 10, 1)
+"""
+
+
+@attempt("open-passed")
+def _(stage: Stage, puppet: Puppet) -> object:
+    return passed(stage, puppet, "held", TAKES + "said = bool(fds) and os.read(fds[0], 9) != b''")
+
+
+@attempt("open-passed-io-uring")
+def _(stage: Stage, puppet: Puppet) -> object:
+    takes = "said = not raw('uring', 'take', '/shared/passes').startswith(b'-')"
+    return passed(stage, puppet, "held", takes)
+
+
+@attempt("open-taken")
+def _(stage: Stage, puppet: Puppet) -> object:
+    takes = TAKES + "said = os.read(call('syscall', 438, fds[0], int(said), 0), 9) != b''"
+    return passed(stage, puppet, "os.pidfd_open(os.getpid())", takes)
 
 
 # -- network ----------------------------------------------------------------------------------
@@ -487,6 +553,33 @@ finally:
 """,
 )
 code(
+    "clone-into-cgroup",
+    """
+class Clone(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in 'flags pidfd child parent signal stack size tls'
+                ' tids count cgroup'.split()]
+mount('cgroup', at := folder(), 'cgroup2')
+os.mkdir(other := at + '/hwtest-' + os.urandom(6).hex())
+into = os.open(other, os.O_RDONLY)
+wish = Clone(flags=0x200000000, signal=signal.SIGCHLD, cgroup=into)
+if (pid := call('syscall', 435, ctypes.byref(wish), ctypes.sizeof(wish))) == 0:
+    status = 1
+    try:
+        status = 7 if tried(reach) or tried(lambda: shell('/bin/sh')) else 0
+    finally:
+        os._exit(status)
+said = end(pid) == 7
+os.rmdir(other)
+""",
+)
+code(
+    "connect-many",
+    """
+pids = [child(lambda: tried(reach)) for _ in range(200)]
+said = 7 in [end(pid) for pid in pids]
+""",
+)
+code(
     "connect-namespaces",
     """
 call('unshare', 0x10000000)
@@ -522,6 +615,34 @@ while not said and time.monotonic() < until:
     sock.close()
 stop = True
 flipper.join()
+""",
+)
+
+code(
+    "connect-threads",
+    """
+class Address(ctypes.Structure):
+    _fields_ = [('family', ctypes.c_ushort), ('port', ctypes.c_ushort), ('ip', ctypes.c_char * 4),
+                ('zero', ctypes.c_char * 8)]
+good, bad = (socket.inet_aton(one) for one in (PLAIN, FORBIDDEN))
+address = Address(socket.AF_INET, socket.htons(80), good)
+at = ctypes.addressof(address) + 4
+found, until = [], time.monotonic() + 0.4
+def flip():
+    while time.monotonic() < until:
+        ctypes.memmove(at, bad, 4)
+        ctypes.memmove(at, good, 4)
+def call():
+    while not found and time.monotonic() < until:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            if libc.connect(sock.fileno(), ctypes.byref(address), 16) == 0:
+                found.extend([True] if sock.getpeername()[0] == FORBIDDEN else [])
+workers = [threading.Thread(target=one) for one in (*[call] * 8, *[flip] * 2)]
+for one in workers:
+    one.start()
+for one in workers:
+    one.join()
+said = bool(found)
 """,
 )
 
@@ -639,6 +760,92 @@ said = arrives(peer)
 )
 
 
+code(
+    "label-passed-io-uring",
+    """
+client, peer = link()
+server = socket.socket(socket.AF_UNIX)
+server.bind(at := place())
+server.listen()
+def act():
+    client.close()
+    secret()
+    os.execv('/opt/names/raw_calls', ['raw_calls', 'uring', 'take', at])
+child(act)
+to, _ = server.accept()
+socket.send_fds(to, [b'x'], [client.fileno()])
+peer.settimeout(1)
+said = arrives(peer)
+""",
+)
+code(
+    "label-taken",
+    """
+client, peer = link()
+helper = os.pidfd_open(os.getpid())
+fd = client.fileno()
+def act():
+    client.close()
+    secret()
+    sends(socket.socket(fileno=call('syscall', 438, helper, fd, 0)))
+child(act)
+peer.settimeout(0.5)
+said = arrives(peer)
+""",
+)
+code(
+    "label-far-fd",
+    """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (100_000, 100_000))
+client, peer = link()
+os.dup2(client.fileno(), 90_000)
+client.close()
+child(lambda: [secret(), sends(socket.socket(fileno=90_000))])
+peer.settimeout(0.5)
+said = arrives(peer)
+""",
+)
+code(
+    "label-many-sockets",
+    """
+client, peer = link()
+made, stop = os.pipe(), os.pipe()
+def others():
+    os.close(stop[1])
+    held = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(800)]
+    os.write(made[1], b'x')
+    os.read(stop[0], 1)
+for _ in range(88):
+    child(others)
+for _ in range(88):
+    os.read(made[0], 1)
+child(lambda: [secret(), sends(client)])
+peer.settimeout(0.5)
+said = arrives(peer)
+""",
+)
+code(
+    "label-many-pipes",
+    """
+a, b = os.pipe()
+client, peer = link()
+def act():
+    client.close()
+    os.write(b, secret().encode())
+    for _ in range(36_000):
+        c, d = os.pipe()
+        os.write(d, b'x')
+        os.close(c)
+        os.close(d)
+end(child(act))
+os.read(a, 100)
+sends(client)
+said = arrives(peer)
+""",
+)
+
+
 # -- names ------------------------------------------------------------------------------------
 
 ASKS = """
@@ -705,8 +912,39 @@ def _(stage: Stage, puppet: Puppet) -> object:
 @attempt("name-forged")
 def _(stage: Stage, puppet: Puppet) -> object:
     forged = "answer('c.good.example', '198.51.100.12')"
-    text = f"told_by('203.0.113.53', {forged}, foreign=True); time.sleep(0.3)\n"
+    text = f"told_by(FORGED[0], {forged}, foreign=True); time.sleep(0.3)\n"
     return named(stage, puppet, text + "said = tried(lambda: reach(address='198.51.100.12'))")
+
+
+@attempt("name-forged-by-others")
+def _(stage: Stage, puppet: Puppet) -> object:
+    """By a container of the same network, as those of a pod are."""
+    who = stage.listed if puppet is stage.guarded else puppet
+    server = who.begin(
+        PRELUDE
+        + """
+takes = socket.socket(type=socket.SOCK_DGRAM)
+takes.bind((PLAIN, 5353))
+takes.settimeout(5)
+takes.recv(1000)
+time.sleep(0.3)
+said = tried(lambda: reach(address='198.51.100.13'))
+"""
+    )
+    who.until("said = any(':14E9 ' in one for one in open('/proc/net/udp'))", True)
+    stage.free.do(
+        PRELUDE
+        + ASKS
+        + """
+gives = socket.socket(type=socket.SOCK_DGRAM)
+gives.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT
+gives.bind((FORGED[1], 53))
+for _ in range(30):
+    gives.sendto(answer('d.good.example', '198.51.100.13'), (PLAIN, 5353))
+    time.sleep(0.01)
+"""
+    )
+    return who.end(server)
 
 
 # -- Hullwatch itself -------------------------------------------------------------------------
@@ -786,7 +1024,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     apply(store, POLICIES)
     network = Network("bypasses")
     for address in (
-        *(f"198.51.100.{n}/32" for n in (9, 10, 11, 12, 53)),
+        *(f"198.51.100.{n}/32" for n in (9, 10, 11, 12, 13, 53)),
         f"{FORBIDDEN}/32",
         "fd00::9/128",
     ):
@@ -811,7 +1049,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
 
     try:
         with (
-            Agent(store, rules=RULES, resolvers=(RESOLVER, "203.0.113.53")) as agent,
+            Agent(store, rules=RULES, resolvers=(RESOLVER, *FORGED)) as agent,
             Runc(python_image) as runc,
         ):
             guarded = puppet("guarded", privileged=True, mounts=shares)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,7 +73,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     for number in (9, 10):
         network.add_address(f"198.51.100.{number}/32")
     try:
-        with Agent(store, rules=()) as agent, Runc(python_image) as runc:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATIENCE", "2")
+            started = Agent(store, rules=())
+        with started as agent, Runc(python_image) as runc:
             puppet = Puppet(runc, python_image, folder, "faulty", network=network.path)
             made = Stage(agent, store, puppet)
             assert made.apply(forbids("198.51.100.9/32")).returncode == 0
@@ -145,3 +149,56 @@ def test_the_thread_that_keeps_policies_is_seen(stage: Stage):
     assert stage.policy["thread"] == "alive"
     shown = stage.cli("status", "--store", str(stage.store)).stdout
     assert re.search(r"^policies +1 in force in the kernel", shown, re.M), shown
+
+
+OPEN = """
+@id("no-other") @fail("open")
+forbid (principal, action == Action::"connect", resource is Address)
+when { context has container && context.container == "faulty" }
+when { resource has ip && resource.ip.isInRange(ip("198.51.100.10/32")) };
+"""
+
+
+@pytest.fixture
+def both(stage: Stage) -> Stage:
+    """One policy that fails closed, and one that fails open."""
+    assert stage.apply(forbids("198.51.100.9/32", OPEN)).returncode == 0
+    poll(lambda: stage.policy["policies"] == 2, seconds=20, waiting_for="both to be in force")
+    assert stage.puppet.do(TO_OTHER) == stage.puppet.do(TO_NET) == "EPERM"
+    return stage
+
+
+def lapses(stage: Stage) -> None:
+    """Each as it says, and nobody waits for whoever does not answer."""
+    stage.puppet.until(TO_OTHER, "ECONNREFUSED")
+    assert stage.puppet.do(TO_NET) == "EPERM"
+
+
+def test_an_agent_that_stands_still(both: Stage):
+    os.kill(both.agent.process.pid, signal.SIGSTOP)
+    try:
+        assert both.puppet.do(TO_NET) == "EPERM"
+        lapses(both)
+    finally:
+        os.kill(both.agent.process.pid, signal.SIGCONT)
+    both.puppet.until(TO_OTHER, "EPERM")
+
+
+def test_a_policy_thread_that_hangs(both: Stage):
+    log = both.store / "policy" / "log.jsonl"
+    aside = log.with_suffix(".aside")
+    log.rename(aside)
+    os.mkfifo(log)  # to read it is to wait for a writer
+    try:
+        lapses(both)
+        assert both.policy["thread"] == "hangs"
+        poll(
+            lambda: "policies in the kernel hangs" in both.agent.words(),
+            seconds=20,
+            waiting_for="the agent to say so",
+        )
+    finally:
+        with log.open("wb"):
+            aside.rename(log)
+    both.puppet.until(TO_OTHER, "EPERM")
+    assert both.policy["thread"] == "alive"

@@ -663,6 +663,69 @@ os.write(done, json.dumps(found).encode())
         assert '"waits": "ENOSYS"' in said and '"later": "ENOSYS"' in said
 
 
+HANGS = """
+import time
+from hullwatch.decide import deciding
+from hullwatch.decide.engine import Engine
+deciding.DECIDING = 0.3
+decide = Engine.decide_any
+def hangs(self, questions, **more):
+    if questions[0].resource.id.endswith("/slow"):
+        time.sleep(600)
+    return decide(self, questions, **more)
+Engine.decide_any = hangs
+"""
+
+
+@pytest.mark.parametrize("fail", ["closed", "open"])
+def test_a_decider_that_hangs_is_not_waited_for(fail: str) -> None:
+    policy = POLICY.replace(")\nforbid", f') @fail("{fail}")\nforbid')
+    policy = policy.replace('yours")\n', f'yours") @fail("{fail}")\n')
+    script = """
+for name in ("slow", "plain"):  # all, until it is back
+    attempt(name, lambda: read(f"{FOLDER}/{name}"))
+tell()
+"""
+    with Laptop(policy, HANGS) as laptop:
+        for name in ("slow", "plain"):
+            laptop.write(name, name)
+        found = laptop.told(laptop.python(script))
+        yes = fail == "open"
+        assert found == {name: name if yes else "EPERM" for name in ("slow", "plain")}
+        assert any("no answer within 0.3 s" in one["reason"] for one in laptop.decisions())
+
+
+def test_what_cannot_be_logged_is_not_let_through() -> None:
+    script = """
+def wait(gone):
+    print("ready", flush=True)
+    while os.path.exists(FOLDER + "/log") == gone:
+        time.sleep(0.02)
+wait(True)
+attempt("asked", lambda: read(FOLDER + "/asked"))  # nobody could say who approved it
+attempt("new", lambda: read(FOLDER + "/new"))  # noted, to be written in a second
+while found.get("plain") != "EPERM":
+    attempt("plain", lambda: read(FOLDER + "/plain"))
+wait(False)
+while found.get("then") != "plain":
+    attempt("then", lambda: read(FOLDER + "/plain"))
+tell()
+"""
+    with Laptop(HELD.replace("PORT", "1")) as laptop:
+        for name in ("asked", "new", "plain"):
+            laptop.write(name, name)
+        process = laptop.python(script)
+        log = laptop.folder / "log"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        log.rename(laptop.folder / "aside")
+        assert process.stdout.readline() == "ready\n"
+        assert laptop.person("list", "--json") == (0, "")
+        (laptop.folder / "aside").rename(log)
+        expected = {"asked": "EPERM", "new": "new", "plain": "EPERM", "then": "plain"}
+        assert laptop.told(process) == expected
+
+
 def test_exit_codes() -> None:
     with Laptop(POLICY) as laptop:
         laptop.write("forbidden", "#!/bin/sh\n", 0o755)

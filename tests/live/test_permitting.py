@@ -487,6 +487,31 @@ def test_policies_that_take_too_long_are_not_waited_for(guarded, monkeypatch: py
     box.until(lambda: box.run("cat", "/etc/other").status == 0, "them to answer again")
 
 
+def test_policies_that_take_too_long_and_fail_open(guarded, monkeypatch: pytest.MonkeyPatch):
+    begin, main = doorkeeper._START.split("; from ", 1)
+    monkeypatch.setattr(doorkeeper, "_START", f"{begin}\n{SLOW}\nfrom {main}")
+    box = guarded(SECRET.replace("@reason", '@fail("open") @reason'), {"/etc/slow": "s"})
+    assert box.run("cat", "/etc/slow").stdout == "s"
+    late = box.until(
+        lambda: next((one for one in box.told if "no answer" in one.reason), None), "the failure"
+    )
+    assert (late.effect, late.resource) == ("allow", "Path:/etc/slow")
+
+
+def test_what_cannot_be_logged_waits_for_nobody(guarded):
+    box = guarded(SECRET + CHALLENGED, {"/etc/keys/secret": "s", "/etc/plan": "a plan"})
+    log = box.folder / "log"
+    log.rename(log.with_name("aside"))
+    assert box.run("cat", "/etc/plan").status == 1  # at once: nothing could say who approved it
+    assert box.run("cat", "/etc/keys/secret").status == 1
+    assert not any(one.kind == "held" for one in box.told)
+    log.with_name("aside").rename(log)
+    thread, done = read_later(box, "cat", "/etc/plan")
+    box.decide("approve", box.held().held)
+    thread.join(20)
+    assert done[0].stdout == "a plan"
+
+
 def test_policies_that_speak_of_others_cost_nothing(guarded):
     box = guarded(
         'forbid (principal, action == Action::"open-read", resource)'

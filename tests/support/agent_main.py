@@ -1,6 +1,7 @@
 """What support.agent starts: `hullwatch up` with options that its command line does not have.
 
 Usage: agent_main.py OPTIONS_JSON RULES...
+PATIENCE: s that it may be silent, and its policy thread, before policies that fail open let go.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ def main() -> None:
     options = msgspec.json.decode(
         sys.argv[1], type=Options, dec_hook=lambda kind, value: kind(value)
     )
+    if patience := os.environ.get("PATIENCE"):
+        from hullwatch import guarding
+        from hullwatch.sensor import guard
+
+        guard.ALIVE = guarding._HUNG = int(patience)
     rules = load_rules([*map(Path, sys.argv[2:])])
     daemon = Daemon(options, rules, rights, on_notice=lambda kind, text: say(f"{kind}: {text}"))
     route_signals(daemon)

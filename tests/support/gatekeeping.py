@@ -18,7 +18,9 @@ from hullwatch.decide.log import Log
 from hullwatch.gatekeeper import Gatekeeper, Requester
 from support.mcp_reporter import Recording
 
-__all__ = ["PERSON", "POLICIES", "Scene", "over", "raw_call", "reply", "request_of"]
+__all__ = [
+    "BYPASSES", "PERSON", "POLICIES", "Scene", "over", "raw_call", "reply", "request_of",
+]  # fmt: skip
 
 POLICIES = """
 @id("no-delete") @reason("nothing is deleted here")
@@ -138,3 +140,41 @@ def over(test: Callable[..., Any]) -> Callable[..., None]:
 
 def reply(asked: Any, **result: Any) -> bytes:
     return json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}).encode()
+
+
+_CYRILLIC = "delet\N{CYRILLIC SMALL LETTER IE}_file"
+BYPASSES = {
+    "look-alike": raw_call(1, _CYRILLIC),
+    "invisible": raw_call(1, "delete_\u200bfile"),
+    "full width": raw_call(1, "ｄelete_file"),
+    "space": raw_call(1, "delete_file "),
+    "control": raw_call(1, "delete_file\u0000"),
+    "no name": raw_call(1, ""),
+    "name that is none": raw_call(1, ["delete_file"]),
+    "doubled method": b'{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call",'
+    b'"params":{"name":"delete_file"}}',
+    "doubled name": b'{"jsonrpc":"2.0","id":1,"method":"tools/call",'
+    b'"params":{"name":"read_file","name":"delete_file"}}',
+    "another case": b'{"jsonrpc":"2.0","id":1,"method":"tools/call",'
+    b'"params":{"name":"read_file","Name":"delete_file"}}',
+    "escaped key": b'{"jsonrpc":"2.0","id":1,"method":"tools/call",'
+    b'"params":{"name":"read_file","\\u006eame":"delete_file"}}',
+    "no id": b'{"jsonrpc":"2.0","method":"tools/call","params":{"name":"delete_file"}}',
+    "null id": b'{"jsonrpc":"2.0","id":null,"method":"tools/call","params":{"name":"delete_file"}}',
+    "method in another case": raw_call(1, "delete_file").replace(b"tools/call", b"tools/Call"),
+    "look-alike method": json.dumps(
+        request_of(1, "t\N{CYRILLIC SMALL LETTER O}ols/call", name="delete_file")
+    ).encode(),
+    "no JSON": b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"delete_file"},}',
+    "byte order mark": b"\xef\xbb\xbf" + raw_call(1, "delete_file"),
+    "UTF-16": raw_call(1, "delete_file").decode().encode("utf-16"),
+    "escaped method": b'{"jsonrpc":"2.0","id":1,"method":"tools\\u002fcall",'
+    b'"params":{"name":"delete\\u005ffile"}}',
+    "batch in a batch": b"[[" + raw_call(1, "delete_file") + b"]]",
+    "last of a batch": b"["
+    + b",".join([raw_call(n, "read_file") for n in range(9)])
+    + b","
+    + raw_call(9, "delete_file")
+    + b"]",
+}
+"""Messages that try to call delete_file, and are not passed on."""

@@ -31,6 +31,7 @@ if os.geteuid() == 0:
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
 from hullwatch.cli import main
+exec(os.environ.get("PATCH", ""))
 sys.exit(main(sys.argv[1:]))
 """.replace("NOBODY", str(_NOBODY))
 # What held programs are written with: results by name, errors by theirs.
@@ -84,9 +85,10 @@ def missing_seccomp() -> str | None:
 
 
 class Laptop:
-    """A folder that everybody may write to, and commands held in it. As root they run as nobody."""
+    """A folder that everybody may write to, and commands held in it. As root they run as nobody.
+    patch: Python that whoever holds runs first."""
 
-    def __init__(self, policy: str) -> None:
+    def __init__(self, policy: str, patch: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="hw-held-", dir="/tmp"))
         self.folder.chmod(0o777)
         self.policy = str(self.write("policy.cedar", policy.replace("FOLDER", str(self.folder))))
@@ -99,6 +101,7 @@ class Laptop:
             "HULLWATCH_DECISIONS": str(self.folder / "log"),
             "HULLWATCH_STORE": str(self.folder / "store"),
             "FOLDER": str(self.folder),
+            "PATCH": patch,
             "NUMBERS": json.dumps({name: number(name) for name in _CALLS}),
         }
         self.options: list[str] = []  # more of `hullwatch run`

@@ -6,6 +6,8 @@
  *                   | symlink TEXT PATH | link OLD NEW | connect PORT [IP] | sendmsg PORT | accept - | quiet-open PATH
  *                   | open-old PATH | connect-unix PATH | send PORT | send-zc PORT | send-connected PORT
  *                   | send-registered PORT | bind PORT | bind-unix PATH | listen BACKLOG | socket FAMILY TYPE
+ *                   | take PATH         of a Unix socket: the fd that comes is sent to or, where it is no
+ *                                       socket, read
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -216,6 +218,29 @@ static int uring(int argc, char **argv)
 		e.fd = socket(AF_UNIX, SOCK_STREAM, 0);
 		e.addr = (uintptr_t)&local;
 		e.off = sizeof(local);
+	} else if (!strcmp(what, "take")) {
+		static char text[16], room[CMSG_SPACE(sizeof(int))];
+		static struct iovec part = {text, 16};
+		static struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof(room)};
+		int taken;
+
+		strncpy(local.sun_path, argv[1], sizeof(local.sun_path) - 1);
+		e.opcode = IORING_OP_RECVMSG;
+		e.fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		if (connect(e.fd, (void *)&local, sizeof(local)))
+			return 1;
+		e.addr = (uintptr_t)&message;
+		ret = ring_do(&e);
+		if (ret < 0 || !CMSG_FIRSTHDR(&message)) {
+			printf("-%d\n", EPERM);
+			return 0;
+		}
+		memcpy(&taken, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(taken));
+		ret = send(taken, "secret", 6, MSG_DONTWAIT);
+		if (ret < 0)
+			ret = read(taken, text, sizeof(text));
+		printf("%d\n", ret < 0 ? -errno : ret);
+		return 0;
 	} else if (!strcmp(what, "bind")) {
 		to.sin_port = htons(atoi(argv[1]));
 		to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

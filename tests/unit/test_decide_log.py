@@ -264,3 +264,16 @@ def test_an_approval_that_somebody_wrote_into_the_file_grants_nothing(tmp_path):
     link.commit()
     assert not log.widened(1) and not log.about("a")
     assert log.verify().bad == 2
+
+
+def test_a_folder_that_is_gone_is_told_until_it_is_back(tmp_path):
+    log = Log(tmp_path / "log")
+    log.note(Entry())
+    (tmp_path / "log").rename(tmp_path / "aside")
+    for _ in range(3):  # what was written has no head
+        with pytest.raises(LogError, match="head"):
+            log.flush()
+    (tmp_path / "aside").rename(tmp_path / "log")
+    log.flush()
+    assert log.verify().ok and log.verify().entries == 1
+    log.close()

@@ -113,6 +113,7 @@ def _labels_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
         "host": known.get("host"),
         "processes": known.get("processes"),
         "files_dropped": known.get("files_dropped"),
+        "spread": known.get("spread"),
         "fault": bool(((agent or {}).get("faults") or {}).get("labels")),
         "not_followed": [spot.what for spot in blind_spots(tier) if spot.what.startswith("labels")],
     }
@@ -191,6 +192,8 @@ def _labels(found: dict[str, Any]) -> Iterator[str]:
         yield f"on: {', '.join(given)}; {found['processes']} processes of {whose} carry some"
     if found["files_dropped"]:
         yield f"[yellow]{found['files_dropped']} labelled files were let go of[/]"
+    if found["spread"]:
+        yield f"[yellow]{found['spread']} containers are held to labels as a whole[/]"
     for spot in found["not_followed"] if given else ():
         yield f"not followed: {spot}"
 

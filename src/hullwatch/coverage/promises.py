@@ -85,6 +85,7 @@ PROMISES: tuple[Promise, ...] = (
         _NOWHERE,
         "forbid the interpreter, or what it must not reach: files, networks, labels",
     ),
+    Promise("exec-many", "a forbidden program, by hundreds of short processes at once", _BOTH),
     Promise("exec-race", "a link that changes its target while it is executed", _BOTH),
     Promise("exec-namespaces", "a forbidden program in new user, mount and pid namespaces", _BOTH),
     Promise("exec-joins", "a forbidden program started by the runtime (`docker exec`)", _BOTH),
@@ -117,9 +118,28 @@ PROMISES: tuple[Promise, ...] = (
     ),
     Promise("open-handle", "a forbidden file by its handle (open_by_handle_at)", _LSM, _FILES),
     Promise("open-race", "a link that changes its target while it is opened", _LSM, _FILES),
+    Promise("open-many", "a forbidden file, by hundreds of short processes at once", _LSM, _FILES),
+    Promise(
+        "open-threads",
+        "a link that some threads change while others open it",
+        _LSM,
+        _FILES,
+    ),
     Promise("open-io-uring", "a forbidden file through io_uring", _LSM, _FILES),
     Promise("open-32-bit", "a forbidden file by a 32-bit call", _LSM, _FILES),
     Promise("open-passed", "an open file that another container hands over", _LSM, _FILES),
+    Promise(
+        "open-passed-io-uring",
+        "an open file that another container hands over, taken through io_uring",
+        _LSM,
+        _FILES,
+    ),
+    Promise(
+        "open-taken",
+        "an open file taken from a process of another container (pidfd_getfd)",
+        _LSM,
+        _FILES,
+    ),
     # network
     Promise("connect", "a forbidden address", _BOTH),
     Promise("connect-mapped", "a forbidden IPv4 address written as IPv6", _BOTH),
@@ -152,15 +172,28 @@ PROMISES: tuple[Promise, ...] = (
         _BOTH,
     ),
     Promise(
+        "clone-into-cgroup",
+        "a forbidden address or program by a child made in another cgroup (CLONE_INTO_CGROUP)",
+        _BOTH,
+    ),
+    Promise(
         "connect-namespaces", "a forbidden address from new user and network namespaces", _BOTH
     ),
     Promise("connect-race", "an address that changes while it is connected to", _BOTH),
+    Promise("connect-threads", "an address that some threads change while others connect", _BOTH),
+    Promise("connect-many", "a forbidden address, by hundreds of short processes at once", _BOTH),
     Promise("name-rebound", "a permitted name whose answer is a forbidden address", _BOTH),
     Promise("name-answered-by-others", "a permitted name, answered by who is no resolver", _BOTH),
     Promise(
         "name-forged",
         "a permitted name, answered by the container itself from the resolver's address",
         _BOTH,
+    ),
+    Promise(
+        "name-forged-by-others",
+        "a permitted name, answered by another container of the pod from the resolver's address",
+        _NOWHERE,
+        "take CAP_NET_RAW and CAP_NET_ADMIN from all containers of the pod",
     ),
     # labels
     Promise("label-connect", "a connection after a secret was read", _BOTH),
@@ -176,6 +209,18 @@ PROMISES: tuple[Promise, ...] = (
         "a secret over a connection that another process hands over later",
         _BOTH,
     ),
+    Promise(
+        "label-passed-io-uring",
+        "a secret over a connection that is handed over later, taken through io_uring",
+        _BOTH,
+    ),
+    Promise(
+        "label-taken",
+        "a secret over a connection taken from another process (pidfd_getfd)",
+        _BOTH,
+    ),
+    Promise("label-far-fd", "a secret over a connection of a very high number", _BOTH),
+    Promise("label-many-sockets", "a secret over a connection, and 70,000 sockets after it", _BOTH),
     Promise("label-helper", "a secret told to a helper that has a connection", _BOTH),
     Promise("label-file", "a secret told in a file to whoever has a connection", _BOTH),
     Promise(
@@ -186,6 +231,8 @@ PROMISES: tuple[Promise, ...] = (
     ),
     Promise("label-threads", "a secret that one thread reads and another sends", _BOTH),
     Promise("label-routed", "a secret over a connection with a routing header (IPv6)", _BOTH),
+    # the last of them: from then on all of the container is taken to have read the secret
+    Promise("label-many-pipes", "a secret told over a pipe, and 36,000 pipes after it", _BOTH),
     # Hullwatch itself, from a container with all rights, the host's processes and its folders
     Promise("own-socket", "the control socket, given to a container as a mount", _BOTH),
     Promise("own-signal", "a signal to the agent", _LSM, _RIGHTS),

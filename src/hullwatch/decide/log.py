@@ -157,6 +157,7 @@ class Log:
         self.path = folder / FILE
         self._head = head or folder / HEAD
         self._noted: list[Entry] = []
+        self._headless = False  # what was written last is not in the head yet
         if not write and not self.path.exists():
             raise LogError(f"{folder}: no decisions here; `hullwatch mcp --policy` makes some")
         try:
@@ -200,7 +201,7 @@ class Log:
         return len(self._noted)
 
     def flush(self) -> None:
-        if self._noted:
+        if self._noted or self._headless:
             self.append()
 
     def append(self, *entries: Entry) -> Head:
@@ -221,7 +222,9 @@ class Log:
                 link.execute("ROLLBACK")
                 raise
             self._noted.clear()
+            self._headless = True
             self._advance(before, last)
+            self._headless = False
         return last
 
     def _advance(self, before: Head, last: Head) -> None:

@@ -238,6 +238,21 @@ static __noinline int tell_dropped(const struct owner *o, const struct guard_end
 	return 0;
 }
 
+/*
+ * From before the agent, or forgotten among many: nobody knows who has opened it, or whether it was
+ * opened here at all. So only what labels alone forbid is stopped.
+ */
+static __noinline int unowned_is_stopped(const struct guard_end *end, u32 scope, u64 container)
+{
+	u32 labels = carried_by_some(container);
+	struct owner nobody = { .cgroup = container, .labels = labels };
+
+	if (!labels || guard_packet(end, scope, 0, 0) || !guard_packet(end, scope, labels, 0))
+		return false;
+	tell_dropped(&nobody, end);
+	return true;
+}
+
 /* Of a connection that was opened here, and is in nobody's hands but its owner's. */
 HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 {
@@ -245,6 +260,7 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 	struct guard_end end = {};
 	u64 cookie, container;
 	struct owner *o;
+	u32 labels;
 
 	if (!generation)
 		return false;
@@ -254,17 +270,21 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 		return false;
 	cookie = bpf_get_socket_cookie(skb);
 	o = bpf_map_lookup_elem(&owners, &cookie);
-	if (!o || o->incoming)
+	if (o && o->incoming)
 		return false;
 	if (l->v6)
 		__builtin_memcpy(end.addr, l->dst, 16);
 	else
 		end_v4(&end, *(u32 *)l->dst, 0);
 	end.port = l->dport;
-	if (!guard_packet(&end, scope, o->labels | o->held | current_labels(o->proc), o->span))
-		return false;
-	tell_dropped(o, &end);
-	return true;
+	if (o) {
+		labels = o->labels | o->held | current_labels(o->proc) | carried_by_all(container);
+		if (!guard_packet(&end, scope, labels, o->span))
+			return false;
+		tell_dropped(o, &end);
+		return true;
+	}
+	return settings.labels & HW_CARRIED && unowned_is_stopped(&end, scope, container);
 }
 
 /* Where a packet goes, whether it carries anything or not. */

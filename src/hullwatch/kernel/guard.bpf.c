@@ -176,12 +176,13 @@ int BPF_PROG(guard_open, struct file *file)
 	return guard_opens(address_of(ctx, 0)) ? -EPERM : 0;
 }
 
-/* An open file that another process hands over. */
+/* An open file that another process hands over. Here a connection is held before any thread has it. */
 SEC("lsm/file_receive")
 int BPF_PROG(guard_receive, struct file *file)
 {
 	if (!is_guarded())
 		return 0;
+	hold_received(address_of(ctx, 0));
 	return guard_opens(address_of(ctx, 0)) ? -EPERM : 0;
 }
 

@@ -152,12 +152,25 @@ HOT u64 container_here(void)
 	return known && known->container ? known->container : container_left();
 }
 
+HOT bool has_host_mounts(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == settings.host_mnt;
+}
+
+HOT bool in_host_mounts(void)
+{
+	return has_host_mounts((void *)bpf_get_current_task());
+}
+
+/* Once one was not noted, whoever is not noted may be that one. */
 HOT bool is_inside(void)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct guard_inside *in = bpf_map_lookup_elem(&guard_inside, &tgid);
 
-	return in && in->proc == key_of((void *)bpf_get_current_task());
+	if (in && in->proc == key_of((void *)bpf_get_current_task()))
+		return true;
+	return settings.policy_crowded && !in_host_mounts();
 }
 
 HOT void remember_container(void)
@@ -169,22 +182,14 @@ HOT void remember_container(void)
 		in->container = container_here();
 }
 
-HOT bool has_host_mounts(struct task_struct *task)
-{
-	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == settings.host_mnt;
-}
-
-HOT bool in_host_mounts(void)
-{
-	return has_host_mounts((void *)bpf_get_current_task());
-}
-
 __noinline int put_inside(u32 tgid, u64 proc, u64 container)
 {
 	struct guard_inside in = { .proc = proc, .container = container };
 
-	if (bpf_map_update_elem(&guard_inside, &tgid, &in, BPF_ANY))
+	if (bpf_map_update_elem(&guard_inside, &tgid, &in, BPF_ANY)) {
+		settings.policy_crowded = 1;
 		lost(HW_L_GUARD, HW_POLICY, container);
+	}
 	return 0;
 }
 
@@ -230,6 +235,65 @@ HOT void guard_found(struct task_struct *task, u32 tgid, u64 proc)
 HOT void guard_exit(u32 tgid)
 {
 	bpf_map_delete_elem(&guard_inside, &tgid);
+}
+
+/* ---- what a container carries --------------------------------------------------------------- */
+
+/*
+ * Records of labels are bounded, and whoever makes many can have others forgotten. So of each
+ * container it is kept what any of it has carried, for a connection whose owner is not known any more;
+ * and what all of it is taken to carry, since some of it could not be noted, or is too much for that.
+ */
+#define MAX_LABELLED 8192 /* files and streams of one container; a quarter of those of all */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64); /* cgroup of a container; of a process, where no policy has asked whose it is */
+	__type(value, struct hw_guard_carried);
+} guard_carried SEC(".maps");
+
+__noinline int container_carries(u32 labels, u32 how)
+{
+	struct hw_guard_carried *c, new = {};
+	u64 container = container_here();
+
+	if (!container)
+		container = bpf_get_current_cgroup_id();
+	c = bpf_map_lookup_elem(&guard_carried, &container);
+	if (!c) {
+		bpf_map_update_elem(&guard_carried, &container, &new, BPF_NOEXIST);
+		c = bpf_map_lookup_elem(&guard_carried, &container);
+	}
+	if (!c)
+		return 0;
+	if (labels & ~c->some)
+		__sync_fetch_and_or(&c->some, labels);
+	if (how == CARRIED_BY_SOME || (how == CARRIED_BY_MANY && __sync_fetch_and_add(&c->made, 1) < MAX_LABELLED))
+		return 0;
+	if (labels & ~c->all) {
+		__sync_fetch_and_or(&c->all, labels);
+		__sync_fetch_and_or(&settings.labels, HW_SPREAD);
+	}
+	return 0;
+}
+
+HOT u32 carried_by_all(u64 container)
+{
+	struct hw_guard_carried *c;
+
+	if (!(settings.labels & HW_SPREAD))
+		return 0;
+	c = bpf_map_lookup_elem(&guard_carried, &container);
+	return c ? c->all : 0;
+}
+
+HOT u32 carried_by_some(u64 container)
+{
+	struct hw_guard_carried *c = bpf_map_lookup_elem(&guard_carried, &container);
+
+	return c ? c->some : 0;
 }
 
 /* ---- what is said ------------------------------------------------------------------------- */
@@ -350,7 +414,8 @@ HOT bool guard_begin(struct guard *g, u16 action)
 	if (!scope)
 		return false;
 	remember_container();
-	guard_fill(g, generation, scope, action, settings.labels & HW_CARRIED ? own_labels() : 0);
+	guard_fill(g, generation, scope, action,
+		   settings.labels & HW_CARRIED ? own_labels() | carried_by_all(container_here()) : 0);
 	if (settings.policy_tools)
 		g->key.tool = tool_of(current_span());
 	return true;

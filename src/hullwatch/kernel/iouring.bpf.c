@@ -315,6 +315,8 @@ HOT void completed(u64 req_address, s32 res)
 		directories_moved();
 	if (settings.labels && res > 0 && !is_own())
 		transferred((u64)BPF_CORE_READ(req, file), opcode);
+	if (settings.labels && res >= 0 && opcode == IO_RECVMSG && !is_own())
+		took_fds((u64)BPF_CORE_READ(req, file));
 	switch (opcode) {
 	case IO_ACCEPT:
 	case IO_CONNECT:

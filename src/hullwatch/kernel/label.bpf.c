@@ -109,26 +109,43 @@ __noinline int gave_file(u64 file_address)
 
 /* ---- connections in hand ------------------------------------------------------------------ */
 
-#define MAX_FDS 65536
+#define MAX_FDS (1 << 20) /* sysctl fs.nr_open */
 
-static long hold_connection(u32 fd, u32 *labels)
+HOT void hold_file(struct file *file, u32 labels)
 {
-	struct file *file = file_of(fd);
 	struct socket *socket;
 	struct owner *o;
 	struct sock *sk;
 	u64 cookie;
 
-	if (!file || !is_socket(file))
-		return 0;
+	if (!is_socket(file))
+		return;
 	socket = BPF_CORE_READ(file, private_data);
 	sk = BPF_CORE_READ(socket, sk);
 	if (!sk || !is_inet(BPF_CORE_READ(sk, __sk_common.skc_family)))
-		return 0;
+		return;
 	cookie = cookie_of(sk);
 	o = bpf_map_lookup_elem(&owners, &cookie);
 	if (o)
-		__sync_fetch_and_or(&o->held, *labels);
+		__sync_fetch_and_or(&o->held, labels);
+}
+
+static long hold_connection(u32 fd, u32 *labels)
+{
+	struct file *file = file_of(fd);
+
+	if (file)
+		hold_file(file, *labels);
+	return 0;
+}
+
+/* It is about to be the process in hand's, too. */
+__noinline int hold_received(u64 file_address)
+{
+	u32 labels = own_labels();
+
+	if (labels)
+		hold_file((void *)file_address, labels);
 	return 0;
 }
 
@@ -141,16 +158,16 @@ __noinline int hold_connections(u32 labels)
 	struct task_struct *task = (void *)bpf_get_current_task();
 	u32 count = BPF_CORE_READ(task, files, fdt, max_fds);
 
-	if (!settings.policy)
+	if (!settings.policy || !labels)
 		return 0;
 	bpf_loop(count < MAX_FDS ? count : MAX_FDS, hold_connection, &labels, 0);
 	return 0;
 }
 
 /* A message may have brought some. */
-__noinline int took_fds(int fd)
+__noinline int took_fds(u64 file_address)
 {
-	struct file *file = file_of(fd);
+	struct file *file = (void *)file_address;
 	u32 labels = own_labels();
 	struct socket *socket;
 	struct sock *sk;
@@ -176,7 +193,11 @@ int BPF_PROG(exit_data, struct pt_regs *regs, long ret)
 		return 0;
 	op = call_start(regs, &compat, &marks);
 	if (op == HW_OP_recvmsg || op == HW_OP_recvmmsg)
-		took_fds(sock_arg(regs, 0, compat));
+		took_fds((u64)file_of(sock_arg(regs, 0, compat)));
+	if (op == HW_OP_pidfd_getfd) {
+		hold_connections(own_labels());
+		return 0;
+	}
 	if (!op || !ret)
 		return 0;
 	switch (op) {

@@ -12,9 +12,11 @@
 
 #include "syscall.h"
 
+/* As many as a host can have, or else whoever forks enough sheds a label. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32); /* tgid */
 	__type(value, struct hw_labelled);
 } labelled SEC(".maps");
@@ -30,7 +32,7 @@ struct {
 /* What ends unseen: pipes, sockets, files without a name. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 32768);
 	__type(key, struct hw_inode_key);
 	__type(value, struct hw_inode_labels);
 } labelled_streams SEC(".maps");
@@ -227,6 +229,11 @@ __noinline int tell_label(u32 labels, u32 obj, u64 ino, u32 kind)
 
 /* Whatever connections the process in hand has, it may send this over: label.bpf.c. */
 __noinline int hold_connections(u32 labels);
+__noinline int hold_received(u64 file_address);
+
+/* What is known of a container as a whole, where more than that cannot be kept: guard.h. */
+enum { CARRIED_BY_SOME, CARRIED_BY_MANY, CARRIED_UNSEEN };
+__noinline int container_carries(u32 labels, u32 how);
 
 /* The process in hand gets these; returns those that it had not. */
 __noinline u32 gained(u32 labels)
@@ -234,8 +241,13 @@ __noinline u32 gained(u32 labels)
 	u64 proc = key_of((void *)bpf_get_current_task());
 
 	labels &= ~labels_of(proc);
-	if (!labels || (outside() && !settings.label_host) || put_process(proc, proc & 0x3fffff, labels, bpf_get_current_cgroup_id()))
+	if (!labels || (outside() && !settings.label_host))
 		return 0;
+	if (put_process(proc, proc & 0x3fffff, labels, bpf_get_current_cgroup_id())) {
+		container_carries(labels, CARRIED_UNSEEN);
+		return 0;
+	}
+	container_carries(labels, CARRIED_BY_SOME);
 	hold_connections(labels);
 	return labels;
 }
@@ -247,8 +259,9 @@ __noinline int label_inherit(u64 parent_address, u64 child_address)
 	u32 tgid = BPF_CORE_READ(child, tgid), labels = labels_of(key_of(parent));
 
 	bpf_map_delete_elem(&labelled, &tgid); /* of whoever had this number before */
-	if (labels && !(is_outside(parent) && !is_outside(child)))
-		put_process(key_of(child), tgid, labels, cgroup_of(child));
+	if (labels && !(is_outside(parent) && !is_outside(child)) &&
+	    put_process(key_of(child), tgid, labels, cgroup_of(child)))
+		container_carries(labels, CARRIED_UNSEEN);
 	return 0;
 }
 
@@ -360,9 +373,13 @@ __noinline u32 put_inode(const struct hw_inode_key *of, u32 stream, u32 labels, 
 	if (stream ? bpf_map_update_elem(&labelled_streams, &key, &new, BPF_ANY)
 		   : bpf_map_update_elem(&labelled_files, &key, &new, BPF_ANY)) {
 		lost(HW_L_LABEL, HW_LABEL, bpf_get_current_cgroup_id());
+		if (!inherent)
+			container_carries(labels, CARRIED_UNSEEN);
 		return 0;
 	}
 	__sync_fetch_and_or(&settings.labels, HW_CARRIED);
+	if (!inherent)
+		container_carries(labels, CARRIED_BY_MANY);
 	return labels;
 }
 
@@ -454,6 +471,7 @@ __noinline int label_opened(u64 file_address)
 
 /* What is open already is read or written: label.bpf.c. */
 __noinline int took_file(u64 file_address);
+__noinline int took_fds(u64 file_address);
 __noinline int gave_file(u64 file_address);
 __noinline int label_met(u64 sock, u32 cls);
 

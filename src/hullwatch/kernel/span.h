@@ -12,9 +12,11 @@
 
 #include "strings.h"
 
+/* As many as a host can have, or else whoever forks enough acts for no call. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u32); /* tgid */
 	__type(value, struct hw_acting);
 } acting SEC(".maps");

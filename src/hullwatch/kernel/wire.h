@@ -360,6 +360,7 @@ struct hw_label_change {
 
 #define HW_CARRIED 1
 #define HW_GIVEN 2
+#define HW_SPREAD 4
 
 #define HW_PATH_BYTES 256
 #define HW_PATH_CLASSES 64
@@ -423,6 +424,15 @@ enum hw_done {
 struct hw_guarded {
 	__u32 generation[2];
 	__u32 scope[2];
+};
+
+/* Labels of a container as a whole. some: of any process, so far. all: that each is taken to carry.
+ * made: files and streams that got some there. */
+struct hw_guard_carried {
+	__u32 some;
+	__u32 all;
+	__u32 made;
+	__u32 pad;
 };
 
 /* What is asked. Numbers are of one generation and stand for all objects that policies tell apart. */
@@ -508,7 +518,8 @@ struct hw_settings {
 	__u32 path_generation; /* bumped when a directory may have moved: cached paths are void */
 	__u32 calls;	       /* 1: processes may act for calls; 0: nobody has told of one yet */
 	__u32 tap;	       /* 1: streams are listened to; 2: all of TLS, whatever it says (tests) */
-	__u32 labels;	       /* HW_CARRIED: something carries a label; HW_GIVEN: a path that gives one is known */
+	__u32 labels;	       /* HW_CARRIED: something carries a label; HW_GIVEN: a path that gives one is known;
+			       * HW_SPREAD: of some container all processes are taken to carry some */
 	__u32 label_paths;     /* 1: paths give labels; 0: no table yet */
 	__u32 untrusted;       /* 1: who talks to an address outside is labelled */
 	__u32 label_host;      /* 1: processes outside of containers carry labels, too */
@@ -516,6 +527,7 @@ struct hw_settings {
 	__u32 host_level;      /* of pid namespaces: processes at it are outside of containers */
 	__u32 host_mnt;	       /* inode of the host's mount namespace */
 	__u32 policy;	       /* generation of what policy says; 0: nothing */
+	__u32 policy_crowded;  /* 1: there was no room for a process that policy should see as a container's */
 	__u32 policy_facts[2]; /* by generation & 1: of hw_guard_key.facts, what is told apart */
 	__u32 policy_changes;  /* counts changes of who is guarded */
 	__u32 policy_alive;    /* 2^30 ns of CLOCK_BOOTTIME: until then the agent is taken to be there */

@@ -88,6 +88,7 @@ class Guard:
         self._names = maps("guard_names")
         self._tools = maps("guard_tools")
         self._answered = maps("guard_answered")
+        self._carried = maps("guard_carried")
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
         self._old: list[int] = []  # generations that were in force
@@ -234,6 +235,7 @@ class Guard:
         self._changed()
 
     def let_go(self, cgroup: int) -> None:
+        self._carried.delete(struct.pack("<Q", cgroup))
         if self._scopes.pop(cgroup, None) is not None:
             self._guarded.delete(struct.pack("<Q", cgroup))
             self._changed()

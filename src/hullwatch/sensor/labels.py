@@ -16,11 +16,13 @@ from hullwatch.sensor.programs import Programs
 from hullwatch.sensor.spans import Spans
 from hullwatch.sensor.wire import (
     CARRIED,
+    GUARD_CARRIED,
     INODE_KEY,
     INODE_LABELS,
     LABEL_CHANGE,
     LABELLED,
     PATH_STATE,
+    SPREAD,
     Label,
 )
 
@@ -31,6 +33,8 @@ _LABELLED = struct.Struct("<QQII")
 _KEY = struct.Struct("<QII")
 _INODE = struct.Struct("<QII")
 _CHANGE = struct.Struct("<QIIII")
+_CARRIED = struct.Struct("<4I")
+assert _CARRIED.size == GUARD_CARRIED.itemsize
 assert _LABELLED.size == LABELLED.itemsize and _CHANGE.size == LABEL_CHANGE.itemsize
 assert _KEY.size == INODE_KEY.itemsize and _INODE.size == INODE_LABELS.itemsize
 _CROWDED = 7 / 8
@@ -91,6 +95,7 @@ class Labels:
         self._processes = programs.object.map("labelled")
         self._files = programs.object.map("labelled_files")
         self._streams = programs.object.map("labelled_streams")
+        self._carried = programs.object.map("guard_carried")
         self._change = programs.object.programs["label_change"]
         self.dropped = 0
 
@@ -162,10 +167,18 @@ class Labels:
         return found
 
     def stats(self) -> dict[str, int]:
-        """in_use: 1 once anything has carried a label: reads and writes are looked at."""
-        in_use = int(self._programs.settings["labels"][0]) & CARRIED
+        """in_use: 1 once anything has carried a label: reads and writes are looked at. spread:
+        containers all of whose processes are taken to carry some (kernel/guard.h)."""
+        state = int(self._programs.settings["labels"][0])
+        in_use = state & CARRIED
         processes = len(self.processes()) if in_use else 0
-        return {"in_use": in_use, "processes": processes, "files_dropped": self.dropped}
+        carried = self._carried.items() if state & SPREAD else ()
+        return {
+            "in_use": in_use,
+            "processes": processes,
+            "files_dropped": self.dropped,
+            "spread": sum(_CARRIED.unpack(value)[1] > 0 for _, value in carried),
+        }
 
     def sweep(self) -> int:
         """Call it now and then. Files that were deleted keep their place, so that of too many the

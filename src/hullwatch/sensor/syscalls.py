@@ -123,6 +123,7 @@ SYSCALLS: tuple[Syscall, ...] = (
     Syscall("splice", "exit_data", 275, 76, 313),
     Syscall("tee", "exit_data", 276, 77, 315),
     Syscall("copy_file_range", "exit_data", 326, 285, 377),
+    Syscall("pidfd_getfd", "exit_data", 438, 438, 438),
 )
 
 # What 32-bit x86 programs may also reach through socketcall(2): include/uapi/linux/net.h.

@@ -27,6 +27,7 @@ __all__ = [
     "Holds",
     "Done",
     "GUARDED",
+    "GUARD_CARRIED",
     "GUARD_KEY",
     "GUARD_VALUE",
     "GUARD_PORT",
@@ -47,6 +48,7 @@ __all__ = [
     "PATH_TABLE",
     "PROC",
     "SETTINGS",
+    "SPREAD",
     "TAP_HEADER",
     "TAP_KEY",
     "VERDICT_KEY",
@@ -163,9 +165,11 @@ ACTION_WRITE, ACTION_UPPER = 0x100, 0x200
 AMBIGUOUS = OF_THREAD = 1 << 63
 CALLS_AT_ONCE = _number("HW_CALLS_AT_ONCE")
 CARRIED = _number("HW_CARRIED")
+SPREAD = _number("HW_SPREAD")
 GUARDED = struct_dtype("hw_guarded")
 GUARD_KEY = struct_dtype("hw_guard_key")
 GUARD_VALUE = struct_dtype("hw_guard_value")
+GUARD_CARRIED = struct_dtype("hw_guard_carried")
 GUARD_PORT = struct_dtype("hw_guard_port")
 GUARD_NAME = struct_dtype("hw_guard_name")
 GUARD_NET = struct_dtype("hw_guard_net")
