@@ -341,7 +341,6 @@ int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
 
 POWER(mount, sb_mount, MOUNT)
 POWER(move_mount, move_mount, MOUNT)
-POWER(remount, sb_remount, MOUNT)
 POWER(umount, sb_umount, MOUNT)
 POWER(pivot, sb_pivotroot, MOUNT)
 POWER(bpf, bpf, BPF)
