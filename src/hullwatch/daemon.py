@@ -28,6 +28,7 @@ import numpy as np
 from hullwatch import __version__
 from hullwatch.agent.mcp.state import hasher
 from hullwatch.agent.mentions import Mentions
+from hullwatch.agent.report import Whose
 from hullwatch.agent.secrets.canaries import Canaries
 from hullwatch.alarm import LossAlarm
 from hullwatch.context.enrich import Context
@@ -55,6 +56,7 @@ from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.privileges import Rights
 from hullwatch.quarantining import Quarantining
+from hullwatch.questions import of_workload, workload_name
 from hullwatch.reports import Reports, is_outside
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
@@ -489,7 +491,15 @@ class Daemon:
             sensor.tap.leave_out,
             self.keeping.content if self.keeping is not None else None,
             self._labels_of,
+            self._whose_calls,
         )
+
+    def _whose_calls(self, cgroup: int) -> Whose | None:
+        workload = self.resolver.lookup(cgroup)
+        if workload.state != "resolved" or not workload.container_id:
+            return None
+        about = {name: str(value) for name, value in of_workload(workload).items()}
+        return Whose(workload_name(workload), workload.container_id, about)
 
     def _labels_of(self, roots: set[int], tgids: set[int]) -> tuple[str, ...] | None:
         """None: the kernel does not follow what one of them reads. What descends from a process in

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hullwatch.agent.mcp.gate import Asked, Ruling
-from hullwatch.agent.report import Reporter
+from hullwatch.agent.report import Reporter, Whose
 from hullwatch.agent.secrets import Key, redact
 from hullwatch.context.call import MAX_TEXT
 from hullwatch.context.cgroups import container_of
@@ -37,16 +37,20 @@ _UNLABELLED = (
 
 class Requester(NamedTuple):
     """Who is on the other side of the gateway, as the kernel says. workload: id of its container,
-    or ''. pid: of the client; 0: not known, as over TCP."""
+    or ''. pid: of the client; 0: not known, as over TCP. beside: it is in the gateway's own
+    container. whose: what an agent knows of that."""
 
     uid: int
     pid: int = 0
     workload: str = ""
     program: str = ""
+    beside: bool = False
+    whose: Whose | None = None
 
     @property
     def identity(self) -> str:
-        said = [f"uid:{self.uid}", self.workload and f"container:{self.workload}", self.program]
+        workload = self.whose.container if self.whose else self.workload
+        said = [f"uid:{self.uid}", workload and f"container:{workload}", self.program]
         return " ".join(filter(None, said))
 
     @classmethod
@@ -57,21 +61,31 @@ class Requester(NamedTuple):
             stream = os.readlink("/proc/self/fd/0")
             if stream.startswith(("pipe:", "socket:")):
                 pid = [pid, *(one for one in ancestors(pid) if _has(one, stream))][-1]
-        return cls(_uid(pid), pid, container_of(pid), _program(pid))
+        workload = container_of(pid)
+        beside = _is_beside(pid) and workload == container_of(os.getpid())
+        return cls(_uid(pid), pid, workload, _program(pid), beside)
 
     @classmethod
     def over_network(cls) -> Requester:
         return cls(os.getuid())
 
     @property
+    def about(self) -> dict[str, str]:
+        """Of its container, for the context."""
+        if self.whose is None:
+            return {"container": self.workload}
+        return {"container": self.whose.name} | self.whose.about
+
+    @property
     def person(self) -> Person:
         return Person.of(self.uid, self.pid)
 
     def principal(self, client: str) -> Entity:
-        """The container where there is one. Else an agent by the name that it gives itself: that
-        tells programs of one user apart, and proves nothing."""
-        if self.workload:
-            return Entity("Workload", self.workload)
+        """The container where there is one: by its name, as everywhere else, or as long as no agent
+        tells it by its id. Else an agent by the name that it gives itself: that tells programs of
+        one user apart, and proves nothing."""
+        if name := self.whose.name if self.whose else self.workload:
+            return Entity("Workload", name)
         return Entity("Agent", client or self.program or "unknown")
 
 
@@ -120,6 +134,7 @@ class Gatekeeper:
     async def ask(self, asked: Asked) -> Ruling:
         decider = self._rulings.decider
         try:
+            await self._introduce()
             question = self._question(asked, await self._labels(decider))
             approved = asked.approved == _approval(decider, question)
             decision = await self._rulings.decide(decider, (question,), approved)
@@ -145,7 +160,7 @@ class Gatekeeper:
             "definition": asked.definition,
             "secret_kinds": asked.secret_kinds,
             "arguments": asked.arguments,
-            "container": self.requester.workload,
+            **self.requester.about,
             "program": self.requester.program,
             "uid": self.requester.uid,
         }
@@ -155,6 +170,15 @@ class Gatekeeper:
             resource=Entity("Tool", f"{server}/{tool}", {"name": tool, "server": server}),
             context={name: value for name, value in known.items() if value not in ("", None)},
         )
+
+    async def _introduce(self) -> None:
+        """Find out once what the client's container is called. An agent that does not know it yet
+        is asked again at the next call, which waits no longer than for labels."""
+        if not self.requester.beside or self.requester.whose is not None:
+            return
+        whose = await self._reporter.workload()
+        if whose is not None and self.requester.workload in ("", whose.container):
+            self.requester = self.requester._replace(whose=whose)
 
     async def _labels(self, decider: Decider) -> tuple[str, ...] | None:
         """Of client and server, as an agent knows them; None: nobody knows, and policies that read
@@ -321,6 +345,14 @@ def _approval(decider: Decider, question: Question) -> str:
 def _blocked(decision: Decision) -> Ruling:
     named = f"policy {', '.join(decision.policies)}: " if decision.policies else ""
     return Ruling(False, f"blocked by hullwatch: {named}{decision.reason}", decision.policies)
+
+
+def _is_beside(pid: int) -> bool:
+    """Whether a process sees the same cgroups as we do."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/cgroup") == os.readlink("/proc/self/ns/cgroup")
+    except OSError:
+        return False
 
 
 def _uid(pid: int) -> int:

@@ -24,7 +24,7 @@ from hullwatch.context.call import Call
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
-from hullwatch.decide.plan import Cell, Plan, Row, Tool, Who
+from hullwatch.decide.plan import SOCKET, Cell, Plan, Row, Tool, Who
 from hullwatch.decide.quarantine import How, Quarantine
 from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.baseline.objects import dns_object
@@ -35,7 +35,7 @@ from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.guard import Answers, Guard
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import Pattern, Tables, TooManyPatterns, told_apart
-from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Class, Done, Privilege
+from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Action, Class, Done, Privilege
 
 __all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
 
@@ -47,7 +47,7 @@ MAX_NAMES_OF = 64  # of one address; with more it cannot be told what is asked f
 MAX_EARLY = 256  # cgroups that are not known as containers yet, and answers of each
 MAX_QUEUED = 50_000  # of all that is to be done
 MAX_WAITING = 10_000  # verdicts that are still to be logged
-_ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
+_ACTION = {name: number for number, name in POLICY_ACTIONS.items()} | {SOCKET: int(Action.SOCKET)}
 _CLASS = {
     "exec": Class.EXEC,
     "open-read": Class.OPEN,
@@ -60,6 +60,8 @@ _PRIVILEGE = {
     int(Privilege.MOUNT): Class.MOUNT,
     int(Privilege.BPF): Class.BPF,
     int(Privilege.MODULE): Class.MODULE,
+    int(Privilege.SETUID): Class.SETID,
+    int(Privilege.CAPABILITY): Class.CAPSET,
 }
 _FIRST = ROW_UNKNOWN + 1
 _FIRST_CALL = 0.1  # s that the first call of a tool waits for its answers
@@ -120,6 +122,8 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
     # Names that anybody may have said are not what policy knows: `Guarding.questions`.
     act = act._replace(cls=int(cls), flags=int(name == "open-write"), names=())
+    if name == "privilege" and act.object:  # the program that the rights come with
+        act = act._replace(actor=act.actor._replace(program=act.object))
     own = name == "privilege" and row.event.num == Privilege.OWN
     image = row.image
     identity = f"uid:{image.euid} {image.exepath}" if image is not None else ""
@@ -697,7 +701,7 @@ class Guarding:
                     time=time.time_ns(),
                     kind="allows",
                     principal=f"Workload:{', '.join(whose[:MAX_NAMED])}{rest}",
-                    action=POLICY_ACTIONS[action],
+                    action=POLICY_ACTIONS.get(action, "connect"),
                     version=self._in_force.plan.version,
                     reason="answered in the kernel",
                     tier="kernel",

@@ -251,7 +251,10 @@ class Hindsight:
             self._ask_event({**row, "n": row["n"] - 1}, names, calls, again=True)
             row["n"] = 1
         told = _told(names, row, cls, row["last"])
-        more = row["access"] or 0, row["command"] or "", told, row["upper"], row["directory"]
+        more = (
+            *(row["access"] or 0, row["command"] or "", told, row["upper"], row["directory"]),
+            bool(row["setuid"]),
+        )
         act = Act(cls, text, actor, *more)
         moment, first = row["quarter"], row["first"] * 1000
         about = one["pid"], one["process"] or "", text, one["span"] or 0

@@ -14,6 +14,7 @@ from hullwatch.agent.plugins import kind_of, loads
 from hullwatch.agent.secrets.paths import classify_path
 from hullwatch.agent.semconv import ARGUMENTS_HASH, SECRET_KINDS
 from hullwatch.context.call import Call
+from hullwatch.context.enriched import ProcessImage
 from hullwatch.context.workload import Workload
 from hullwatch.decide.question import Entity, Question, Value
 from hullwatch.decide.schema import CONTEXT
@@ -76,7 +77,8 @@ class Actor(NamedTuple):
 class Act(NamedTuple):
     """What is done: one event's class and first object, as text. flags: of an open. command: the
     new one of an exec. names: that DNS told this container for the address. upper: the file is of
-    the container's writable layer; None: not known."""
+    the container's writable layer; None: not known. setuid: of an exec, whether its file made it
+    another user."""
 
     cls: int
     object: str
@@ -86,6 +88,7 @@ class Act(NamedTuple):
     names: tuple[str, ...] = ()
     upper: bool | None = None
     directory: bool = False
+    setuid: bool = False
 
 
 class Asked(NamedTuple):
@@ -158,7 +161,12 @@ def act_of(row: Row, names: Iterable[str] = ()) -> Act:
         tuple(dict.fromkeys(name for name in (row.name, *names) if name)),
         upper,
         bool(event.marks & Mark.DIR),
+        starts and image is not None and _is_setuid(image),
     )
+
+
+def _is_setuid(image: ProcessImage) -> bool:
+    return bool(image.marks & ProcMark.SETID) and image.uid != image.euid
 
 
 def workload_name(workload: Workload) -> str:
@@ -264,6 +272,8 @@ def _upper(marks: int) -> bool | None:
 def _exec(act: Act, _: object) -> Iterator[Asked]:
     more = {"command": act.command} if act.command else {}
     yield _one(act, "exec", "Binary", act.object, _layer(act), **more)
+    if act.setuid:
+        yield _one(act, "privilege", "Binary", act.object, {}, privilege="setuid")
 
 
 def _open(act: Act, _: object) -> Iterator[Asked]:
@@ -339,7 +349,7 @@ class _Form(NamedTuple):
 
 
 _FORMS: dict[int, _Form] = {
-    int(Class.EXEC): _Form(("exec",), _exec),
+    int(Class.EXEC): _Form(("exec", "privilege"), _exec),
     int(Class.OPEN): _Form(("open-read", "open-write", "use-secret", "load-plugin"), _open),
     int(Class.MMAP): _Form(("load-plugin",), _mmap),
     int(Class.CONNECT): _Form(("connect",), _connect),

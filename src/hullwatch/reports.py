@@ -11,11 +11,15 @@ everything attributed. Lines of JSON both ways:
     {"begin": CALL, "scope": "server"}      scope: server | process | thread (with "tid")
     {"end": CALL}
     {"labels": true}                        what it and its server's processes carry
+    {"workload": true}                      which container it is in
     {"signal": SIGNAL}
     {"said": SAID}                          redacted content of a call that runs; no answer to this,
                                             to end and signal, but with "answer": true
 
 The answer to `labels` has them: names, or null where nobody follows what these processes read.
+
+That to `workload` has it, as policies know it: {"name": ..., "container": ID, "about": {...}}, or
+null on the host and while it is not known.
 
 Where the peer's workload was chosen for it, the answer to `begin` has `content`: the bytes of an
 item that are kept.
@@ -42,7 +46,7 @@ import msgspec
 
 from hullwatch.agent import semconv
 from hullwatch.agent.content import Content
-from hullwatch.agent.report import Said
+from hullwatch.agent.report import Said, Whose
 from hullwatch.context.call import MAX_ATTRIBUTES, MAX_TEXT, Call, Signal
 from hullwatch.context.calls import Calls
 from hullwatch.context.cgroupfs import cgroup_id, find_v2_root
@@ -123,14 +127,17 @@ class Reports:
         leave_out: Callable[[int], None] = lambda pid: None,
         content: Content | None = None,
         labels: Callable[[set[int], set[int]], tuple[str, ...] | None] = lambda roots, all: None,
+        whose: Callable[[int], Whose | None] = lambda cgroup: None,
     ) -> None:
         """behind: the processes that serve a port, as a process (tgid) sees ports. leave_out: a
         gateway's own process (tgid), for the tap: its server's calls are told already. content:
         takes what is said in calls of chosen workloads. labels: what processes
-        carry, of these and of those that they descend from (roots); None: not known."""
+        carry, of these and of those that they descend from (roots); None: not known. whose: the
+        container of a cgroup."""
         self.path = path
         self._content = content
         self._labels = labels
+        self._whose = whose
         self._leave_out = leave_out
         self._spans, self._calls, self._told, self._behind = spans, calls, told, behind
         self._peers: dict[int, _Peer] = {}
@@ -255,6 +262,8 @@ class Reports:
                 answer |= self._content_of(peer)
             elif "labels" in request:
                 answer["labels"] = self._labels_of(peer)
+            elif "workload" in request:
+                answer["workload"] = self._whose(peer.cgroup) if peer.cgroup else None
         except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
             self.refused["malformed"] += 1
             answer = {"error": f"not understood: {error}"[:MAX_TEXT]}
@@ -283,8 +292,8 @@ class Reports:
         elif "served" in request:
             self._unmark(peer, peer.pid)
             self._leave_out(peer.pid)
-        elif "labels" not in request:
-            raise _Refused("say begin, end, signal, serve, served or labels")
+        elif not request.keys() & {"labels", "workload"}:
+            raise _Refused("say begin, end, signal, serve, served, labels or workload")
 
     def _labels_of(self, peer: _Peer) -> tuple[str, ...] | None:
         """Of the peer itself, too: it has read what its client and its server wrote."""

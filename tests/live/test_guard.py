@@ -299,6 +299,20 @@ def test_the_tool_call_counts(stage: Stage):
     assert told["tool_call"] and told["reason"] == "reports are written, not sent"
 
 
+WHO_AM_I = """
+link = socket.socket(socket.AF_UNIX)
+link.connect('/calls/calls.sock')
+link.sendall(b'{"workload": true}\\n')
+said = json.loads(link.recv(4096))['workload']
+"""
+
+
+def test_a_container_is_told_the_name_that_policies_have_for_it(stage: Stage):
+    said = stage.guarded.do(WHO_AM_I)
+    assert (said["name"], said["container"]) == ("guarded", stage.guarded.container.id)
+    assert said["about"]["container"] == "guarded" and "python" in said["about"]["image"]
+
+
 RESOLVE = """
 import struct
 def resolve(name, server):

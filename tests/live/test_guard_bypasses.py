@@ -5,7 +5,9 @@ in one that policies hold, where it has to end as coverage/promises.py says for 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +70,15 @@ unless { resource.path like "/opt/names/*" };
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "guarded" }
 when { ["/etc/shadow", "/shared/secret", "/opt/folder/secret"].contains(resource.path) };
+
+@id("no-socket")
+forbid (principal, action == Action::"connect", resource is Address)
+when { context.container == "guarded" && resource has path }
+when { resource.path like "/opt/socks/*" || resource.path like "@forbidden*" };
+
+@id("no-power")
+forbid (principal, action == Action::"privilege", resource)
+when { context.container == "guarded" && resource.path like "/opt/names/power*" };
 
 @id("programs")
 permit (principal == Workload::"listed", action == Action::"exec", resource)
@@ -165,6 +176,9 @@ FOUND = {
     "Process traced or changed in a container": ("own-trace",),
 }
 """By the rule that finds it, which attempts."""
+
+NET_ADMIN = struct.pack("<5I", 0x02000001, 1 << 12, 0, 0, 0)
+"""As a file's capabilities: VFS_CAP_REVISION_2, effective."""
 
 ATTEMPTS: dict[str, Callable[[Stage, Puppet], object]] = {}
 """By the key of a promise. True: it has worked. None: the process was killed."""
@@ -646,6 +660,100 @@ said = bool(found)
 """,
 )
 
+# -- Unix sockets -----------------------------------------------------------------------------
+
+UNIX = """
+def name():
+    return '/opt/socks/' + os.urandom(6).hex()
+def served(at, kind=socket.SOCK_STREAM):
+    server = socket.socket(socket.AF_UNIX, kind)
+    server.bind(at)
+    if kind == socket.SOCK_STREAM:
+        server.listen()
+    return server
+def joined(at):
+    socket.socket(socket.AF_UNIX).connect(at)
+    return True
+"""
+
+code("unix", f"{UNIX}server = served(at := name()); said = joined(at)")
+code(
+    "unix-other-name",
+    f"""{UNIX}
+server = served(at := name())
+os.symlink(at, link := place())
+os.link(at, hard := place())
+mount('/opt/socks', there := folder(), None, BIND)
+os.chdir('/opt/socks')
+others = link, hard, there + at.removeprefix('/opt/socks'), os.path.basename(at)
+said = any(tried(lambda: joined(one)) for one in others)
+""",
+)
+code(
+    "unix-datagram",
+    f"""{UNIX}
+server = served(at := name(), socket.SOCK_DGRAM)
+said = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', at) == 1
+""",
+)
+code(
+    "unix-abstract",
+    f"{UNIX}server = served(at := '\\0forbidden' + os.urandom(6).hex()); said = joined(at)",
+)
+code(
+    "unix-renamed",
+    f"{UNIX}server = served(at := name()); os.rename(at, to := place()); said = joined(to)",
+)
+
+# -- rights -------------------------------------------------------------------------------------
+
+POWER = """
+def power(text, program='power', **how):
+    start = 'import ctypes, os; libc = ctypes.CDLL(None); raise SystemExit(not (' + text + '))'
+    return subprocess.run(['/opt/names/' + program, '-c', start], stderr=-3, **how).returncode == 0
+"""
+
+code(
+    "power-setuid",
+    f"""{POWER}
+calls = 'libc.setgroups(0, 0)', 'libc.setgid(9)', 'libc.setuid(9)'
+said = power(' or '.join('not ' + call for call in calls))
+""",
+)
+code(
+    "power-setuid-program",
+    f"{POWER}said = power('os.geteuid() == 0 != os.getuid()', 'power-user', user=9)",
+)
+code(
+    "power-capset",
+    f"""{POWER}
+header, data = '(ctypes.c_uint * 2)(0x20080522, 0)', '(ctypes.c_uint * 6)()'
+said = power(f'not libc.capset({{header}}, {{data}})')
+""",
+)
+code(
+    "power-file-capability",
+    f"""{POWER}
+mine = 'int(open("/proc/self/status").read().split("CapPrm:")[1].split()[0], 16)'
+said = power(mine + ' == 1 << 12', 'power-file', user=9)
+""",
+)
+code(
+    "power-mount",
+    f"""{POWER}
+mount('x', at := folder(), 'tmpfs')
+def another_root():
+    call('unshare', 0x20000)
+    mount(at, at, None, BIND)
+    os.chdir(at)
+calls = f'libc.mount(b"x", b"{{folder()}}", b"tmpfs", 0, 0)', f'libc.umount2(b"{{at}}", 2)'
+said = any(power('not ' + call) for call in calls)
+number = 155 if os.uname().machine == 'x86_64' else 41
+mount('x', at := folder(), 'tmpfs')
+said = said or power(f'not libc.syscall({{number}}, b".", b".")', preexec_fn=another_root)
+""",
+)
+
 # -- what has been read -------------------------------------------------------------------------
 
 code("label-connect", "secret(); said = reach(address=PLAIN)")
@@ -1044,7 +1152,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
         (made.rootfs / "opt/names").mkdir()
         shutil.copy(program, made.rootfs / "opt/names/raw_calls")
         python = (made.rootfs / "usr/bin/python3").resolve().name
-        shutil.copy(made.rootfs / "usr/bin" / python, made.rootfs / "opt/names/forbidden")
+        for copy in ("forbidden", "power", "power-user", "power-file"):
+            shutil.copy(made.rootfs / "usr/bin" / python, made.rootfs / "opt/names" / copy)
+        (made.rootfs / "opt/names/power-user").chmod(0o4755)
+        os.setxattr(made.rootfs / "opt/names/power-file", "security.capability", NET_ADMIN)
+        (made.rootfs / "opt/socks").mkdir()
         return made
 
     try:

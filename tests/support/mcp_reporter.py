@@ -14,7 +14,7 @@ import msgspec
 
 from hullwatch.agent.mcp.observer import Observer
 from hullwatch.agent.mcp.pins import Pins
-from hullwatch.agent.report import Said
+from hullwatch.agent.report import Said, Whose
 from hullwatch.context.call import Call, Signal
 
 __all__ = ["Recording", "read_trace"]
@@ -22,9 +22,10 @@ __all__ = ["Recording", "read_trace"]
 
 class Recording:
     """A reporter. log: (begin|end|signal|said, value) in order. content: as agents ask for it.
-    carried: labels, as an agent tells them."""
+    carried: labels, as an agent tells them; whose: the container."""
 
     carried: tuple[str, ...] | None = None
+    whose: Whose | None = None
 
     def __init__(self, content: int = 0) -> None:
         self.content = content
@@ -37,6 +38,9 @@ class Recording:
 
     async def labels(self) -> tuple[str, ...] | None:
         return self.carried
+
+    async def workload(self) -> Whose | None:
+        return self.whose
 
     def end(self, call: Call) -> None:
         self.log.append(("end", call))

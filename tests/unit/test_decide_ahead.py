@@ -20,6 +20,10 @@ ADDRESS = (
     'forbid (principal, action == Action::"connect", resource is Address)'
     " when {{ resource has ip && resource has port && {} }};"
 )
+SOCKET = (
+    'forbid (principal, action == Action::"connect", resource is Address)'
+    " when {{ resource has path && {} }};"
+)
 
 
 def of(policy: str) -> Needs:
@@ -64,9 +68,9 @@ def test_what_holds_is_said_as_the_kernel_says_it():
         (ADDRESS.format("resource.ip.isInRange(resource.ip)"), "with what is not constant"),
         (ADDRESS.format('ip("10.0.0.1").isInRange(resource.ip)'), "with what is not constant"),
         (
-            'forbid (principal, action == Action::"connect", resource is Address)'
+            'forbid (principal, action == Action::"listen", resource is Address)'
             ' when { resource has path && resource.path == "/run/docker.sock" };',
-            "Unix sockets",
+            "listens on a Unix socket",
         ),
     ],
 )
@@ -131,6 +135,11 @@ def test_there_is_room_for_some_labels():
         (FILE.format('context.labels.contains("pii")'), Needs()),
         (HOST.format('resource.name like "*.de"'), Needs(names=frozenset(["x.de"]))),
         (ADDRESS.format("resource.port == 70000"), Needs()),
+        (
+            SOCKET.format('resource.path == "/var/run/docker.sock"'),
+            Needs(frozenset(["/run/docker.sock", "/var/run/docker.sock"])),
+        ),
+        (SOCKET.format('resource.path like "@x*"'), Needs(frozenset(["//x**"]))),
         (ADDRESS.format('resource.ip.isInRange(ip("::ffff:a00:0/104"))'), Needs()),
     ],
 )

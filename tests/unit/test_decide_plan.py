@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.policy import PolicyError
-from hullwatch.decide.question import Effect, Fail, Mode
+from hullwatch.decide.question import Effect, Entity, Fail, Mode
 from hullwatch.guarding import Named
 from hullwatch.questions import Act, Actor, asked, workload_name
 from hullwatch.sensor.labels import bits_of
-from hullwatch.sensor.wire import Class
+from hullwatch.sensor.wire import Class, Privilege
 from support.guard_maps import PASSES, STOPPED, TOLD, Steered
 
 RESOLVERS = ("10.9.9.9", "127.0.0.53")
@@ -81,6 +81,13 @@ OF_ADDRESSES = (
     *("resource has port && resource.port > 79", "resource has port && resource.port == 0"),
     'resource has path && resource.path like "*docker.sock"',
 )  # fmt: skip
+OF_SOCKETS = (
+    *('resource has path && resource.path == "/run/docker.sock"', "resource has path"),
+    *('resource has path && resource.path like "/var/run/d*"', "resource has ip"),
+    *('resource has path && ["/x/a", "/run/x", "@x"].contains(resource.path)', "resource has port"),
+    *('resource has path && resource.path like "*a"', '!(resource has path)'),
+    *('resource has path && resource.path like "@*"', 'resource has path && resource.path != "@x"'),
+)  # fmt: skip
 
 
 def conditions(atoms: Iterable[str]) -> st.SearchStrategy[str]:
@@ -139,6 +146,12 @@ ENDS = st.one_of(
     policies(("connect",), ("Host",), OF_HOSTS),
     policies(("connect", "listen"), ("Address",), OF_ADDRESSES),
 )
+SOCKETS = st.one_of(
+    policies(("connect",), ("Address",), OF_SOCKETS),
+    policies(("connect",), ("Host",), OF_HOSTS),
+    policies(("connect", "listen"), ("Address",), OF_ADDRESSES),
+    policies(("exec",), ("Binary",), OF_FILES),
+)
 
 
 def steered(made: list[str]) -> Steered:
@@ -169,7 +182,7 @@ def verdict(here: Steered, act: Act, action: str, only: tuple[str, ...] = ()) ->
         if one.id in here.guarding.unheld
         and one.does is Effect.ALLOW
         and action in one.actions
-        and one.principal.fits("Workload", name)
+        and one.lists(Entity("Workload", name), act.object[:1] in ("/", "@"))
     }
     worst = PASSES
     for one in asked(act, RESOLVERS):
@@ -194,6 +207,14 @@ def verdict(here: Steered, act: Act, action: str, only: tuple[str, ...] = ()) ->
     return worst
 
 
+PRIVILEGES = {
+    Privilege.PTRACE: Class.PTRACE,
+    Privilege.MOUNT: Class.MOUNT,
+    Privilege.BPF: Class.BPF,
+    Privilege.MODULE: Class.MODULE,
+    Privilege.SETUID: Class.SETID,
+    Privilege.CAPABILITY: Class.CAPSET,
+}
 PATHS = (
     *("/", "/x/a", "/x/y/b", "/x/y/sh", "/sh", "/sxh", "/x/ab", "/x/a/z", "/y/a", "/z", "/x/y/"),
     *("/x/a\n", "/x/\u00e4/a", "memfd:sh", "/x/y/y/a"),
@@ -234,12 +255,43 @@ def test_paths(made: list[str], seed: int):
             assert said == expected, (action, path, second, who.name, labels, upper, made)
         if any("upper" in one for one in made):
             continue  # events of what follows do not tell it
-        for number, cls in enumerate((Class.PTRACE, Class.MOUNT, Class.BPF, Class.MODULE), 1):
+        for number, cls in PRIVILEGES.items():
             expected = verdict(here, Act(int(cls), "", actor), "privilege")
             said = here.kernel.path(
                 who.cgroup, "privilege", path.encode(), labels=bits_of(labels), privilege=number
             )
             assert said == expected, (number, path, who.name, labels, made)
+
+
+UNIX = ("/run/docker.sock", "/run/x", "/run/xx", "/var/run/docker.sock", "/x/a", "/y", "@x", "@xa")
+
+
+@MANY
+@given(st.lists(SOCKETS, min_size=1, max_size=5), SEEDS)
+def test_sockets(made: list[str], seed: int):
+    here = steered(made)
+    chosen = random.Random(seed)
+    for _ in range(16):
+        name, who, labels = chosen.choice(UNIX), chosen.choice(WORKLOADS), chosen.choice(LABELS)
+        path = f"//{name[1:]}" if name[0] == "@" else name  # as the kernel has it
+        said = here.kernel.path(who.cgroup, "socket", path.encode(), labels=bits_of(labels))
+        expected = verdict(
+            here, Act(int(Class.CONNECT), name, Actor(who, labels=labels)), "connect"
+        )
+        assert said == expected, (name, who.name, labels, made)
+
+
+def test_a_list_is_about_sockets_only_where_it_reads_their_path():
+    hosts = 'permit (principal, action == Action::"connect", resource is Host) when { false };'
+    sockets = (
+        'permit (principal, action == Action::"connect", resource is Address)'
+        ' when { resource has path && resource.path == "/var/run/x" };'
+    )
+    for made, other in (([hosts], PASSES), ([hosts, sockets], STOPPED)):
+        here = steered(made)
+        assert here.kernel.path(101, "socket", b"/tmp/other") == other
+        assert here.kernel.path(101, "socket", b"/run/x") == PASSES
+        assert here.kernel.end(101, "connect", "10.1.2.3", 443) == STOPPED
 
 
 ADDRESSES = (

@@ -74,14 +74,17 @@ when {{ {} }};"""
 def test_a_list_of_hosts_holds_for_any_name_and_says_nothing_of_resolvers(capsys, tmp_path, store):
     by_name = 'resource is Host && resource.name == "api.example.com"'
     _, (line,), _ = run(capsys, tmp_path, store, LIST.format(by_name), "--limit", "9")
-    # Not the address that the other name was asked for last, nor loopback, nor port 53; what was
-    # refused did not happen; a name that only a TLS client said is none.
-    assert objects([line]) == {"198.51.100.7:8443", "203.0.113.9:443", "/run/agent.sock"}
+    # Not the address that the other name was asked for last, nor loopback, nor port 53, nor a Unix
+    # socket; what was refused did not happen; a name that only a TLS client said is none.
+    assert objects([line]) == {"198.51.100.7:8443", "203.0.113.9:443"}
     assert line["policies"] == [] and "none of them holds" in line["reason"]
     by_sni = 'resource is Host && resource.name == "sni.example"'
     assert "203.0.113.9:443" in objects(
         run(capsys, tmp_path, store, LIST.format(by_sni), "--limit", "9")[1]
     )
+    by_path = 'resource is Address && resource has path && resource.path == "/run/other.sock"'
+    _, (line,), _ = run(capsys, tmp_path, store, LIST.format(by_path), "--limit", "9")
+    assert "/run/agent.sock" in objects([line]), "a list that names a socket is about sockets"
     ends = (
         "resource is Address && (resource has path || resource has ip && (resource.ip.isInRange("
         'ip("203.0.113.0/24")) || resource.ip.isInRange(ip("198.51.100.7"))))'

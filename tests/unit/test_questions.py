@@ -13,7 +13,7 @@ from hullwatch.context.call import Call
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.question import ACTIONS, Question
-from hullwatch.decide.schema import APPLIES, CONTEXT, ENTITIES, conform
+from hullwatch.decide.schema import APPLIES, CONTEXT, ENTITIES, conform, derived
 from hullwatch.detect.baseline.kinds import kind_numbers
 from hullwatch.detect.row import row_of
 from hullwatch.hindsight import Hindsight
@@ -77,6 +77,8 @@ def test_a_connection_is_its_address_and_all_its_names_at_once():
     assert short(v6) == [["connect Address::[2001:db8::1]:80", "connect Host::[2001:db8::1]:80"]]
     socket = act._replace(object="/run/x.sock")
     assert short(socket) == [["connect Address::/run/x.sock"]]
+    (one,) = asked(act._replace(object="/var/run/x.sock"))
+    assert derived("Address", one.questions[0].resource.id) == {"path": "/run/x.sock"}
     for none in ("af16", "unix", ""):
         assert short(act._replace(object=none)) == []
 
@@ -128,6 +130,13 @@ def test_rights_are_asked_for_the_program_that_takes_them(cls, privilege):
     ((question,),) = (one.questions for one in asked(Act(int(cls), "", ACTOR)))
     assert question.resource.id == "/usr/bin/python3"
     assert question.context["privilege"] == privilege
+
+
+def test_a_program_that_makes_it_another_user_is_asked_about_itself():
+    run, gain = asked(Act(int(Class.EXEC), "/usr/bin/su", ACTOR, setuid=True))
+    assert (run.questions[0].action, gain.questions[0].action) == ("exec", "privilege")
+    assert gain.questions[0].resource.id == "/usr/bin/su"
+    assert gain.questions[0].context["privilege"] == "setuid"
 
 
 def test_what_has_no_object_or_is_of_no_action_is_not_asked():

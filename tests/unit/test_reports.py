@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from hullwatch.agent import link
 from hullwatch.agent.content import Content
-from hullwatch.agent.report import Said
+from hullwatch.agent.report import Said, Whose
 from hullwatch.agent.secrets import Key
 from hullwatch.context import tool_call
 from hullwatch.context.call import Call, Signal, new_id
 from hullwatch.context.calls import Calls
 from hullwatch.context.workload import Workload
-from hullwatch.reports import Reports, is_outside
+from hullwatch.reports import Reports, _cgroup_of, is_outside
 from hullwatch.sensor.told import Told, ToldQueue
 from hullwatch.sensor.wire import OF_THREAD, Class
 from support.scratch import poll
@@ -82,7 +82,9 @@ class Place:
             lambda pid, port: self.ports.get(port, ()),
             content=content,
             labels=self.labels_of,
+            whose=lambda cgroup: self.whose.get(cgroup),
         )
+        self.whose: dict[int, Whose] = {}
         self.labels: dict[int, tuple[str, ...] | None] = {}
         self.asked: list[set[int]] = []
 
@@ -380,6 +382,40 @@ def test_the_link_asks_for_labels(place: Place) -> None:
         assert await made.labels() is None
 
     asyncio.run(work())
+
+
+def test_a_peer_learns_which_container_it_is_in_and_of_no_other(place: Place) -> None:
+    box = Whose("box", "a" * 64, {"image": "acme/agent:1"})
+    mine = _cgroup_of(os.getpid())
+    assert mine
+
+    async def work() -> None:
+        made = await link.connect(place.path)
+        assert await made.workload() is None, "not known yet"
+        place.whose[mine + 1] = Whose("other", "b" * 64)
+        assert await made.workload() is None
+        place.whose[mine] = box
+        assert await made.workload() == box
+        await made.close()
+        assert await made.workload() is None
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("said", [b"{}", b'{"workload": 1}', b'{"workload": {"name": "x"}}', b"["])
+def test_an_answer_that_names_no_container(tmp_path: Path, said: bytes) -> None:
+    async def work() -> None:
+        async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(said + b"\n")
+
+        server = await asyncio.start_unix_server(agent, str(tmp_path / "odd.sock"))
+        made = await link.connect(tmp_path / "odd.sock")
+        assert await made.workload() is None
+        await made.close()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(work(), 20))
 
 
 def test_labels_that_come_late_are_not_taken_for_another_answer(tmp_path: Path) -> None:

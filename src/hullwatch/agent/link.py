@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from hullwatch.agent.report import Said
+from hullwatch.agent.report import Said, Whose
 from hullwatch.context.call import Call, Signal
 
 __all__ = ["DEFAULT_SOCKET", "Link", "connect", "socket_path", "tell"]
 
 DEFAULT_SOCKET = Path("/run/hullwatch/calls.sock")
 _DEADLINE = 1.0  # s: an agent that does not answer must not hold up what is watched
-_LABELS = 0.05  # s that a call waits for the labels of its processes
+_ASIDE = 0.05  # s that a call waits for what only its policies ask for
 _BACKLOG = 1 << 20  # bytes that may wait for it
 
 
@@ -28,7 +28,7 @@ def socket_path() -> Path:
 
 class Link:
     """A Reporter. unanswered: calls that the agent did not confirm; unsent: what it did not take;
-    late: labels that were not waited for.
+    late: labels, or a container's name, that were not waited for.
 
     Once the agent is gone the link stays down: nothing is asked of it any more.
     """
@@ -57,22 +57,28 @@ class Link:
         return await self._ask({"begin": call, "scope": scope})
 
     async def labels(self) -> tuple[str, ...] | None:
-        answer: dict[str, Any] = {}
-        try:
-            async with asyncio.timeout(_LABELS), self._asking:
-                if not self.up:
-                    return None
-                answer = await self._exchange({"labels": True})
-        except TimeoutError:
-            self.late += 1
-            return None
-        except (OSError, ValueError) as error:
-            self._down(str(error))
-            return None
-        found = answer.get("labels")
+        found = (await self._aside({"labels": True})).get("labels")
         if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
             return None  # an older agent, or one that does not follow them
         return tuple(found)
+
+    async def workload(self) -> Whose | None:
+        found = (await self._aside({"workload": True})).get("workload")
+        try:
+            return msgspec.convert(found, Whose | None)
+        except msgspec.ValidationError:
+            return None
+
+    async def _aside(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Its answer; nothing where there is none in a moment."""
+        try:
+            async with asyncio.timeout(_ASIDE), self._asking:
+                return await self._exchange(request) if self.up else {}
+        except TimeoutError:
+            self.late += 1
+        except (OSError, ValueError) as error:
+            self._down(str(error))
+        return {}
 
     def end(self, call: Call) -> None:
         self._send({"end": call})

@@ -8,7 +8,7 @@ import msgspec
 
 from hullwatch.context.call import Call, Signal
 
-__all__ = ["Nobody", "Reporter", "Said"]
+__all__ = ["Nobody", "Reporter", "Said", "Whose"]
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -19,6 +19,15 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     text: str = ""
     lost: bool = False
+
+
+class Whose(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A container. name: what policies call it. about: what else they may read of it, such as image
+    and kind."""
+
+    name: str
+    container: str
+    about: dict[str, str] = {}
 
 
 class Reporter(Protocol):
@@ -36,6 +45,10 @@ class Reporter(Protocol):
     async def labels(self) -> tuple[str, ...] | None:
         """What whoever reports and its server's processes carry now: where their information came
         from. None: not known in time."""
+        ...
+
+    async def workload(self) -> Whose | None:
+        """The container that whoever reports is in. None: in none, or not known in time."""
         ...
 
     def signal(self, signal: Signal) -> None: ...
@@ -60,6 +73,9 @@ class Nobody:
         pass
 
     async def labels(self) -> tuple[str, ...] | None:
+        return None
+
+    async def workload(self) -> Whose | None:
         return None
 
     def signal(self, signal: Signal) -> None:

@@ -36,6 +36,8 @@ _NAMES = "forbid `resource.upper` as well, or permit programs by their paths"
 _LABELS = "forbid the helper its connections, too, or let only one process have the secret"
 
 _RIGHTS = _BOOT + ", or give no container the host's processes, CAP_KILL, CAP_SYS_PTRACE or CAP_BPF"
+_SOCKET = f"{_BOOT}, or mount no such socket into the container"
+_POWER = f"{_BOOT}, or give the container no such capabilities and no_new_privs"
 _MOUNT = (
     'forbid `privilege` "mount" (LSM), or take user namespaces and CAP_SYS_ADMIN from the container'
 )
@@ -195,6 +197,23 @@ PROMISES: tuple[Promise, ...] = (
         _NOWHERE,
         "take CAP_NET_RAW and CAP_NET_ADMIN from all containers of the pod",
     ),
+    # Unix sockets
+    Promise("unix", "a forbidden Unix socket", _LSM, _SOCKET),
+    Promise("unix-other-name", "a forbidden Unix socket through a link or a mount", _LSM, _SOCKET),
+    Promise("unix-datagram", "a datagram to a forbidden Unix socket", _LSM, _SOCKET),
+    Promise("unix-abstract", "a forbidden Unix socket with an abstract name", _LSM, _SOCKET),
+    Promise(
+        "unix-renamed",
+        "a forbidden Unix socket whose file was renamed",
+        _NOWHERE,
+        "forbid `open-write` of the socket's path, too, or mount its folder read-only",
+    ),
+    # rights
+    Promise("power-setuid", "another user or group (setuid, setgid, setgroups)", _LSM, _POWER),
+    Promise("power-setuid-program", "another user by a setuid program", _LSM, _POWER),
+    Promise("power-capset", "other capabilities (capset)", _LSM, _POWER),
+    Promise("power-file-capability", "capabilities by those of a program's file", _LSM, _POWER),
+    Promise("power-mount", "a mount, an unmount, another root (pivot_root)", _LSM, _MOUNT),
     # labels
     Promise("label-connect", "a connection after a secret was read", _BOTH),
     Promise("label-open-connection", "a secret over a connection from before", _BOTH),

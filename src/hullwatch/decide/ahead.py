@@ -66,10 +66,13 @@ class Needs(NamedTuple):
     unheld: str = ""
 
 
-def holds(policies: Iterable[Policy], answer: Answer, principal: Entity) -> Held:
+def holds(
+    policies: Iterable[Policy], answer: Answer, principal: Entity, socket: bool = False
+) -> Held:
     """What these policies of an answer are to the kernel: `weigh`, taken apart (engine.py).
 
-    Nobody can be asked there, so a challenge that is enforced fails: closed, it blocks.
+    socket: it is about a Unix socket. Nobody can be asked there, so a challenge that is enforced
+    fails: closed, it blocks.
     """
     now = orphaned = Holds(0)
     permits_last = True
@@ -80,7 +83,7 @@ def holds(policies: Iterable[Policy], answer: Answer, principal: Entity) -> Held
         held = one.id in answer.matched or (one.id in answer.failed and one.fail is strict)
         bits = Holds(0)
         if permit:
-            if one.principal.fits(principal.kind, principal.id):
+            if one.lists(principal, socket):
                 bits |= Holds.WOULD_LIST | (Holds.LISTED if enforced else 0)
                 permits_last = permits_last and (one.fail is Fail.CLOSED or not enforced)
             if held:
@@ -121,7 +124,7 @@ def _needs(policy: Policy) -> Needs:
         for condition in said["conditions"]:
             reader.read(condition["body"])
         if reader.unix and not (reader.paths or reader.networks or reader.ports or reader.names):
-            raise _Unheld("the kernel is not asked about Unix sockets")
+            raise _Unheld("the kernel is not asked who listens on a Unix socket")
     except _Unheld as error:
         unheld = str(error)
     except RecursionError:
@@ -152,7 +155,7 @@ class _Reader:
     def __init__(self, actions: Iterable[str]) -> None:
         self._files = not set(actions).isdisjoint(PATH_ACTIONS)
         self._hosts = "connect" in actions
-        self._ends = self._hosts or "listen" in actions
+        self._listens = "listen" in actions and not self._hosts
         self.paths: set[str] = set()
         self.networks: set[Network] = set()
         self.ports: set[int] = set()
@@ -212,7 +215,7 @@ class _Reader:
             self._known(name)
         elif owner == "resource":
             self.upper = self.upper or name == "upper"
-            self.unix = self.unix or (name == "path" and self._ends)
+            self.unix = self.unix or (name == "path" and self._listens)
 
     def _known(self, name: str) -> None:
         if name in _NOT_KNOWN:
@@ -259,9 +262,7 @@ class _Reader:
         elif name == "ip":
             self._add_network(constant)
         elif name in ("path", "name"):
-            if self._files:
-                self._add_text(_literal(constant, name), name)
-            self._add_end(name, constant)
+            self._add_name(name, _literal(constant, name), constant)
         else:
             raise _Unheld(f"the kernel does not know resource.{name}")
 
@@ -272,9 +273,15 @@ class _Reader:
         elif name not in ("path", "name"):
             raise _Unheld(f"the kernel does not know resource.{name}")
         else:
-            if self._files:
-                self._add_text(_like(pattern, name), name)
-            self._add_end(name, pattern)
+            self._add_name(name, _like(pattern, name), pattern)
+
+    def _add_name(self, name: str, text: str | None, said: Any) -> None:
+        sockets = self._hosts and name == "path"
+        if self._files or sockets:
+            self._add_text(text, name)
+        if sockets and text is not None and text.startswith("/run/"):
+            self.paths.add(f"/var{text}")  # where that is no link
+        self._add_end(name, said)
 
     def _add_text(self, text: str | None, name: str) -> None:
         if text is None:
@@ -297,7 +304,7 @@ class _Reader:
         """Of an Address, a Unix socket's path; of a Host, its name: where an address has none, it
         is its own, and a name that is one is a network."""
         if name == "path":
-            self.unix = self.unix or self._ends
+            self.unix = self.unix or self._listens
         if name != "name" or not self._hosts:
             return
         if not isinstance(said, str):
@@ -455,6 +462,7 @@ def _literal(text: Any, name: str) -> str | None:
     if not isinstance(text, str) or _plain(text) is None:
         return None
     if name == "path":
+        text = _abstract(text)
         return text if text.startswith("/") else None
     return None if "/" in text else text
 
@@ -474,4 +482,10 @@ def _like(pattern: Sequence[Any], name: str) -> str | None:
         text = text.replace("***", "**")
     if name == "name":
         return None if "/" in text else text.replace("**", "*")
+    text = _abstract(text)
     return text if text.startswith(("/", "**")) else None
+
+
+def _abstract(text: str) -> str:
+    """A Unix socket's name that is no path, as the kernel asks about it: `//NAME`."""
+    return f"//{text[1:]}" if text.startswith("@") else text

@@ -38,6 +38,7 @@ from hullwatch.decide.schema import (
     clean,
     conform,
     derived,
+    is_socket,
     kind_of,
 )
 from hullwatch.decide.source import read_files, read_policies
@@ -325,10 +326,13 @@ class Engine:
     ) -> Decision:
         who = questions[0].principal if questions and listed else None
         enforced = tuple(one for one in answer.asked if one.mode is Mode.ENFORCE)
-        effect = weigh(enforced, answer, who, approved)
+        socket = any(
+            one.resource.kind == "Address" and is_socket(one.resource.id) for one in questions
+        )
+        effect = weigh(enforced, answer, who, approved, socket)
         wanted = effect
         if len(enforced) != len(answer.asked):
-            wanted = weigh(answer.asked, answer, who, approved)
+            wanted = weigh(answer.asked, answer, who, approved, socket)
         reason = effect.reason
         if wanted.effect is not effect.effect and not effect.policies:
             reason = f"only observed: {wanted.reason}"
@@ -355,15 +359,21 @@ class Weighed(NamedTuple):
 
 
 def weigh(
-    policies: Iterable[Policy], answer: Answer, principal: Entity | None, approved: bool
+    policies: Iterable[Policy],
+    answer: Answer,
+    principal: Entity | None,
+    approved: bool,
+    socket: bool = False,
 ) -> Weighed:
     """What these policies of an answer come to. principal: whose permits make a list; None:
-    nobody's."""
+    nobody's. socket: it is about a Unix socket."""
+    if principal is not None:
+        principal = Entity(principal.kind, clean(principal.id))
     holding: dict[Effect, list[Policy]] = {effect: [] for effect in Effect}
     listed = False
     for one in policies:
         if one.does is Effect.ALLOW and principal is not None:
-            listed = listed or one.principal.fits(principal.kind, clean(principal.id))
+            listed = listed or one.lists(principal, socket)
         # closed: the stricter way, which for a permit is that it does not hold.
         strict = Fail.OPEN if one.does is Effect.ALLOW else Fail.CLOSED
         if one.id in answer.matched or (one.id in answer.failed and one.fail is strict):

@@ -18,15 +18,26 @@ from hullwatch.decide.ahead import ACTIONS, PATH_ACTIONS, Held, Holds, Needs, Ne
 from hullwatch.decide.engine import Answer, Engine
 from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Effect, Entity, Mode, Question, Value
-from hullwatch.decide.schema import clean, kind_of
+from hullwatch.decide.schema import clean, kind_of, socket_path
 
-__all__ = ["PRIVILEGES", "Cell", "Facts", "NetRow", "Plan", "Row", "Tool", "Who"]
+__all__ = ["PRIVILEGES", "SOCKET", "Cell", "Facts", "NetRow", "Plan", "Row", "Tool", "Who"]
 
-PRIVILEGES = ("ptrace", "mount", "bpf", "module")
+PRIVILEGES = {
+    1: "ptrace",
+    2: "mount",
+    3: "bpf",
+    4: "module",
+    6: "setuid",
+    7: "capability",
+}
+"""By their numbers in the kernel: enum hw_privilege."""
+SOCKET = "socket"
+"""To connect to a Unix socket: of the action `connect`, and asked about as paths are."""
 MAX_GROUPS = 8
 MAX_LABELS = 5  # that policies tell apart: each doubles the answers
 DNS = 53
 _KINDS = {"exec": "Binary", "privilege": "Binary", "open-read": "Path", "open-write": "Path"}
+_KINDS |= {SOCKET: "Address"}
 _OF_WORKLOAD = ("kind", "image", "image_digest", "container", "namespace")
 _LIST = Holds.LISTED | Holds.WOULD_LIST
 _ORDINARY = ("198.51.100.7", "2001:db8::7")  # RFC 5737, RFC 3849
@@ -81,8 +92,8 @@ class NetRow(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One answer. row: number of a Row or of a NetRow's place; port: named port, or place in
-    PRIVILEGES from 1 on, 0 none; names: of the host."""
+    """One answer. action: SOCKET, too. row: number of a Row or of a NetRow's place; port: named
+    port, or number of a privilege, 0 none; names: of the host."""
 
     action: str
     facts: Facts
@@ -185,19 +196,22 @@ class Plan:
     ) -> Iterator[Cell]:
         """rows: numbered from first_row on. any_row: what holds whatever the path; unknown: where
         it cannot be told."""
-        for action in PATH_ACTIONS:
+        for action in (*PATH_ACTIONS, SOCKET):
             about = self._about(action)
             if not about:
                 continue
             free = tuple(one for one in about if not self.needs[one.id].paths)
             bound = tuple(one for one in about if self.needs[one.id].paths)
             groups = [self._asked(rows, at, bound, action) for at in range(len(self.groups))]
-            ports = range(1, len(PRIVILEGES) + 1) if action == "privilege" else (0,)
-            for facts in self.facts(True, tools):
+            ports = tuple(PRIVILEGES) if action == "privilege" else (0,)
+            for facts in self.facts(action != SOCKET, tools):
                 for port in ports:
                     how = _How(action, who, facts, port)
                     answer = self._answer(free, how, ((_KINDS[action], "/"),))
-                    yield Cell(action, facts, any_row, port, self._holds(about, answer, how))
+                    held = self._holds(about, answer, how)
+                    if action == SOCKET and not bound and held == (0, 0):
+                        continue  # no policy speaks of it
+                    yield Cell(action, facts, any_row, port, held)
                     maybe: set[str] = set()
                     for group in groups:
                         for number, held in self._each(group, how, maybe):
@@ -315,7 +329,7 @@ class Plan:
 
     def _holds(self, policies: Iterable[Policy], answer: Answer, how: _How) -> Held:
         principal = Entity("Workload", clean(how.who.principal))
-        held = holds(policies, answer, principal)
+        held = holds(policies, answer, principal, how.action == SOCKET)
         without = self._unlisted(how.action, principal)
         return Held(held.now & ~without, held.orphaned & ~without)
 
@@ -325,7 +339,8 @@ class Plan:
         if key not in self._without:
             self._without[key] = Holds(0)
             for one in self._loose:
-                if action in one.actions and one.principal.fits(principal.kind, principal.id):
+                named = _of_policies(action) in one.actions
+                if named and one.lists(principal, action == SOCKET):
                     self._without[key] |= _LIST if one.mode is Mode.ENFORCE else Holds.WOULD_LIST
         return self._without[key]
 
@@ -355,7 +370,8 @@ class Plan:
         return tuple(things)
 
     def _about(self, action: str) -> tuple[Policy, ...]:
-        return tuple(one for one in self.policies.values() if action in one.actions)
+        named = _of_policies(action)
+        return tuple(one for one in self.policies.values() if named in one.actions)
 
     def _answer(
         self, policies: tuple[Policy, ...], how: _How, things: tuple[tuple[str, str], ...]
@@ -378,10 +394,10 @@ class Plan:
             told = {"tool_call": tool.name, "server": tool.server}
             context |= {k: v for k, v in told.items() if v and k in words.context}
         if how.action == "privilege":
-            context["privilege"] = PRIVILEGES[how.port - 1]
-        upper: dict[str, Value] = {}
-        if words.upper and how.action in _KINDS:
-            upper["upper"] = how.facts.upper
+            context["privilege"] = PRIVILEGES[how.port]
+        more: dict[str, Value] = {}
+        if words.upper and how.action in _KINDS and how.action != SOCKET:
+            more["upper"] = how.facts.upper
         who = how.who.principal if words.principal else ""
         key = ids, how.action, who, tuple(context.items()), how.facts.upper & words.upper, things
         found = self._known.get(key)
@@ -393,8 +409,10 @@ class Plan:
                 engine.answer(
                     Question(
                         principal=Entity("Workload", who),
-                        action=how.action,
-                        resource=Entity(kind, ident, upper),
+                        action=_of_policies(how.action),
+                        resource=_socket(ident)
+                        if how.action == SOCKET
+                        else Entity(kind, ident, more),
                         context=context,
                     )
                 )
@@ -451,6 +469,17 @@ class _Object(NamedTuple):
 
 def _touched(by: Mapping[Any, list[Policy]], named: Iterable[Any]) -> dict[str, Policy]:
     return {one.id: one for name in named for one in by.get(name, ())}
+
+
+def _of_policies(action: str) -> str:
+    """What policies call it."""
+    return "connect" if action == SOCKET else action
+
+
+def _socket(text: str) -> Entity:
+    """Of a path as the kernel has it, or of what stands for a row: that may be any text."""
+    path = f"@{text[2:]}" if text.startswith("//") else socket_path(text)
+    return Entity("Address", f"/{text}", {"path": path})
 
 
 def _permits(policy: Policy) -> bool:

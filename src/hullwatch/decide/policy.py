@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from hullwatch.decide.quarantine import How
-from hullwatch.decide.question import ACTIONS, Effect, Fail, Mode
+from hullwatch.decide.question import ACTIONS, Effect, Entity, Fail, Mode
 from hullwatch.detect.errors import Place, did_you_mean
 from hullwatch.detect.frameworks import NAMES
 from hullwatch.detect.language.sequences import duration
@@ -97,6 +97,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     principal: Scope = Scope()
     actions: tuple[str, ...] = ACTIONS
     reads: frozenset[str] | None = None
+
+    def lists(self, principal: Entity, socket: bool) -> bool:
+        """Whether, as a permit, it makes a list of what this principal may do. socket: of Unix
+        sockets, where only those count that read a path."""
+        spoken = not socket or self.reads is None or "path" in self.reads
+        return spoken and self.principal.fits(principal.kind, principal.id)
 
 
 class Annotation(NamedTuple):

@@ -23,6 +23,8 @@ __all__ = [
     "clean",
     "conform",
     "derived",
+    "is_socket",
+    "socket_path",
     "tables",
 ]
 
@@ -78,7 +80,11 @@ ENTITIES: dict[str, dict[str, Attribute]] = {
     "Address": _attributes(
         Attribute("ip", "ipaddr", "the id without port; IPv4 also where it came mapped in IPv6"),
         _PORT,
-        Attribute("path", "String", "of a Unix socket"),
+        Attribute(
+            "path",
+            "String",
+            "of a Unix socket, below /run rather than /var/run; @NAME if it is abstract",
+        ),
     ),
     "Tool": _attributes(
         Attribute("name", "String", "as the server lists it; the id after SERVER/", sure=True),
@@ -158,6 +164,7 @@ KINDS: tuple[tuple[str, str], ...] = (
 )
 
 _INT64 = 1 << 63
+_VAR_RUN = "/var/run/"
 
 
 def cedar() -> str:
@@ -245,14 +252,24 @@ def _port(ident: str) -> tuple[str, dict[str, Any]]:
     return ident.strip("[]"), {}
 
 
+def is_socket(ident: str) -> bool:
+    """Whether an Address is a Unix socket's."""
+    return ident[:1] in ("/", "@")
+
+
+def socket_path(path: str) -> str:
+    """`/var/run` is another name of `/run`: both mean the same socket."""
+    return path.removeprefix("/var") if path.startswith(_VAR_RUN) else path
+
+
 def _host(ident: str) -> dict[str, Any]:
     name, port = _port(ident)
     return {"name": name.lower().rstrip("."), **port}
 
 
 def _address(ident: str) -> dict[str, Any]:
-    if ident[:1] in ("/", "@"):
-        return {"path": ident}
+    if is_socket(ident):
+        return {"path": socket_path(ident)}
     ip, port = _port(ident)
     return {"ip": ip, **port}
 

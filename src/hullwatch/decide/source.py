@@ -194,6 +194,8 @@ class _Reader:
         if refused:
             raise _Several(refused)
         principal, actions = self._head(matcher)
+        if set(actions) <= {"connect", "listen"}:  # paths are those of sockets
+            matcher = matcher.replace('"/var/run/', '"/run/')
         default = {"id": self.id, "does": Effect.ALLOW if permit else Effect.BLOCK}
         return Policy(
             **{**default, **fields},

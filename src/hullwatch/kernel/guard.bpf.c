@@ -333,45 +333,68 @@ int BPF_PROG(guard_ptrace, struct task_struct *child, unsigned int mode)
 	return guard_power(HW_PRIVILEGE_PTRACE) ? -EPERM : 0;
 }
 
-SEC("lsm/sb_mount")
-int BPF_PROG(guard_mount, const char *dev_name, const struct path *path, const char *type, unsigned long flags,
-	     void *data)
+#define POWER(name, hook, privilege)                                                    \
+	SEC("lsm/" #hook)                                                               \
+	int guard_##name(void *ctx)                                                     \
+	{                                                                               \
+		return is_guarded() && guard_power(HW_PRIVILEGE_##privilege) ? -EPERM : 0; \
+	}
+
+POWER(mount, sb_mount, MOUNT)
+POWER(move_mount, move_mount, MOUNT)
+POWER(umount, sb_umount, MOUNT)
+POWER(pivot, sb_pivotroot, MOUNT)
+POWER(bpf, bpf, BPF)
+POWER(load, kernel_load_data, MODULE)
+POWER(read_file, kernel_read_file, MODULE)
+POWER(setuid, task_fix_setuid, SETUID)
+POWER(setgid, task_fix_setgid, SETUID)
+POWER(setgroups, task_fix_setgroups, SETUID) /* 6.0 */
+POWER(capset, capset, CAPABILITY)
+
+/* Rights that come with a program's file; the program itself is what is asked about. */
+__noinline int guard_rights(u64 bprm_address, u64 file)
 {
-	if (!is_guarded())
-		return 0;
-	return guard_power(HW_PRIVILEGE_MOUNT) ? -EPERM : 0;
+	const struct cred *new = BPF_CORE_READ((struct linux_binprm *)bprm_address, cred);
+	const struct cred *old = BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), cred);
+	u64 had = 0, has = 0;
+	int ret = 0;
+
+	if (BPF_CORE_READ(new, euid.val) != BPF_CORE_READ(old, euid.val) ||
+	    BPF_CORE_READ(new, egid.val) != BPF_CORE_READ(old, egid.val))
+		ret = guard_file(HW_A_PRIVILEGE, (void *)file, HW_PRIVILEGE_SETUID);
+	bpf_core_read(&had, 8, &old->cap_permitted);
+	bpf_core_read(&has, 8, &new->cap_permitted);
+	if (!ret && has & ~had)
+		ret = guard_file(HW_A_PRIVILEGE, (void *)file, HW_PRIVILEGE_CAPABILITY);
+	return ret;
 }
 
-SEC("lsm/move_mount")
-int BPF_PROG(guard_move_mount, const struct path *from, const struct path *to)
+SEC("lsm/bprm_creds_from_file")
+int BPF_PROG(guard_gains, struct linux_binprm *bprm, struct file *file)
 {
 	if (!is_guarded())
 		return 0;
-	return guard_power(HW_PRIVILEGE_MOUNT) ? -EPERM : 0;
+	return guard_rights(address_of(ctx, 0), address_of(ctx, 1)) ? -EPERM : 0;
 }
 
-SEC("lsm/bpf")
-int BPF_PROG(guard_bpf, int cmd, void *attr, unsigned int size)
+/* ---- sockets ------------------------------------------------------------------------------ */
+
+SEC("lsm/unix_stream_connect")
+int BPF_PROG(guard_unix_connect, struct sock *sock, struct sock *other, struct sock *newsk)
 {
 	if (!is_guarded())
 		return 0;
-	return guard_power(HW_PRIVILEGE_BPF) ? -EPERM : 0;
+	return guard_unix(address_of(ctx, 1)) ? -EPERM : 0;
 }
 
-SEC("lsm/kernel_load_data")
-int BPF_PROG(guard_load, int id, bool contents)
+/* Each datagram, and connect. */
+SEC("lsm/unix_may_send")
+int BPF_PROG(guard_unix_send, struct socket *sock, struct socket *other)
 {
 	if (!is_guarded())
 		return 0;
-	return guard_power(HW_PRIVILEGE_MODULE) ? -EPERM : 0;
-}
-
-SEC("lsm/kernel_read_file")
-int BPF_PROG(guard_read_file, struct file *file, int id, bool contents)
-{
-	if (!is_guarded())
-		return 0;
-	return guard_power(HW_PRIVILEGE_MODULE) ? -EPERM : 0;
+	return guard_unix((u64)BPF_CORE_READ((struct socket *)address_of(ctx, 1), sk)) ? -EPERM : 0;
 }
 
 /* Families that no cgroup hook is for. */

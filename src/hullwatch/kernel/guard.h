@@ -454,6 +454,7 @@ __noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 marks)
 /* ---- paths -------------------------------------------------------------------------------- */
 
 #define GUARD_PATH 512 /* in the scratch, as all of this stands on deep stacks */
+#define UNIX_NAME 108 /* bytes of a Unix socket's name, with a NUL */
 
 HOT bool is_pseudo(struct dentry *dentry)
 {
@@ -462,8 +463,8 @@ HOT bool is_pseudo(struct dentry *dentry)
 	return magic == PIPEFS_MAGIC || magic == TMPFS_MAGIC || magic == PROC_MAGIC;
 }
 
-/* Rows of the path that is in s->data[start .. PATH_END), for a first or a second name. */
-HOT void guard_match(struct scratch *s, u32 start, u32 table, bool second)
+/* Rows of the path that is in s->data[start .. start + len), for a first or a second name. */
+HOT void guard_match(struct scratch *s, u32 start, u32 len, u32 table, bool second)
 {
 	struct guard_path *p;
 	struct path_match *m;
@@ -471,7 +472,7 @@ HOT void guard_match(struct scratch *s, u32 start, u32 table, bool second)
 
 	if (start > PATH_END)
 		return;
-	path_match(s, start, PATH_END - start, table);
+	path_match(s, start, len, table);
 	m = (void *)&s->data[PATH_MATCH];
 	p = (void *)&s->data[GUARD_PATH];
 	for (i = 0; i < HW_GUARD_ROWS / 2; i++) {
@@ -501,7 +502,7 @@ __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 	/* What is too long has lost its beginning; what is not below a mount has no path. */
 	if (want > PATH_END - start || (s->data[start & (2 * ARGV_ROOM - 1)] != '/' && !is_pseudo(d)))
 		((struct guard_path *)&s->data[GUARD_PATH])->unknown = 1;
-	guard_match(s, start, table, false);
+	guard_match(s, start, PATH_END - start, table, false);
 	if (BPF_CORE_READ(d, d_sb) != BPF_CORE_READ(root, d_sb) &&
 	    BPF_CORE_READ(d, d_sb, s_magic) != OVERLAYFS_MAGIC) /* its root may be elsewhere by now */
 		return 0;
@@ -511,7 +512,7 @@ __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 	w.within = BPF_CORE_READ(d, d_sb, s_root);
 	bpf_loop(2048 + 64, path_step, &w, 0);
 	if (w.pos < PATH_END)
-		guard_match(s, w.pos, table, true);
+		guard_match(s, w.pos, PATH_END - w.pos, table, true);
 	return 0;
 }
 
@@ -550,9 +551,32 @@ __noinline int guard_known(struct scratch *s, u64 mnt, u64 dentry, u32 generatio
 	return 0;
 }
 
+/*
+ * A Unix socket's name that is no path, as `//name`, which no path is. What follows a NUL in it does
+ * not count: some fill the rest of their address with them.
+ */
+__noinline int guard_abstract(struct scratch *s, u64 address, u32 table)
+{
+	struct guard_path *new;
+	long n;
+
+	if (!s)
+		return 0;
+	new = (void *)&s->data[GUARD_PATH];
+	__builtin_memset(new, 0, sizeof(*new));
+	s->data[PATH_END] = s->data[PATH_END + 1] = '/';
+	n = bpf_probe_read_kernel_str(&s->data[PATH_END + 2], UNIX_NAME,
+				      (void *)address + bpf_core_field_offset(struct unix_address, name) + 3);
+	if (n > 0 && n <= UNIX_NAME)
+		guard_match(s, PATH_END, n + 1, table, false);
+	else
+		new->unknown = 1;
+	return 0;
+}
+
 #define SECOND_NAME (HW_G_PERMIT | HW_G_LISTED | HW_G_WOULD_PERMIT | HW_G_WOULD_LIST)
 
-/* Answers for a path. Returns what guard_says. */
+/* Answers for a path, or without mnt for a struct unix_address. Returns what guard_says. */
 __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 {
 	struct guard_path *p;
@@ -566,7 +590,10 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 		guard_row(g, HW_ROW_UNKNOWN);
 		return guard_says(g);
 	}
-	guard_known(s, mnt, dentry, g->key.generation);
+	if (mnt)
+		guard_known(s, mnt, dentry, g->key.generation);
+	else
+		guard_abstract(s, dentry, 1 + (g->key.generation & 1));
 	p = (void *)&s->data[GUARD_PATH];
 	if (p->unknown)
 		guard_row(g, HW_ROW_UNKNOWN);
@@ -618,6 +645,26 @@ HOT int guard_file(u32 action, struct file *file, u64 num)
 {
 	return guard_asks(action | HW_DONE_DENIED << 16, (u64)BPF_CORE_READ(file, f_path.mnt),
 			  (u64)BPF_CORE_READ(file, f_path.dentry), (u64)BPF_CORE_READ(file, f_inode), num);
+}
+
+/* A Unix socket, by what it is bound to; one that has no name was handed over. 0, or -EPERM. */
+__noinline int guard_unix(u64 other)
+{
+	struct unix_sock *u = (void *)other;
+	u64 dentry = (u64)BPF_CORE_READ(u, path.dentry), address = (u64)BPF_CORE_READ(u, addr);
+	u64 mnt = dentry ? (u64)BPF_CORE_READ(u, path.mnt) : 0;
+	u64 cgroup = bpf_get_current_cgroup_id();
+	struct guard g;
+	int says;
+
+	if ((!dentry && !address) || !guard_begin(&g, HW_A_SOCKET))
+		return 0;
+	says = guard_path(&g, mnt, dentry ? dentry : address);
+	if (says == PASSES)
+		return 0;
+	guard_tell(HW_A_CONNECT | (says == STOPPED ? HW_DONE_DENIED : HW_DONE_TOLD) << 16,
+		   dentry ? path_id(mnt, dentry, 0, HW_POLICY, cgroup) : sock_end(other, 0, HW_POLICY, cgroup), 0, 0);
+	return says == STOPPED ? -EPERM : 0;
 }
 
 /* ---- network ------------------------------------------------------------------------------ */

@@ -146,6 +146,7 @@ struct task_struct {
 };
 struct linux_binprm {
 	struct file *file;
+	struct cred *cred;
 	const char *filename, *interp;
 };
 
@@ -165,7 +166,7 @@ struct inet_sock { u16 inet_sport; };
 struct tcp_sock { u64 bytes_received, bytes_acked, bytes_sent, bytes_retrans; };
 struct sockaddr_un___k { unsigned short sun_family; char sun_path[108]; };
 struct unix_address { int len; struct sockaddr_un___k name[0]; };
-struct unix_sock { struct sock sk; struct unix_address *addr; struct sock *peer; };
+struct unix_sock { struct sock sk; struct unix_address *addr; struct path path; struct sock *peer; };
 struct socket { short type; struct file *file; struct sock *sk; };
 
 struct filename { const char *name; };

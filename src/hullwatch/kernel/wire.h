@@ -391,6 +391,7 @@ enum hw_action {
 	HW_A_CONNECT = 4,
 	HW_A_LISTEN = 5,
 	HW_A_PRIVILEGE = 6,
+	HW_A_SOCKET = 7, /* to connect to a Unix socket; told as HW_A_CONNECT */
 };
 
 enum hw_privilege {
@@ -399,6 +400,8 @@ enum hw_privilege {
 	HW_PRIVILEGE_BPF = 3,
 	HW_PRIVILEGE_MODULE = 4,
 	HW_PRIVILEGE_OWN = 5, /* over the agent itself; no policy is asked */
+	HW_PRIVILEGE_SETUID = 6,
+	HW_PRIVILEGE_CAPABILITY = 7,
 };
 
 /* Which policies hold; of several rows of one object all count. A permit makes a list (policy.py). */

@@ -66,6 +66,7 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         else "NULL",
         "dest": "dest_name" if "first_seen" in words else "NULL",
         "access": "CASE WHEN class = 'open' THEN flags & 3 END",
+        "setuid": f"class = 'exec' AND proc_marks & {int(ProcMark.SETID)} != 0 AND uid != euid",
         "directory": f"class = 'open' AND marks & {int(Mark.DIR)} != 0",
     }
     columns = ",\n        ".join(f"{sql} AS {name}" for name, sql in known.items())
