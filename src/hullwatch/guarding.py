@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ipaddress
 import queue
-import re
 import secrets
 import threading
 import time
@@ -789,12 +788,9 @@ _THREAD = {
 
 
 def _other_than(patterns: Sequence[str]) -> str:
-    """A name that fits none."""
-    forms = [re.compile(re.escape(one).replace(r"\*\*", ".*"), re.DOTALL) for one in patterns]
-    number = 0
-    while any(form.fullmatch(f"/host{number}.invalid") for form in forms):
-        number += 1
-    return f"host{number}.invalid"
+    """A name that fits none, unless one fits all: of a character that is in no pattern."""
+    named = frozenset("*?/[]:.").union(*patterns)
+    return next(sign for sign in map(chr, range(ord("z"), 32, -1)) if sign not in named)
 
 
 def _who(plan: Plan, container: Workload) -> Who:
