@@ -129,7 +129,10 @@ def test_there_is_room_for_some_labels():
             Needs(labels=frozenset(["secret", "private", "untrusted"])),
         ),
         (FILE.format('context.labels.contains("pii")'), Needs()),
-        (HOST.format('resource.name like "*.de"'), Needs(names=frozenset(["x.de"]))),
+        (
+            HOST.format('resource.name like "*.de"'),
+            Needs(names=frozenset(["x.de"]), hosts=frozenset(["/**.de"])),
+        ),
         (ADDRESS.format("resource.port == 70000"), Needs()),
         (ADDRESS.format('resource.ip.isInRange(ip("::ffff:a00:0/104"))'), Needs()),
     ],

@@ -75,13 +75,17 @@ def test_a_list_of_hosts_holds_for_any_name_and_says_nothing_of_resolvers(capsys
     by_name = 'resource is Host && resource.name == "api.example.com"'
     _, (line,), _ = run(capsys, tmp_path, store, LIST.format(by_name), "--limit", "9")
     # Not the address that the other name was asked for last, nor loopback, nor port 53; what was
-    # refused did not happen; a name that only a TLS client said is none.
+    # refused did not happen; a name that only a TLS client said permits nothing.
     assert objects([line]) == {"198.51.100.7:8443", "203.0.113.9:443", "/run/agent.sock"}
     assert line["policies"] == [] and "none of them holds" in line["reason"]
     by_sni = 'resource is Host && resource.name == "sni.example"'
     assert "203.0.113.9:443" in objects(
         run(capsys, tmp_path, store, LIST.format(by_sni), "--limit", "9")[1]
     )
+    # But it may forbid.
+    forbid = 'forbid (principal, action == Action::"connect", resource is Host) when {{ {} }};'
+    named = forbid.format('resource.name == "sni.example"')
+    assert objects(run(capsys, tmp_path, store, named)[1]) == {"203.0.113.9:443"}
     ends = (
         "resource is Address && (resource has path || resource has ip && (resource.ip.isInRange("
         'ip("203.0.113.0/24")) || resource.ip.isInRange(ip("198.51.100.7"))))'
