@@ -24,7 +24,7 @@ from hullwatch.context.call import Call
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
-from hullwatch.decide.plan import SOCKET, Cell, Plan, Row, Tool, Who
+from hullwatch.decide.plan import SOCKET, Cell, HostRow, Plan, Row, Tool, Who
 from hullwatch.decide.quarantine import How, Quarantine
 from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.baseline.objects import dns_object
@@ -34,8 +34,19 @@ from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.guard import Answers, Guard
 from hullwatch.sensor.labels import bits_of
-from hullwatch.sensor.patterns import Pattern, Tables, TooManyPatterns, told_apart
-from hullwatch.sensor.wire import FACT_UPPER, ROW_ANY, ROW_UNKNOWN, Action, Class, Done, Privilege
+from hullwatch.sensor.patterns import ROWED, Pattern, Tables, TooManyPatterns, told_apart
+from hullwatch.sensor.wire import (
+    FACT_UPPER,
+    NAME_ALONE,
+    ROW_ANY,
+    ROW_SAID,
+    ROW_UNKNOWN,
+    UNREAD,
+    Action,
+    Class,
+    Done,
+    Privilege,
+)
 
 __all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
 
@@ -63,7 +74,7 @@ _PRIVILEGE = {
     int(Privilege.SETUID): Class.SETID,
     int(Privilege.CAPABILITY): Class.CAPSET,
 }
-_FIRST = ROW_UNKNOWN + 1
+_FIRST = ROW_SAID + 1
 _FIRST_CALL = 0.1  # s that the first call of a tool waits for its answers
 _POLL = 1.0  # s between two looks at the set in force
 
@@ -102,7 +113,8 @@ class Named(NamedTuple):
 
 class Stopped(NamedTuple):
     """What the kernel did at the policies' word. ts: unix ns. done: enum hw_done. tool_call: its
-    id; several where it may be of any, by commas."""
+    id; several where it may be of any, by commas. act: of a server name that TLS asked for, as its
+    hello; unread: that could not be read."""
 
     ts: int
     done: int
@@ -112,6 +124,7 @@ class Stopped(NamedTuple):
     tool_call: str
     tier: str
     own: bool = False  # it reached for the agent itself: no policy was asked
+    unread: bool = False
 
 
 def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
@@ -120,8 +133,11 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
     name = POLICY_ACTIONS[action]
     act = act_of(row)
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
+    said = (row.obj2.text,) if name == "connect" and row.obj2 is not None else ()
+    if said:
+        cls = Class.TLS
     # Names that anybody may have said are not what policy knows: `Guarding.questions`.
-    act = act._replace(cls=int(cls), flags=int(name == "open-write"), names=())
+    act = act._replace(cls=int(cls), flags=int(name == "open-write"), names=said)
     if name == "privilege" and act.object:  # the program that the rights come with
         act = act._replace(actor=act.actor._replace(program=act.object))
     own = name == "privilege" and row.event.num == Privilege.OWN
@@ -136,11 +152,13 @@ def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
         ",".join(f"{one.id:016x}" for one in row.calls if one.kind == "tool"),
         tier,
         own,
+        name == "connect" and row.event.num == UNREAD,
     )
 
 
 class _Tables(NamedTuple):
-    """One generation. rows: of paths, the first is of number _FIRST. kinds: by cgroup. whose: by
+    """One generation. rows: of paths, the first is of number _FIRST. hosts: of server names, the
+    first is number 1; None: these are not asked about. kinds: by cgroup. whose: by
     scope, names of containers since the last count. scopes, numbers: what is told of whom, and of
     which names; they grow."""
 
@@ -148,6 +166,7 @@ class _Tables(NamedTuple):
     engine: Engine
     plan: Plan
     rows: tuple[Row, ...]
+    hosts: tuple[HostRow, ...] | None
     kinds: dict[int, Who]
     whose: dict[int, set[str]]
     scopes: dict[Who, int]
@@ -201,6 +220,8 @@ class Guarding:
         """Answers of resolvers that there was no room for."""
         self.problem = ""
         """Why the set that was applied is not in force in the kernel."""
+        self.hosts_problem = ""
+        """Why names that TLS clients ask for are not asked about."""
         self.unguarded: set[int] = set()
         """Containers that there was no room for."""
         self.unheld: dict[str, str] = {}
@@ -305,7 +326,7 @@ class Guarding:
             "filled_seconds": round(self.filled, 3),
             "names_lost": self.names_lost,
             "verdicts_lost": self.lost,
-            "problem": self._follow.problem or self.problem,
+            "problem": self._follow.problem or self.problem or self.hosts_problem,
             **self._guard.stats(),
         }
 
@@ -382,10 +403,12 @@ class Guarding:
         try:
             plan = Plan(engine, self.resolvers)
             compiled, rows = self._compiled(plan)
+            base = len(compiled.states)
+            names, hosts = self._hosts(plan, self._guard.first_state() + base, ROWED - base)
             networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
             facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
-            number = self._guard.begin(compiled, networks, plan.ports, facts)
-            tables = _Tables(number, engine, plan, rows, {}, {}, {}, {})
+            number = self._guard.begin(compiled, networks, plan.ports, facts, names)
+            tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
@@ -443,6 +466,30 @@ class Guarding:
                 largest = max(range(len(plan.groups)), key=lambda at: len(plan.groups[at]))
                 plan.halve(largest, str(error))
 
+    def _hosts(
+        self, plan: Plan, base: int, room: int
+    ) -> tuple[Tables | None, tuple[HostRow, ...] | None]:
+        """Server names that no policy tells apart, and what tells them; (None, None): none is asked
+        about. base, room: of states."""
+        self.hosts_problem = ""
+        if not plan.hosts:
+            return None, None
+        rows: list[HostRow] = []
+
+        def row(_: int, held: int, text: bytes) -> int:
+            fits = (one for bit, one in enumerate(plan.hosts) if held >> bit & 1)
+            name = text.decode()[1:] if held else _other_than(plan.hosts)
+            rows.append(HostRow(name, frozenset(fits)))
+            return len(rows)
+
+        group = [Pattern(text, 1 << bit) for bit, text in enumerate(plan.hosts)]
+        try:
+            return told_apart([group], base, row, room), tuple(rows)
+        except TooManyPatterns as error:
+            self.hosts_problem = f"names that TLS clients ask for are not asked about: {error}"
+            self._say("policy", self.hosts_problem)
+            return None, None
+
     def _place(self, tables: _Tables, container: Workload) -> None:
         self._beat = time.monotonic()
         who = _who(tables.plan, container)
@@ -462,6 +509,9 @@ class Guarding:
             *plan.of_paths(who, tables.rows, ROW_ANY, ROW_UNKNOWN, _FIRST, tools),
             *plan.of_networks(who, ROW_UNKNOWN, _FIRST, tools),
         )
+        if tables.hosts is not None:
+            said = plan.of_hosts(who, tables.hosts, ROW_SAID, NAME_ALONE, _FIRST, tools)
+            cells += tuple(one for one in said if any(one.held))
         self._guard.put(tables.number, scope, map(self._answer, cells))
 
     def _answer(self, cell: Cell) -> Answers:
@@ -474,6 +524,7 @@ class Guarding:
             int(cell.held.now),
             int(cell.held.orphaned),
             self._tools[facts.tool] if facts.tool is not None else 0,
+            cell.name,
         )
 
     def _new_tool(self, tool: Tool, span: int) -> None:
@@ -604,7 +655,7 @@ class Guarding:
         act = one.act
         address = address_of(act.object) if one.action in ("connect", "listen") else None
         tables = self._in_force
-        if address is not None and address.ip is not None and tables is not None:
+        if act.cls == Class.CONNECT and address and address.ip and tables is not None:
             names = self._names_of(tables, act.actor.workload.cgroup, str(address.ip))
             act = act._replace(names=tuple(sorted(names)))
         return [
@@ -619,7 +670,7 @@ class Guarding:
             self.lost += 1
             return
         stopped = one.done != Done.TOLD
-        questions = [] if one.own else self.questions(one)
+        questions = [] if one.own or one.unread else self.questions(one)
         ranks = list(Effect)
         unasked = Decision(
             effect=Effect.BLOCK, wanted=Effect.BLOCK, reason=_OWN if one.own else _UNKNOWN
@@ -636,7 +687,8 @@ class Guarding:
         wanted = decision.wanted
         if stopped and wanted is Effect.ALLOW:  # the policies are others by now
             wanted = Effect.BLOCK
-        thing = questions[0].questions[0].resource if questions else None
+        said = one.act.cls == Class.TLS  # what it is called, and not where it goes
+        thing = questions[0].questions[-1 if said else 0].resource if questions else None
         entry = Entry(
             time=one.ts,
             principal=f"Workload:{workload_name(one.act.actor.workload)}",
@@ -653,7 +705,7 @@ class Guarding:
             tier=one.tier,
             identity=one.identity,
             tool_call=one.tool_call,
-            why=_HOW.get(one.done, ""),
+            why=_UNREAD if one.unread else _HOW.get(one.done, ""),
         )
         try:
             self._log.note(entry)
@@ -732,10 +784,18 @@ _HOW = {
 }
 
 
+_UNREAD = "its TLS hello is in a form that is not read: which server it asks for cannot be told"
+
 _THREAD = {
     state: f"the thread that keeps policies in the kernel {state}: what fails closed stays in force"
     for state in ("ended", "hangs")
 }
+
+
+def _other_than(patterns: Sequence[str]) -> str:
+    """A name that fits none, unless one fits all: of a character that is in no pattern."""
+    named = frozenset("*?/[]:.").union(*patterns)
+    return next(sign for sign in map(chr, range(ord("z"), 32, -1)) if sign not in named)
 
 
 def _who(plan: Plan, container: Workload) -> Who:

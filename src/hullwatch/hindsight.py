@@ -250,7 +250,7 @@ class Hindsight:
         if actor.first_seen and row["n"] > 1:
             self._ask_event({**row, "n": row["n"] - 1}, names, calls, again=True)
             row["n"] = 1
-        told = _told(names, row, cls, row["last"])
+        told = (row["said"],) if row["said"] else _told(names, row, cls, row["last"])
         more = (
             *(row["access"] or 0, row["command"] or "", told, row["upper"], row["directory"]),
             bool(row["setuid"]),

@@ -2,7 +2,8 @@
 questions, whether it is about to happen or was stored.
 
 The principal is the workload by its container's name, as `hullwatch tree` shows it. A connection is
-asked about as its address and as each of its names at once, `Engine.decide_any`.
+asked about as its address and as each of its names at once, `Engine.decide_any`; then, where it
+asks for a server by TLS, as its address and that name.
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ class Actor(NamedTuple):
 
 class Act(NamedTuple):
     """What is done: one event's class and first object, as text. flags: of an open. command: the
-    new one of an exec. names: that DNS told this container for the address. upper: the file is of
-    the container's writable layer; None: not known. setuid: of an exec, whether its file made it
-    another user."""
+    new one of an exec. names: that DNS told this container for the address; of a TLS hello, the one
+    that it asks for. upper: the file is of the container's writable layer; None: not known. setuid:
+    of an exec, whether its file made it another user."""
 
     cls: int
     object: str
@@ -148,17 +149,19 @@ def act_of(row: Row, names: Iterable[str] = ()) -> Act:
         tools[0] if len(row.calls) == len(tools) == 1 else None,
     )
     upper = _upper(event.marks)
+    obj, said = row.obj, row.name
+    if event.cls == Class.TLS:  # its server's end comes second
+        obj, said = row.obj2, row.obj.text if row.obj is not None else None
     if starts:
         later = ProcMark.UPPER | ProcMark.MEMFD
         upper = bool(image is not None and image.marks & later) or None
-    obj = row.obj
     return Act(
         event.cls,
         (str(obj.address) if obj.address is not None else obj.text) if obj is not None else "",
         actor,
         event.flags,
         " ".join(image.argv) if starts and image is not None else "",
-        tuple(dict.fromkeys(name for name in (row.name, *names) if name)),
+        tuple(dict.fromkeys(name for name in (said, *names) if name)),
         upper,
         bool(event.marks & Mark.DIR),
         starts and image is not None and _is_setuid(image),
@@ -316,6 +319,12 @@ def _connect(act: Act, resolvers: Collection[str] | None) -> Iterator[Asked]:
     yield Asked(questions, listed=not own and not resolver)
 
 
+def _hello(act: Act, resolvers: Collection[str] | None) -> Iterator[Asked]:
+    """Which server a TLS client asks for, it chooses: the connection is asked about once more, as
+    if it were called that and nothing else. So a name that is said permits nothing."""
+    return _connect(act, resolvers) if any(act.names) else iter(())
+
+
 def _named(host: str, port: int) -> str:
     """A name, too, may have a colon in it: a container chooses what it asks for."""
     return f"{host}:{port}" if ":" not in host or host[:1] == "[" else f"[{host}]:{port}"
@@ -354,6 +363,7 @@ _FORMS: dict[int, _Form] = {
     int(Class.MMAP): _Form(("load-plugin",), _mmap),
     int(Class.CONNECT): _Form(("connect",), _connect),
     int(Class.SEND): _Form(("connect",), _connect),
+    int(Class.TLS): _Form(("connect",), _hello),
     int(Class.LISTEN): _Form(("listen",), _listen),
     **{
         int(cls): _Form(("privilege",), _privilege(kind), of_object=False)

@@ -18,6 +18,7 @@ from hullwatch.sensor.pins import left
 from support.agent import PACK, Agent
 from support.bundles import Mount
 from support.conformance import record
+from support.hellos import hello
 from support.images import Image
 from support.needs import missing
 from support.puppet import Puppet
@@ -65,6 +66,16 @@ when { context.container == "talker" && resource has port && resource.port == 66
 forbid (principal, action == Action::"connect", resource is Address)
 when { context has tool_call && context.tool_call == "report" }
 when { context has server && context.server == "files" };
+
+@id("no-evil")
+@reason("nobody there is known")
+forbid (principal, action == Action::"connect", resource is Host)
+when { context.container == "guarded" && resource.name like "*.evil.example" };
+
+@id("no-seen")
+@mode("observe")
+forbid (principal, action == Action::"connect", resource is Host)
+when { context.container == "guarded" && resource.name like "*.seen.example" };
 
 @id("only-seen")
 @mode("observe")
@@ -236,6 +247,32 @@ def test_an_open_connection_is_cut(stage: Stage):
     assert (told["effect"], told["policies"]) == ("block", ["secret-stays"])
 
 
+def test_a_server_name_is_forbidden(stage: Stage):
+    """Where the address has no name: what TLS asks for."""
+    data = hello("api.evil.example")
+    sends = f"""
+server = socket.create_server(('198.51.100.9', PORT))
+link = socket.create_connection(server.getsockname())
+other, _ = server.accept()
+other.settimeout(0.5)
+link.sendall({data!r})
+try:
+    said = len(other.recv(10000))
+except TimeoutError:
+    said = 0
+"""
+    assert stage.guarded.do(sends.replace("PORT", "4433")) == 0
+    assert stage.other.do(sends.replace("PORT", "4434")) == len(data)
+    told = stage.logged(resource="Host:api.evil.example:4433")
+    assert (told["effect"], told["policies"]) == ("block", ["no-evil"])
+    assert (told["reason"], told["action"]) == ("nobody there is known", "connect")
+    # What is only observed arrives, and is told.
+    seen = sends.replace("api.evil", "api.seen").replace("PORT", "4435")
+    assert stage.guarded.do(seen) == len(data)
+    told = stage.logged(resource="Host:api.seen.example:4435")
+    assert (told["effect"], told["wanted"], told["mode"]) == ("allow", "block", "observe")
+
+
 FOUND = {
     "Policy stopped an action": ("198.51.100.9:9", "WARNING"),
     "Policy stopped a program or a privilege": ("/bin/sh", "ERROR"),
@@ -268,6 +305,8 @@ def test_what_was_stopped_is_read_as_such(stage: Stage):
     lines = hullwatch("events", "--class", "policy", *store).splitlines()
     assert any("connect 198.51.100.9:9: denied = EPERM  [secret]" in line for line in lines), lines
     assert any("connect 198.51.100.9:8888: observed" in line for line in lines), lines
+    there = "connect api.evil.example (198.51.100.9:4433): dropped"
+    assert any(there in line for line in lines), lines
     tree = hullwatch("tree", name, *store)
     said = "STOPPED  connect 198.51.100.9:9, by secret-stays: it has read a secret"
     assert said in tree and "STOPPED  exec" in tree and ", its packets dropped" in tree, tree

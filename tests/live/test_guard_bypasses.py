@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +20,11 @@ import pytest
 
 from hullwatch.coverage.promises import PROMISES, Promise
 from hullwatch.sensor.tier import Tier
+from hullwatch.sensor.tls import server_name
 from support.agent import PACK, Agent
 from support.bundles import Mount
 from support.guarded import apply, hullwatch
+from support.hellos import hello, of_records, with_extensions
 from support.images import Image
 from support.needs import missing
 from support.puppet import Puppet
@@ -51,6 +55,11 @@ when { resource has ip && resource.ip.isInRange(ip("169.254.0.0/16")) };
 forbid (principal, action == Action::"connect", resource is Host)
 when { context.container == "guarded" && context.labels.contains("secret") }
 unless { resource.name == "localhost" };
+
+@id("no-evil")
+@reason("nobody there is known")
+forbid (principal, action == Action::"connect", resource is Host)
+when { context.container == "guarded" && resource.name like "*.evil.example" };
 
 @id("no-shell")
 forbid (principal, action == Action::"exec", resource)
@@ -97,7 +106,7 @@ when { resource.name like "*.good.example" };
 """
 
 PRELUDE = f"""
-import mmap, struct
+import functools, mmap, struct
 sys.setswitchinterval(1e-5)  # for races
 FORBIDDEN, PLAIN, RESOLVER, FORGED = {FORBIDDEN!r}, {PLAIN!r}, {RESOLVER!r}, {FORGED!r}
 libc = ctypes.CDLL(None, use_errno=True)
@@ -144,8 +153,8 @@ def reach(family=socket.AF_INET, address=FORBIDDEN):
     return refused(lambda: socket.socket(family).connect((address, 80)))
 def secret():
     return open('/root/.aws/credentials').read()
-def link():
-    server = socket.create_server((PLAIN, 0))
+def link(address=PLAIN):
+    server = socket.create_server((address, 0))
     client = socket.create_connection(server.getsockname(), timeout=5)
     peer, _ = server.accept()
     peer.settimeout(0.25)
@@ -1055,6 +1064,76 @@ for _ in range(30):
     return who.end(server)
 
 
+TLS = f"""
+EVIL = {hello("api.evil.example")!r}
+DIVIDED = {of_records(hello("api.evil.example"), 20)!r}
+GOOD = {hello("a.good.example")!r}
+def delivers(client, peer, *pieces):
+    client.setsockopt(socket.SOL_TCP, socket.TCP_NODELAY, 1)
+    for piece in pieces:
+        client.sendall(piece)
+    data = b''
+    try:
+        while len(data) < sum(map(len, pieces)):
+            data += peer.recv(10000)
+    except TimeoutError:
+        return False
+    return True
+"""
+code("connect-sni", TLS + "said = delivers(*link(), EVIL)")
+code(
+    "connect-sni-split",
+    TLS + "said = delivers(*link(), *(EVIL[n : n + 50] for n in range(0, len(EVIL), 50)))",
+)
+code("connect-sni-records", TLS + "said = delivers(*link(), DIVIDED)")
+code(
+    "connect-sni-urgent",
+    TLS
+    + """
+client, peer = link()
+peer.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 0)
+client.send(EVIL[:60])
+client.send(b'x', socket.MSG_OOB)
+said = delivers(client, peer, EVIL[60:])
+""",
+)
+code(
+    "connect-sni-mptcp",
+    TLS
+    + """
+server = socket.create_server((PLAIN, 0))
+client = socket.socket(proto=262)
+client.connect(server.getsockname())
+peer, _ = server.accept()
+peer.settimeout(0.25)
+said = delivers(client, peer, EVIL)
+""",
+)
+code(
+    "connect-sni-lie",
+    TLS
+    + """
+server = socket.create_server((FORBIDDEN, 0))
+client = socket.create_connection(server.getsockname(), timeout=5)
+said = delivers(client, server.accept()[0], GOOD)
+""",
+)
+code("connect-sni-later", TLS + "said = delivers(*link(), b'CONNECT there', EVIL)")
+code(
+    "connect-quic",
+    "said = socket.socket(type=socket.SOCK_DGRAM).sendto(bytes([0xc0]) * 1200, (PLAIN, 443)) > 0",
+)
+
+
+@attempt("connect-sni-fronted")
+def _(stage: Stage, puppet: Puppet) -> object:
+    resolves(stage, puppet, "a.good.example", "198.51.100.13")
+    who = stage.listed if puppet is stage.guarded else puppet
+    here = PRELUDE + TLS + "link = functools.partial(link, '198.51.100.13')\n"
+    who.until(here + "said = tried(lambda: delivers(*link(), GOOD))", True)
+    return who.do(here + "said = delivers(*link(), EVIL)")
+
+
 # -- Hullwatch itself -------------------------------------------------------------------------
 
 
@@ -1193,6 +1272,44 @@ def test_attempt(stage: Stage, promise: Promise):
     worked = act(stage, stage.guarded)
     prevented = worked is not True
     assert prevented == promise.kept(stage.tier), f"{promise.key}: {worked}"
+
+
+def test_hellos_are_read_however_they_come(stage: Stage):
+    """Names, versions, extensions and segments by chance: what is forbidden, and only that, does
+    not arrive."""
+    chosen = random.Random(7)
+    cases: list[tuple[list[str], bool]] = []
+    for number in range(36):
+        evil = number % 3 == 0
+        label = "".join(chosen.choices("abcxyz0123-.", k=chosen.randint(1, 60))).strip("-.") or "a"
+        name = ".".join(part[:60] or "x" for part in label.split("."))
+        name += ".evil.example" if evil else chosen.choice((".good.example", "evil.example", ".x"))
+        if chosen.random() < 0.3:
+            name = name.upper()
+        protocols = ("h2", "http/1.1") if chosen.random() < 0.5 else ()
+        data = hello(name, newest=chosen.random() < 0.7, protocols=protocols)
+        for _ in range(chosen.randint(0, 3)):  # of types that nobody uses, RFC 8701
+            size = chosen.choice((0, 7, 300, 3000))
+            data = with_extensions(data, b"\x0a\x0a" + size.to_bytes(2, "big") + bytes(size))
+        assert server_name(data) == name.lower()
+        cuts = sorted(chosen.sample(range(1, len(data)), chosen.choice((0, 1, 2, 6))))
+        pieces = [data[a:b].hex() for a, b in pairwise((0, *cuts, len(data)))]
+        cases.append((pieces, not evil))
+    for data in (hello(None), b"GET / HTTP/1.1\r\n\r\n", b"\x16", b"\x17\x04\0\0\0", bytes(300)):
+        cases.append(([data.hex()], True))
+    cases.append((["170303000100"], False))  # TLS, and not from its beginning
+    said = stage.guarded.do(
+        PRELUDE
+        + TLS
+        + f"""
+said = []
+for pieces in {[pieces for pieces, _ in cases]!r}:
+    client, peer = link()
+    peer.settimeout(0.06)
+    said.append(delivers(client, peer, *map(bytes.fromhex, pieces)))
+"""
+    )
+    assert said == [arrives for _, arrives in cases]
 
 
 @pytest.mark.parametrize("rule", FOUND)

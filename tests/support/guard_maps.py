@@ -23,11 +23,14 @@ from hullwatch.sensor.libbpf import BpfError
 from hullwatch.sensor.wire import (
     FACT_UPPER,
     GUARD_ROWS,
+    NAME_ALONE,
     PATH_STATE,
     PATH_TABLE,
     ROW_ANY,
+    ROW_SAID,
     ROW_UNKNOWN,
     SETTINGS,
+    TABLE_HOSTS,
     Action,
     Holds,
 )
@@ -129,18 +132,30 @@ class Kernel:
         asked = self._asked(cgroup, action, labels)
         if asked is None:
             return PASSES
-        number, addr = asked.generation, mapped(address)[0]
-        named = self.map("guard_ports").held.get(struct.pack("<II", number, port))
-        asked = asked._replace(port=struct.unpack("<H", named)[0] if named else 0)
-        row = self._longest(number.to_bytes(4, "big") + addr)
+        asked, row = self._place(asked, address, port)
         if asked.action == Action.CONNECT:
-            key = struct.pack("<II16s", number, asked.scope, addr)
+            key = struct.pack("<II16s", asked.generation, asked.scope, mapped(address)[0])
             name = self.map("guard_names").held.get(key)
             asked = asked._replace(name=struct.unpack("<I", name)[0] if name else 0)
-        said = self._row(asked, ROW_ANY if row is None else row)
+        said = self._row(asked, row)
         if said is None:
             said = self._row(asked._replace(port=0, name=0), ROW_UNKNOWN)
         return self._says([said])
+
+    def hello(
+        self, cgroup: int, address: str, port: int, name: bytes | None, *, labels: int = 0
+    ) -> str:
+        """A TLS client asks for a server of this name, in lower case; None: it cannot be read."""
+        asked = self._asked(cgroup, "connect", labels)
+        if asked is None or not self.settings["policy_hosts"][0][asked.generation & 1]:
+            return PASSES
+        asked, row = self._place(asked, address, port)
+        number = 0
+        if name is not None:
+            number = self._rows(b"/" + name.removesuffix(b"."), TABLE_HOSTS)[0]
+            assert number, "each name has a number"
+        alone, said = asked._replace(name=NAME_ALONE), asked._replace(name=number)
+        return self._says([self._row(alone, row), self._row(said, ROW_SAID)])
 
     def socket(self, cgroup: int, *, labels: int = 0) -> str:
         """One whose packets no hook sees."""
@@ -182,10 +197,18 @@ class Kernel:
         now, orphaned, _ = struct.unpack("<HHI", found)
         return now & ~without, orphaned & ~without
 
-    def _rows(self, path: bytes) -> list[int]:
+    def _place(self, asked: _Asked, address: str, port: int) -> tuple[_Asked, int]:
+        number = asked.generation
+        named = self.map("guard_ports").held.get(struct.pack("<II", number, port))
+        row = self._longest(number.to_bytes(4, "big") + mapped(address)[0])
+        port = struct.unpack("<H", named)[0] if named else 0
+        return asked._replace(port=port), ROW_ANY if row is None else row
+
+    def _rows(self, path: bytes, first: int = 1) -> list[int]:
         """Of each automaton, as path_match (kernel/label.h)."""
         table = np.frombuffer(
-            self.map("path_table").held[struct.pack("<I", 1 + (self._generation & 1))], PATH_TABLE
+            self.map("path_table").held[struct.pack("<I", first + (self._generation & 1))],
+            PATH_TABLE,
         )[0]
         rows = [0] * (GUARD_ROWS // 2)
         for number in range(int(table["count"])):

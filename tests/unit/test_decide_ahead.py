@@ -133,7 +133,10 @@ def test_there_is_room_for_some_labels():
             Needs(labels=frozenset(["secret", "private", "untrusted"])),
         ),
         (FILE.format('context.labels.contains("pii")'), Needs()),
-        (HOST.format('resource.name like "*.de"'), Needs(names=frozenset(["x.de"]))),
+        (
+            HOST.format('resource.name like "*.de"'),
+            Needs(names=frozenset(["x.de"]), hosts=frozenset(["/**.de"])),
+        ),
         (ADDRESS.format("resource.port == 70000"), Needs()),
         (
             SOCKET.format('resource.path == "/var/run/docker.sock"'),

@@ -327,3 +327,30 @@ def test_networks(made: list[str], seed: int):
             said = here.kernel.end(who.cgroup, action, address, port, labels=bits_of(labels))
             expected = verdict(here, act, action)
             assert said == expected, (action, end, who.name, labels, known, made)
+
+
+SERVERS = ("h.example", "a.de", "A.DE.", "10.1.0.1", "localhost", "x.y.example", "b", "evil/a.de")
+
+
+@MANY
+@given(st.lists(ENDS, min_size=1, max_size=5), SEEDS)
+def test_server_names(made: list[str], seed: int):
+    """The connection is asked about as its address and this name; so it is of events."""
+    here = steered(made)
+    chosen = random.Random(seed)
+    for _ in range(20):
+        address, port = chosen.choice(ADDRESSES), chosen.choice(PORTS[2:])
+        name = chosen.choice(SERVERS)
+        who, labels = chosen.choice(WORKLOADS), chosen.choice(LABELS)
+        end = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        act = Act(int(Class.TLS), end, Actor(who, labels=labels), names=(name,))
+        bits, lower = bits_of(labels), name.lower().encode()
+        said = here.kernel.hello(who.cgroup, address, port, lower, labels=bits)
+        about = end, who.name, labels, name, made
+        if here.guarding._in_force.plan.hosts:  # type: ignore[union-attr]
+            assert said == verdict(here, act, "connect"), about
+        else:
+            assert said == PASSES
+            # Then it makes no difference what a host is called.
+            before = act._replace(cls=int(Class.CONNECT), names=())
+            assert verdict(here, act, "connect") == verdict(here, before, "connect"), about

@@ -262,6 +262,47 @@ def verdict(number: int = 0) -> Stopped:
     return Stopped(number, int(Done.DENIED), "exec", act, "", "", "lsm")
 
 
+def test_a_server_name_is_told_as_what_it_forbids():
+    log = Noted()
+    here = Steered((RESOLVER,), lambda: log)
+    here.apply(
+        """@id("no-evil") forbid (principal, action == Action::"connect", resource is Host)
+        when { resource.name like "*.evil.example" };"""
+    )
+    here.guarding.found([ONE])
+    here.turn()
+    assert here.kernel.hello(ONE.cgroup, "198.51.100.9", 443, b"a.evil.example.") == STOPPED
+    assert here.kernel.hello(ONE.cgroup, "198.51.100.9", 443, b"evil.example") == PASSES
+    assert here.kernel.hello(ONE.cgroup, "198.51.100.9", 443, None) == STOPPED
+    end = "198.51.100.9:443"
+    hello = Act(int(Class.TLS), end, Actor(ONE), names=("a.evil.example.",))
+    unread = Act(int(Class.CONNECT), end, Actor(ONE))
+    done = int(Done.DROPPED)
+    here.guarding.stopped(
+        [
+            Stopped(1, done, "connect", hello, "", "", "lsm"),
+            Stopped(2, done, "connect", unread, "", "", "lsm", unread=True),
+        ]
+    )
+    here.turn()
+    named, other = (one for one in log.entries if one.kind != "allows")
+    assert (named.resource, named.policies) == ("Host:a.evil.example:443", ("no-evil",))
+    assert (other.resource, other.policies) == (end, ()) and "TLS hello" in other.why
+
+
+def test_names_that_there_is_no_room_for_are_said():
+    here = Steered((RESOLVER,))
+    wild = " || ".join(f'resource.name like "*{chr(97 + n)}*x*{chr(98 + n)}*"' for n in range(12))
+    here.apply(
+        f'forbid (principal, action == Action::"connect", resource is Host) when {{ {wild} }};'
+    )
+    here.guarding.found([ONE])
+    here.turn()
+    assert here.guard.generation == 1 and not here.guarding.unheld
+    assert "TLS clients ask for" in str(here.guarding.stats()["problem"])
+    assert here.kernel.hello(ONE.cgroup, "198.51.100.9", 443, None) == PASSES
+
+
 class Full(Noted):
     """A disk that is full until it is not."""
 

@@ -75,7 +75,7 @@ def test_a_list_of_hosts_holds_for_any_name_and_says_nothing_of_resolvers(capsys
     by_name = 'resource is Host && resource.name == "api.example.com"'
     _, (line,), _ = run(capsys, tmp_path, store, LIST.format(by_name), "--limit", "9")
     # Not the address that the other name was asked for last, nor loopback, nor port 53, nor a Unix
-    # socket; what was refused did not happen; a name that only a TLS client said is none.
+    # socket; what was refused did not happen; a name that only a TLS client said permits nothing.
     assert objects([line]) == {"198.51.100.7:8443", "203.0.113.9:443"}
     assert line["policies"] == [] and "none of them holds" in line["reason"]
     by_sni = 'resource is Host && resource.name == "sni.example"'
@@ -85,6 +85,10 @@ def test_a_list_of_hosts_holds_for_any_name_and_says_nothing_of_resolvers(capsys
     by_path = 'resource is Address && resource has path && resource.path == "/run/other.sock"'
     _, (line,), _ = run(capsys, tmp_path, store, LIST.format(by_path), "--limit", "9")
     assert "/run/agent.sock" in objects([line]), "a list that names a socket is about sockets"
+    # But it may forbid.
+    forbid = 'forbid (principal, action == Action::"connect", resource is Host) when {{ {} }};'
+    named = forbid.format('resource.name == "sni.example"')
+    assert objects(run(capsys, tmp_path, store, named)[1]) == {"203.0.113.9:443"}
     ends = (
         "resource is Address && (resource has path || resource has ip && (resource.ip.isInRange("
         'ip("203.0.113.0/24")) || resource.ip.isInRange(ip("198.51.100.7"))))'

@@ -225,7 +225,7 @@ class Context:
         events, text, address = batch.events, self.dictionary.text, self.dictionary.address
         found: dict[int, str] = {}
         gone: list[int] = []
-        wanted = _NAMING[events["cls"]]
+        wanted = _NAMING[events["cls"]] | (events["cls"] == Class.POLICY) & (events["obj2"] != 0)
         if self.names or wanted.any():
             wanted |= _NETWORK[events["cls"]] & (events["obj"] != 0)
         for row in np.flatnonzero(wanted).tolist():
@@ -242,6 +242,8 @@ class Context:
                     ttl = int(event["num2"]) * 1_000_000_000
                     for address_text in text(int(event["obj2"])).split(" "):
                         self.names.learn(cgroup, address_text, text(obj), now, ttl)
+            elif cls == Class.POLICY and event["obj2"]:
+                found[row] = text(int(event["obj2"]))
             elif self.names.knows(cgroup):
                 ip = address(obj).ip
                 name = self.names.of(cgroup, str(ip), now) if ip else ""

@@ -53,7 +53,7 @@ class Held(NamedTuple):
 
 class Needs(NamedTuple):
     """What a policy tells apart. paths: patterns of sensor/patterns.py. names: of hosts, such as it
-    compares with. principal: by who it is.
+    compares with; hosts: as patterns, each after a slash. principal: by who it is.
     unheld: why the kernel cannot ask it; '' if it can."""
 
     paths: frozenset[str] = frozenset()
@@ -62,6 +62,7 @@ class Needs(NamedTuple):
     labels: frozenset[str] = frozenset()
     upper: bool = False
     names: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
     principal: bool = False
     unheld: str = ""
 
@@ -140,6 +141,7 @@ def _needs(policy: Policy) -> Needs:
         frozenset(reader.labels),
         reader.upper,
         frozenset(reader.names),
+        frozenset(reader.hosts),
         reader.principal or policy.principal.id is not None,
         unheld,
     )
@@ -161,6 +163,7 @@ class _Reader:
         self.ports: set[int] = set()
         self.labels: set[str] = set()
         self.names: set[str] = set()
+        self.hosts: set[str] = set()
         self.principal = self.upper = self.unix = False
 
     def entity(self, entity: Mapping[str, str]) -> None:
@@ -307,6 +310,10 @@ class _Reader:
             self.unix = self.unix or self._listens
         if name != "name" or not self._hosts:
             return
+        # What no pattern can say is no name that TLS could ask for, either.
+        parts = [said] if isinstance(said, str) else [_text(one) for one in said]
+        if all(one == "**" or _plain(one) is not None for one in parts):
+            self.hosts.add(_narrow("/" + "".join(parts)))
         if not isinstance(said, str):
             literals = [one["Literal"] for one in said if one != "Wildcard"]
             text = "".join(literals)
@@ -467,6 +474,17 @@ def _literal(text: Any, name: str) -> str | None:
     return None if "/" in text else text
 
 
+def _text(part: Any) -> str:
+    """Of Cedar's pattern."""
+    return "**" if part == "Wildcard" else part["Literal"]
+
+
+def _narrow(text: str) -> str:
+    while "***" in text:
+        text = text.replace("***", "**")
+    return text
+
+
 def _like(pattern: Sequence[Any], name: str) -> str | None:
     """Cedar's pattern, `Wildcard` and literals, as one of paths: a name's ends at its folder."""
     parts: list[str] = []
@@ -477,9 +495,7 @@ def _like(pattern: Sequence[Any], name: str) -> str | None:
             parts.append(said)
         else:
             return None
-    text = "".join(parts)
-    while "***" in text:
-        text = text.replace("***", "**")
+    text = _narrow("".join(parts))
     if name == "name":
         return None if "/" in text else text.replace("**", "*")
     text = _abstract(text)

@@ -4,6 +4,7 @@ Plan(engine)          what has to be told apart: labels, patterns, networks, por
 plan.who(...)         which workloads are one to these policies
 plan.of_paths(...)    the answers about paths, for one of those
 plan.of_networks(...) those about networks and names
+plan.of_hosts(...)    and about server names that TLS clients ask for
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Effect, Entity, Mode, Question, Value
 from hullwatch.decide.schema import clean, kind_of, socket_path
 
-__all__ = ["PRIVILEGES", "SOCKET", "Cell", "Facts", "NetRow", "Plan", "Row", "Tool", "Who"]
+__all__ = [
+    "PRIVILEGES", "SOCKET", "Cell", "Facts", "HostRow", "NetRow", "Plan", "Row", "Tool", "Who",
+]  # fmt: skip
 
 PRIVILEGES = {
     1: "ptrace",
@@ -91,15 +94,23 @@ class NetRow(NamedTuple):
         return any(_is_in(self.network, one) for one in LOOPBACK)
 
 
+class HostRow(NamedTuple):
+    """Names of hosts that are one to the policies. name: one of them. patterns: that hold."""
+
+    name: str
+    patterns: frozenset[str]
+
+
 class Cell(NamedTuple):
     """One answer. action: SOCKET, too. row: number of a Row or of a NetRow's place; port: named
-    port, or number of a privilege, 0 none; names: of the host."""
+    port, or number of a privilege, 0 none; name: number of the host's names, 0 none."""
 
     action: str
     facts: Facts
     row: int
     port: int
     held: Held
+    name: int = 0
 
 
 class Plan:
@@ -126,6 +137,7 @@ class Plan:
         self._principal = any(one.principal for one in wanted.values())
         self.upper = any(one.upper for one in self.needs.values())
         self.groups = _groups(self.needs)
+        self.hosts = sorted({text for one in self.needs.values() for text in one.hosts})
         self.ports = sorted({DNS, *(port for one in self.needs.values() for port in one.ports)})
         self.networks = _net_rows(
             {network for one in self.needs.values() for network in one.networks},
@@ -248,6 +260,45 @@ class Plan:
                 lost = Answer((), frozenset(), frozenset(maybe))
                 yield Cell(action, facts, unknown, 0, self._holds(about, lost, how))
 
+    def of_hosts(
+        self,
+        who: Who,
+        rows: Sequence[HostRow],
+        said: int,
+        alone: int,
+        first_row: int,
+        tools: Sequence[Tool | None] = (None,),
+    ) -> Iterator[Cell]:
+        """What holds for a connection whose TLS client asks for such a name, beside what holds for
+        its address: in row `said` the names' own, numbered from 1 on (0: it cannot be read), and in
+        the rows of `networks`, as of name `alone`, what is permitted there whatever the name. Cells
+        that say nothing are left out."""
+        about = self._about("connect")
+        permits = tuple(one for one in about if _permits(one))
+        by_pattern: dict[str, list[Policy]] = {}
+        for one in about:
+            for text in self.needs[one.id].hosts:
+                by_pattern.setdefault(text, []).append(one)
+        touched = [_touched(by_pattern, row.patterns) for row in rows]
+        for facts, port in product(self.facts(False, tools), (0, *self.ports)):
+            how = _How("connect", who, facts, port)
+            lists = self._lists(permits, how)
+            networks = self._ends(permits, "connect", port, named=False) if permits else ()
+            for free, _, ends in networks:
+                for number, held in self._each(ends, how, set()):
+                    held = held if free else _or(held, lists)
+                    yield Cell("connect", facts, first_row + number, port, held, alone)
+            maybe: set[str] = set()
+            told = port or self._other
+            names = [
+                _Object(number, touched[number - 1], about, (("Host", _end(row.name, told)),))
+                for number, row in enumerate(rows, 1)
+            ]
+            for number, held in self._each(names, how, maybe):
+                yield Cell("connect", facts, said, port, held, number)
+            lost = Answer((), frozenset(), frozenset(maybe))
+            yield Cell("connect", facts, said, port, _bare(self._holds(about, lost, how)), 0)
+
     def net(self, who: Who, facts: Facts, number: int, port: int, names: Iterable[str]) -> Held:
         """For a connection to an address of a row that has these names."""
         row = self.networks[number]
@@ -275,10 +326,10 @@ class Plan:
         ]
 
     def _ends(
-        self, about: tuple[Policy, ...], action: str, port: int
+        self, about: tuple[Policy, ...], action: str, port: int, named: bool = True
     ) -> Iterator[tuple[bool, bool, list[_Object]]]:
         """The rows of networks, those apart that differ by more than what policies name: (whether
-        no list counts, whether it is loopback, rows)."""
+        no list counts, whether it is loopback, rows). named: as hosts, too."""
         by_network: dict[Network, list[Policy]] = {}
         for one in about:
             for network in self.needs[one.id].networks:
@@ -287,6 +338,7 @@ class Plan:
         for number, row in enumerate(self.networks):
             touched = _touched(by_network, self._within[row.network])
             things = self._things(row, action, port)
+            things = things if named else things[:1]
             key = _is_free(row, action, port), row.loopback, row.network.version, len(things)
             alike.setdefault(key, []).append(_Object(number, touched, about, things))
         for (free, own, _, _), objects in alike.items():

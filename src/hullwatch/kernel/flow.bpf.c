@@ -5,7 +5,7 @@
  */
 #include "socket.h"
 #include "cut.h"
-#include "guard.h"
+#include "hello.h"
 
 #define PACKET_ROOM 4096
 
@@ -122,8 +122,6 @@ int sock_gone(struct bpf_sock *ctx)
 	return 1;
 }
 
-struct layers { u32 payload; u32 len; u16 sport, dport; u8 proto; u8 v6; u8 src[16], dst[16]; };
-
 enum { IPV6_HOPS = 0, IPV6_ROUTING = 43, IPV6_FRAGMENT = 44, IPV6_OPTIONS = 60, MAX_EXTENSIONS = 6 };
 
 /* Where the payload of a TCP or UDP packet starts. A socket can have its packets bear four extension
@@ -166,6 +164,7 @@ HOT bool find_layers(struct __sk_buff *skb, struct layers *l)
 		return false;
 	if (bpf_skb_load_bytes(skb, at, head, 8))
 		return false;
+	l->at = at;
 	l->sport = bpf_ntohs(*(u16 *)head);
 	l->dport = bpf_ntohs(*(u16 *)(head + 2));
 	if (l->proto == IPPROTO_UDP) {
@@ -215,27 +214,45 @@ HOT void copy_packet(struct __sk_buff *skb, const struct layers *l, const struct
 	scratch_put(s);
 }
 
-static __noinline int tell_dropped(const struct owner *o, const struct guard_end *end)
-{
-	struct who w = { .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id,
-			 .span = o->span, .tid = o->tid, .labels = o->labels | current_labels(o->proc) };
-	u32 obj = plain_end(end->addr, true, end->port, HW_POLICY, w.cgroup);
-	struct scratch *s = scratch_get(HW_POLICY, w.cgroup); /* the stack is deep already */
-	struct hw_event *e;
+/* done: enum hw_done. said: id of a server name; num: HW_UNREAD, or 0. */
+struct told { u32 done, said, num, pad; };
 
+static __noinline int tell_packet(const struct owner *o, const struct guard_end *end, u64 cgroup,
+				  const struct told *t)
+{
+	struct who w = { .cgroup = cgroup };
+	struct scratch *s;
+	struct hw_event *e;
+	u32 obj;
+
+	if (o) {
+		w = (struct who){ .proc = o->proc, .cgroup = o->cgroup, .exec_id = o->exec_id, .span = o->span,
+				  .tid = o->tid, .labels = o->labels | current_labels(o->proc) };
+	}
+	obj = plain_end(end->addr, true, end->port, HW_POLICY, w.cgroup);
+	s = scratch_get(HW_POLICY, w.cgroup); /* the stack is deep already */
 	if (!s)
 		return 0;
 	e = (void *)s->data;
 	event_fill(e, &w, HW_POLICY, 0);
-	e->flags = HW_A_CONNECT | HW_DONE_DROPPED << 16;
-	e->ret = -EPERM;
+	e->flags = HW_A_CONNECT | t->done << 16;
+	e->ret = t->done == HW_DONE_TOLD ? 0 : -EPERM;
+	e->num = t->num;
 	e->num2 = settings.policy;
 	e->obj = obj;
+	e->obj2 = t->said;
 	w.same = e->flags;
-	if (!repeated(&w, obj, 0, HW_POLICY, true))
+	if (!repeated(&w, obj, t->said, HW_POLICY, true))
 		send_first(e);
 	scratch_put(s);
 	return 0;
+}
+
+HOT void tell_dropped(const struct owner *o, const struct guard_end *end)
+{
+	struct told t = { .done = HW_DONE_DROPPED };
+
+	tell_packet(o, end, o->cgroup, &t);
 }
 
 /*
@@ -253,14 +270,72 @@ static __noinline int unowned_is_stopped(const struct guard_end *end, u32 scope,
 	return true;
 }
 
+struct asker { u32 scope, labels; };
+
+/*
+ * The server name that a TLS client asks for. It is asked about when it is there, and again when
+ * another set is in force, or whoever has the connection has read something since. True: the packet
+ * is to be dropped.
+ */
+static __noinline int hello_stops(struct __sk_buff *skb, const struct layers *l, const struct guard_end *end,
+				  const struct asker *by, const struct owner *o)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct bpf_tcp_sock *tcp;
+	struct told t = {};
+	struct hello *h;
+	struct guard g;
+	bool new;
+	int says;
+
+	if (!sk)
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return false;
+	h = bpf_sk_storage_get(&hellos, sk, 0, 0);
+	new = !h;
+	if (!h) {
+		tcp = bpf_tcp_sock(sk);
+		if (!tcp || tcp->bytes_acked > 1) /* its SYN is one; it has begun before policy was asked */
+			return false;
+		h = bpf_sk_storage_get(&hellos, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	}
+	if (h && h->how == HELLO_WAITS && hello_take(skb, l, h, new))
+		return true;
+	/* Nobody knows who opened it: then it may be a server's. */
+	if (h && (h->how <= HELLO_NONE || (h->how == HELLO_OTHER && !o)))
+		return false;
+	guard_fill(&g, settings.policy, by->scope, HW_A_CONNECT, by->labels);
+	if (o && settings.policy_tools)
+		g.key.tool = tool_of(o->span);
+	if (h && h->passed == g.key.generation && h->facts == g.key.facts && h->tool == g.key.tool)
+		return false;
+	says = hello_says(&g, end, h ? hello_numbered(h, g.key.generation, bpf_skb_cgroup_id(skb)) : 0);
+	if (says != STOPPED && h) {
+		h->passed = g.key.generation;
+		h->facts = g.key.facts;
+		h->tool = g.key.tool;
+	}
+	if (says == PASSES)
+		return false;
+	t.done = says == STOPPED ? HW_DONE_DROPPED : HW_DONE_TOLD;
+	if (h && h->how == HELLO_NAMED)
+		t.said = hello_id(h, bpf_skb_cgroup_id(skb));
+	else
+		t.num = HW_UNREAD;
+	tell_packet(o, end, bpf_skb_cgroup_id(skb), &t);
+	return says == STOPPED;
+}
+
 /* Of a connection that was opened here, and is in nobody's hands but its owner's. */
 HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 {
 	u32 generation = settings.policy, scope;
 	struct guard_end end = {};
 	u64 cookie, container;
+	struct asker by = {};
 	struct owner *o;
-	u32 labels;
 
 	if (!generation)
 		return false;
@@ -277,14 +352,17 @@ HOT bool is_stopped(struct __sk_buff *skb, const struct layers *l)
 	else
 		end_v4(&end, *(u32 *)l->dst, 0);
 	end.port = l->dport;
+	by.scope = scope;
 	if (o) {
-		labels = o->labels | o->held | current_labels(o->proc) | carried_by_all(container);
-		if (!guard_packet(&end, scope, labels, o->span))
-			return false;
-		tell_dropped(o, &end);
+		by.labels = o->labels | o->held | current_labels(o->proc) | carried_by_all(container);
+		if (guard_packet(&end, scope, by.labels, o->span)) {
+			tell_dropped(o, &end);
+			return true;
+		}
+	} else if (settings.labels & HW_CARRIED && unowned_is_stopped(&end, scope, container)) {
 		return true;
 	}
-	return settings.labels & HW_CARRIED && unowned_is_stopped(&end, scope, container);
+	return l->proto == IPPROTO_TCP && settings.policy_hosts[generation & 1] && hello_stops(skb, l, &end, &by, o);
 }
 
 /* Where a packet goes, whether it carries anything or not. */

@@ -322,21 +322,30 @@ HOT u32 tool_of(u64 span)
 
 #define EVERY(holds) ((holds) | (holds) << 16)
 
-/* One row more; false: there is no answer. */
-HOT bool guard_row(struct guard *g, u32 row)
+/* One row more; NULL: there is no answer. */
+HOT struct hw_guard_value *guard_look(struct guard *g, u32 row)
 {
 	struct hw_guard_key key = g->key; /* a map's key may not be memory of the caller's before 6.3 */
 	struct hw_guard_value *v;
 
 	key.row = row;
 	v = bpf_map_lookup_elem(&guard_answers, &key);
+	if (v)
+		g->holds |= (v->now | (u32)v->orphaned << 16) & ~g->without;
+	return v;
+}
+
+/* The same, and what is allowed is counted; false: there is no answer. */
+HOT bool guard_row(struct guard *g, u32 row)
+{
+	struct hw_guard_value *v = guard_look(g, row);
+
 	if (!v)
 		return false;
-	if (row == HW_ROW_ANY || key.action == HW_A_CONNECT || key.action == HW_A_LISTEN) {
+	if (row == HW_ROW_ANY || g->key.action == HW_A_CONNECT || g->key.action == HW_A_LISTEN) {
 		__sync_fetch_and_add(&v->allowed, 1);
 		g->counted = row;
 	}
-	g->holds |= (v->now | (u32)v->orphaned << 16) & ~g->without;
 	return true;
 }
 
@@ -688,27 +697,31 @@ HOT int guard_unknown(struct guard *g)
 	return guard_says(g);
 }
 
+/* The row of an address; its port goes into the key. */
+HOT u32 guard_place(struct guard *g, const struct guard_end *end)
+{
+	struct hw_guard_port port = { .generation = g->key.generation, .port = end->port };
+	struct hw_guard_net net = { .prefix = 160 };
+	u16 *named = bpf_map_lookup_elem(&guard_ports, &port);
+	u32 *found;
+
+	g->key.port = named ? *named : 0;
+	*(u32 *)net.generation = bpf_htonl(g->key.generation);
+	__builtin_memcpy(net.addr, end->addr, 16);
+	found = bpf_map_lookup_elem(&guard_nets, &net);
+	return found ? *found : HW_ROW_ANY;
+}
+
 /* Answers for one end of a network; g->key holds who asks. */
 __noinline int guard_net(struct guard *g, const struct guard_end *end)
 {
-	struct hw_guard_net net = { .prefix = 160 };
 	struct hw_guard_name name = {};
-	struct hw_guard_port port = {};
-	u32 generation, row = HW_ROW_ANY, *found;
-	u16 *named;
+	u32 row, *found;
 
 	if (!g || !end)
 		return PASSES;
-	generation = g->key.generation;
-	port.generation = name.generation = generation;
-	port.port = end->port;
-	named = bpf_map_lookup_elem(&guard_ports, &port);
-	g->key.port = named ? *named : 0;
-	*(u32 *)net.generation = bpf_htonl(generation);
-	__builtin_memcpy(net.addr, end->addr, 16);
-	found = bpf_map_lookup_elem(&guard_nets, &net);
-	if (found)
-		row = *found;
+	row = guard_place(g, end);
+	name.generation = g->key.generation;
 	name.scope = g->key.scope;
 	__builtin_memcpy(name.addr, end->addr, 16);
 	/* Of what listens no name is asked for. */

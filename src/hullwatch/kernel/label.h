@@ -48,7 +48,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 3);
+	__uint(max_entries, HW_TABLES);
 	__type(key, u32);
 	__type(value, struct hw_path_table);
 } path_table SEC(".maps");

@@ -365,9 +365,12 @@ struct hw_label_change {
 #define HW_PATH_BYTES 256
 #define HW_PATH_CLASSES 64
 #define HW_PATH_AUTOMATA 16
+#define HW_TABLE_HOSTS 3 /* the first of them */
+#define HW_TABLES 5
 
 /* Automata over paths (sensor/patterns.py), and which of them run from a path's end: one table gives
- * labels, two give policy its rows (label: the row), one of each generation. */
+ * labels, two give policy its rows (label: the row), one of each generation, and two more the numbers
+ * of server names, which are read as paths (/api.example). */
 struct hw_path_table {
 	__u8 class_of[HW_PATH_BYTES];
 	__u32 starts[HW_PATH_AUTOMATA];
@@ -459,8 +462,11 @@ struct hw_guard_value {
 
 #define HW_FACT_UPPER 0x80000000
 #define HW_MAPPED 1 /* HW_POLICY of an exec, num: it was mapped, as ld.so does */
+#define HW_UNREAD 1 /* HW_POLICY of a connection, num: its TLS hello cannot be read */
 #define HW_ROW_ANY 0	      /* what holds whatever the object */
 #define HW_ROW_UNKNOWN 1      /* the object cannot be told, or its answer is not there */
+#define HW_ROW_SAID 2	      /* a server name that a TLS client asks for: name is its number, 0 = unread */
+#define HW_NAME_ALONE 4294967295u /* name: what permits say of the address, whatever it is called */
 #define HW_GUARD_ROWS 16 /* twice what there are automata of, as an object may have two names */
 
 struct hw_guard_port {
@@ -536,6 +542,7 @@ struct hw_settings {
 	__u32 policy_alive;    /* 2^30 ns of CLOCK_BOOTTIME: until then the agent is taken to be there */
 	__u32 policy_held;     /* the same: until then connections may be held */
 	__u32 policy_tools;    /* 1: policies ask for which tool it is */
+	__u32 policy_hosts[2]; /* by generation & 1. 1: policies speak of names of hosts */
 };
 
 #endif

@@ -29,6 +29,7 @@ from hullwatch.sensor.wire import (
     GUARD_VALUE,
     GUARDED,
     PATH_STATE,
+    TABLE_HOSTS,
 )
 
 __all__ = ["FIRST_STATE", "Answers", "Guard", "GuardError", "mapped"]
@@ -104,37 +105,44 @@ class Guard:
         networks: Mapping[Network, int],
         ports: Iterable[int],
         facts: int,
+        hosts: Tables | None = None,
     ) -> int:
-        """The next generation; what an unfinished one left is removed first. networks: to rows."""
+        """The next generation; what an unfinished one left is removed first. networks: to rows.
+        hosts: gives server names their numbers; its states follow those of `tables`. None: names
+        that TLS clients ask for are not asked about."""
         generation = self._last + 1
         self.abandon(generation)
         self.sweep()
         self._made[generation] = []
         try:
-            self._tell_apart(generation, tables, networks, ports)
+            self._tell_apart(generation, networks, ports)
+            self._put_states(generation, tables, 0, 1)
+            if hosts is not None:
+                self._put_states(generation, hosts, len(tables.states), TABLE_HOSTS)
         except BaseException:
             self.abandon(generation)
             raise
-        self._programs.settings["policy_facts"][0][generation & 1] = np.uint32(facts)
+        settings = self._programs.settings
+        settings["policy_facts"][0][generation & 1] = np.uint32(facts)
+        settings["policy_hosts"][0][generation & 1] = np.uint32(hosts is not None)
         return generation
 
-    def _tell_apart(
-        self,
-        generation: int,
-        tables: Tables,
-        networks: Mapping[Network, int],
-        ports: Iterable[int],
-    ) -> None:
-        made = self._made[generation]
+    def _put_states(self, generation: int, tables: Tables, after: int, table: int) -> None:
+        """after: so many states of the generation are others'. table: the first of such."""
         states = self._programs.object.map("path_states")
         data, size = tables.states.tobytes(), PATH_STATE.itemsize
-        first = FIRST_STATE[generation & 1]
+        first = FIRST_STATE[generation & 1] + after
         for number in range(len(tables.states)):
             states.update(
                 struct.pack("<I", first + number), data[number * size : (number + 1) * size]
             )
-        table = self._programs.object.map("path_table")
-        table.update(struct.pack("<I", 1 + (generation & 1)), tables.table.tobytes())
+        key = struct.pack("<I", table + (generation & 1))
+        self._programs.object.map("path_table").update(key, tables.table.tobytes())
+
+    def _tell_apart(
+        self, generation: int, networks: Mapping[Network, int], ports: Iterable[int]
+    ) -> None:
+        made = self._made[generation]
         for network, row in networks.items():
             addr, bits = mapped(network)
             key = _NET.pack(bits + 32, generation.to_bytes(4, "big"), addr)

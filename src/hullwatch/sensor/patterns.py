@@ -90,13 +90,17 @@ def compiled(patterns: Iterable[Pattern]) -> Tables:
 
 
 def told_apart(
-    groups: Sequence[Sequence[Pattern]], base: int, row: Callable[[int, int, bytes], int]
+    groups: Sequence[Sequence[Pattern]],
+    base: int,
+    row: Callable[[int, int, bytes], int],
+    room: int = ROWED,
 ) -> Tables:
     """One automaton for each group, where case counts; raises TooManyPatterns.
 
     At its end each gives a row instead of labels: row(group, labels that hold, a text they hold
     for), asked once for each set of labels, which may have any number of bits. States are numbered
-    from `base` on; none of them is the one that nothing leaves, as nothing may mean something, too.
+    from `base` on, `room` at most; none of them is the one that nothing leaves, as nothing may mean
+    something, too.
     """
     given = [[(one, _tokens(one.text)) for one in group] for group in groups]
     letters = _letters([one for group in given for one in group])
@@ -111,7 +115,7 @@ def told_apart(
     for number, group in enumerate(given):
         backwards = all(tokens[-1:] != [_ACROSS] for _, tokens in group)
         made = _automaton(group, backwards, letters, base + total, dead=True)
-        if made is None or total + len(made) > ROWED:
+        if made is None or total + len(made) > room:
             raise TooManyPatterns("there is no room for so many patterns with `*`")
         table["starts"][0][number] = base + total
         table["reversed"][0] |= np.uint32(backwards << number)

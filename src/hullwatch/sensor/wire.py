@@ -36,6 +36,10 @@ __all__ = [
     "GUARD_ROWS",
     "ROW_ANY",
     "ROW_UNKNOWN",
+    "ROW_SAID",
+    "NAME_ALONE",
+    "TABLE_HOSTS",
+    "UNREAD",
     "FACT_UPPER",
     "MAPPED",
     "FIXED",
@@ -175,5 +179,7 @@ GUARD_NAME = struct_dtype("hw_guard_name")
 GUARD_NET = struct_dtype("hw_guard_net")
 GUARD_ROWS = _number("HW_GUARD_ROWS")
 ROW_ANY, ROW_UNKNOWN = _number("HW_ROW_ANY"), _number("HW_ROW_UNKNOWN")
+ROW_SAID, NAME_ALONE = _number("HW_ROW_SAID"), _number("HW_NAME_ALONE")
+TABLE_HOSTS, UNREAD = _number("HW_TABLE_HOSTS"), _number("HW_UNREAD")
 FACT_UPPER = 0x80000000
 MAPPED = _number("HW_MAPPED")

@@ -38,7 +38,8 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
 
     words: attributes that are read of it; of the others a row holds NULL, so that fewer rows
     differ. by_program: classes in which the program that acts always counts. Of an exec, program
-    is the one that it replaced, or that of the parent. first, last: unix µs; first_of: the first.
+    is the one that it replaced, or that of the parent; of a TLS hello, object is the server's end,
+    and said the name. first, last: unix µs; first_of: the first.
     """
     acts = f"class IN ({_listed(by_program)})" if by_program else "false"
     if "program" in words:
@@ -67,6 +68,7 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         "dest": "dest_name" if "first_seen" in words else "NULL",
         "access": "CASE WHEN class = 'open' THEN flags & 3 END",
         "setuid": f"class = 'exec' AND proc_marks & {int(ProcMark.SETID)} != 0 AND uid != euid",
+        "said": "CASE WHEN class = 'tls' THEN object END",
         "directory": f"class = 'open' AND marks & {int(Mark.DIR)} != 0",
     }
     columns = ",\n        ".join(f"{sql} AS {name}" for name, sql in known.items())
@@ -75,7 +77,8 @@ def done(classes: Collection[int], words: Collection[str], by_program: Collectio
         WHERE class IN ('exec', 'task') AND time < make_timestamptz($4)),
     e AS (SELECT * FROM stored_events JOIN mine USING (boot, cgroup)
         WHERE {_SPAN} AND class IN ({_listed(classes)}) AND {_DONE}),
-    told AS (SELECT e.boot, e.cgroup, e.class, coalesce(e.object, '') AS object,
+    told AS (SELECT e.boot, e.cgroup, e.class,
+        coalesce(CASE WHEN class = 'tls' THEN e.object2 ELSE e.object END, '') AS object,
         {columns},
         e.time AS time, e.mono AS mono,
         {{'pid': e.pid, 'process': coalesce(e.cmdline, e.name), 'span': e.span}} AS one

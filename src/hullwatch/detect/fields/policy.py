@@ -35,4 +35,11 @@ FIELDS: tuple[Field, ...] = (
         each(Where.OBJ, _POLICY),
         object=lambda obj, _, __: obj.text or None,
     ),
+    Field(
+        "hw.policy.name",
+        Type.STRING,
+        "the server name that it asked for by TLS, where that was what it was about",
+        each(Where.OBJ2, _POLICY),
+        object=lambda obj, _, __: obj.text or None,
+    ),
 )
