@@ -103,7 +103,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise(
         "open-volume-mounted",
         "a forbidden file of a volume that is mounted in another place",
-        _ASKED,
+        _NOWHERE,
         _MOUNT,
     ),
     Promise("open-proc-root", "a forbidden file through /proc/self/root", _BOTH),
