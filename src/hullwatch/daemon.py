@@ -585,7 +585,8 @@ class Daemon:
         keeper = None
         if not why:
             given = handed(self.sensor, numbered)
-            keeper = self.rights.call(lambda: Doorkeeper(store, handed=given))
+            more = [one.name for one in self.rights.kept if one.name == "DAC_OVERRIDE"]
+            keeper = self.rights.call(lambda: Doorkeeper(store, handed=given, more=more))
 
         def stopped(one: Stop) -> None:
             if self.guarding is not None:

@@ -51,7 +51,7 @@ _ENDS_WITHIN = 5.0
 _START = (
     "import json, select, signal, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
     " signal.signal(signal.SIGINT, signal.SIG_IGN);"  # of a terminal: the agent ends us
-    f" from hullwatch import privileges; said = privileges.keep_only(*{KEPT!r});"
+    f" from hullwatch import privileges; said = privileges.keep_only(*{KEPT!r}, *sys.argv[3:]);"
     " select.select([int(sys.argv[1])], [], []);"
     f" from {__name__} import main; main(said)"
 )
@@ -67,20 +67,24 @@ class _Given(msgspec.Struct):
 
 
 class Doorkeeper:
-    """folder, head: of the decision log. handed: where labels and calls can be read. Needs
-    CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH only while it is made. Not for several
-    threads; never blocks.
+    """folder, head: of the decision log. handed: where labels and calls can be read. more: rights
+    that it keeps besides, to write the log. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE and
+    CAP_DAC_READ_SEARCH only while it is made. Not for several threads; never blocks.
 
     alive: False once the process has ended, which is for good: nothing is asked about then.
     """
 
     def __init__(
-        self, folder: Path, head: Path | None = None, handed: Handed | None = None
+        self,
+        folder: Path,
+        head: Path | None = None,
+        handed: Handed | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         paths = json.dumps([os.path.abspath(path) for path in sys.path])
         given = _Given(str(folder), str(head or ""), handed)
-        named = [str(theirs.fileno()), msgspec.json.encode(given).decode()]
+        named = [str(theirs.fileno()), msgspec.json.encode(given).decode(), *more]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _START, paths, *named],
