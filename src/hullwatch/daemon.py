@@ -52,14 +52,18 @@ from hullwatch.feedback import Feedback
 from hullwatch.guarding import Guarding, Named, stopped_of
 from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
+from hullwatch.opens import Opens, Stop, handed, is_told
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
+from hullwatch.permits.carried import Numbered
+from hullwatch.permits.doorkeeper import Doorkeeper
 from hullwatch.privileges import Rights
 from hullwatch.quarantining import Quarantining
 from hullwatch.questions import of_workload, workload_name
 from hullwatch.reports import Reports, is_outside
 from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
+from hullwatch.sensor.fanotify import Group
 from hullwatch.sensor.governor import Governor
 from hullwatch.sensor.patterns import compiled
 from hullwatch.sensor.pins import Pins, mount
@@ -119,6 +123,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     export_headers: str = ""  # file:PATH or env:NAME
     export_ca: Path | None = None
     enforce: bool = True  # policies that were applied, in the kernel
+    files: bool = True  # those about opens, too, where that takes a process that is asked
     resolvers: tuple[str, ...] = ()  # whose word about names counts
 
 
@@ -209,6 +214,7 @@ class Daemon:
         self._canaries = self._guard("canaries", self._planted, Canaries())
         self._mentions = Mentions(self._canaries)
         self.guarding: Guarding | None = None
+        self.opens: Opens | None = None
         if options.enforce:
             self.guarding = self._guard("policy", self._keep_policy, None)
         self.listening: Listening | None = None
@@ -305,6 +311,8 @@ class Daemon:
                 self.listening.close()
             if self.guarding is not None:
                 self._guard("policy", self.guarding.close, None)
+            if self.opens is not None:
+                self._guard("policy", self.opens.close, None)
             self.sensor.close()
             self.control.close()
             self.resolver.close()
@@ -562,6 +570,8 @@ class Daemon:
         store = self.options.store
         if problem := self.rights.call(mount):
             self._say("policy", f"it ends with this agent: {problem}")
+        if self.sensor.facts.tier is not Tier.LSM:
+            self.opens = self._ask_about_opens()
         return Guarding(
             self.sensor.guard,
             Following(Applied(store)),
@@ -570,6 +580,37 @@ class Daemon:
             Pins(self.sensor.descriptors),
             self.writer.quarantine,
             self._say,
+            self.opens,
+        )
+
+    def _ask_about_opens(self) -> Opens:
+        store, numbered, why = self.options.store, Numbered(), ""
+        if self.options.files:
+            try:
+                self.rights.call(lambda: Group().close())
+            except OSError as error:
+                why = f"{error.strerror}; it takes Linux 5.17 and CAP_SYS_ADMIN"
+        else:
+            why = "--no-files"
+        keeper = None
+        if not why:
+            given = handed(self.sensor, numbered)
+            more = [one.name for one in self.rights.kept if one.name == "DAC_OVERRIDE"]
+            keeper = self.rights.call(lambda: Doorkeeper(store, handed=given, more=more))
+
+        def stopped(one: Stop) -> None:
+            if self.guarding is not None:
+                what = f"{one.action} {one.object}"
+                self.guarding.stopped_by(one.policies, one.workload, what)
+
+        return Opens(
+            keeper,
+            why,
+            numbered,
+            lambda version: Applied(store).set(version).policies,
+            self.sensor.told.put,
+            stopped,
+            self._say,
         )
 
     def _guard_by(self, guarding: Guarding, batch: Batch, enriched: list[Enriched]) -> None:
@@ -577,7 +618,12 @@ class Daemon:
         if self.context.workload_news:
             guarding.found(self.context.workload_news)
         events = batch.events
-        guarding.gone(events["num"][events["cls"] == Class.CGROUP_RMDIR].tolist())
+        ended = events["num"][events["cls"] == Class.CGROUP_RMDIR].tolist()
+        guarding.gone(ended)
+        if self.opens is not None:
+            self.opens.found(self.context.workload_news)
+            self.opens.gone(ended)
+            self.opens.turn(self.sensor.wall_offset)
         if batch.names:
             address = self.context.dictionary.address
             guarding.named(
@@ -586,8 +632,11 @@ class Daemon:
             )
         for part in enriched:
             rows = np.flatnonzero(part.batch.events["cls"] == Class.POLICY).tolist()
+            found = (row_of(part, at, 0) for at in rows)
             guarding.stopped(
-                stopped_of(row_of(part, at, 0), batch.wall_offset, batch.tier) for at in rows
+                stopped_of(row, batch.wall_offset, batch.tier)
+                for row in found
+                if not is_told(row.event.num, row.event.flags)
             )
 
     def _set_apart(self) -> None:
@@ -650,6 +699,7 @@ class Daemon:
             },
             "rings": {name: round(fill, 4) for name, fill in self.sensor.fill().items()},
             "policy": self.guarding.stats() if self.guarding is not None else {},
+            "opens": self.opens.stats() if self.opens is not None else {},
             "losses": dict(self._losses),
             "faults": dict(self.faults),
             "privileges": self.rights.report(),

@@ -17,7 +17,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from hullwatch.context.call import Call
@@ -99,6 +99,13 @@ class Holder(Protocol):
     def hold(self) -> None: ...
     def let_go(self) -> None: ...
     def take_over(self) -> None: ...
+
+
+class Opening(Protocol):
+    """opens.py: what is asked about opens where the kernel's programs cannot stop one."""
+
+    def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]: ...
+    def numbered(self, tool: Tool) -> None: ...
 
 
 class Named(NamedTuple):
@@ -186,8 +193,10 @@ class Guarding:
         hold: Holder,
         quarantine: Callable[[Quarantine], None],
         say: Callable[[str, str], None],
+        opens: Opening | None = None,
     ) -> None:
         self._guard = guard
+        self._opens = opens
         self._follow = follow
         self._open_log = log
         self._log: Log | None = None
@@ -284,6 +293,10 @@ class Guarding:
                 continue
             self._waiting += 1
             self._work.put(lambda one=one: self._write(one))  # type: ignore[misc]
+
+    def stopped_by(self, policies: tuple[str, ...], workload: Workload, what: str) -> None:
+        """Elsewhere, at the word of these; it is in the log."""
+        self._work.put(lambda: self._set_apart(workload, policies, what))
 
     def heard(self, call: Call) -> None:
         """A call begins: its processes act for that tool from now on, in whatever they do.
@@ -429,13 +442,16 @@ class Guarding:
         self._hold_on.take_over()
         self.unguarded.clear()
         self.filled = time.monotonic() - began
-        self.unheld = dict(plan.unheld)
+        opens = self._opens
+        self.unheld = (
+            dict(plan.unheld) if opens is None else opens.use(engine, plan.unheld, plan.tools)
+        )
         self._say(
             "policy",
             f"set {plan.version[:12]} is in force in the kernel: {len(plan.policies)} policies,"
             f" {self._guard.stats()['answers']} answers in {self.filled:.2f} s",
         )
-        for ident, why in plan.unheld.items():
+        for ident, why in self.unheld.items():
             self._say("policy", f"{ident} is not asked in the kernel: {why}")
 
     def _compiled(self, plan: Plan) -> tuple[Tables, tuple[Row, ...]]:
@@ -536,6 +552,8 @@ class Guarding:
             if len(self._tools) == MAX_TOOLS:
                 self._once("policy tools", f"{tool.name}: more than {MAX_TOOLS} tools")
                 return
+            if self._opens is not None:
+                self._opens.numbered(tool)
             self._tools[tool] = len(self._tools) + 1
             for who, scope in tables.scopes.items():
                 self._put(tables, who, scope, (tool,))
@@ -711,18 +729,19 @@ class Guarding:
             self._log.note(entry)
         except LogError as error:
             self._once("decisions", f"LogError: {error}")
-        if stopped and engine is not None:
-            self._set_apart(engine, one, decision)
+        if stopped:
+            self._set_apart(
+                one.act.actor.workload, decision.policies, f"{one.action} {one.act.object}"
+            )
 
-    def _set_apart(self, engine: Engine, one: Stopped, decision: Decision) -> None:
+    def _set_apart(self, workload: Workload, policies: Iterable[str], what: str) -> None:
         """The strongest way that a policy asks for that stopped it; once while it is set apart."""
-        policies = engine.policies
+        known = self._in_force.engine.policies if self._in_force is not None else {}
         asked = [
             policy
-            for ident in decision.policies
-            if (policy := policies.get(ident)) and policy.quarantine and policy.mode is Mode.ENFORCE
+            for ident in policies
+            if (policy := known.get(ident)) and policy.quarantine and policy.mode is Mode.ENFORCE
         ]
-        workload = one.act.actor.workload
         if not asked or not workload.container_id:
             return
         ways = list(How)
@@ -734,7 +753,7 @@ class Guarding:
                 container=workload_name(workload),
                 how=policy.quarantine or How.NETWORK,
                 owner=f"policy {policy.id}",
-                reason=policy.reason or f"it was stopped: {one.action} {one.act.object}",
+                reason=policy.reason or f"it was stopped: {what}",
                 created=time.time_ns(),
             )
         )

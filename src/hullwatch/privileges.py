@@ -16,9 +16,11 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["KEPT", "Held", "Kept", "Rights", "Situation", "begin", "held", "name_of", "read_status"]
 
@@ -162,6 +164,8 @@ def begin(*written: Path) -> Rights:
     written: files and directories that will be written to. Never fails: Rights.problems says what
     did not work.
     """
+    from concurrent.futures import ThreadPoolExecutor  # what only gives up has no use for it
+
     worker = ThreadPoolExecutor(1, "root")
     worker.submit(lambda: None).result()  # it is made now, of a thread that has everything
     with ThreadPoolExecutor(1) as plain:

@@ -381,8 +381,10 @@ said = open(at + '/shadow').read() != ''
 code(
     "open-volume-mounted",
     """
-mount('/shared', at := folder(), None, BIND)
-said = open(at + '/secret').read() != ''
+def once():
+    mount('/shared', at := folder(), None, BIND)
+    return open(at + '/secret').read() != ''
+said = any(tried(once) for _ in range(50))  # where it is asked about from a moment later on
 """,
 )
 code("open-proc-root", "said = open('/proc/self/root/etc/shadow').read() != ''")
@@ -1249,6 +1251,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
             listed = puppet("listed")
             guarded.until(PRELUDE + "said = reach()", "EPERM")
             listed.until(PRELUDE + "said = reach(address=PLAIN)", "EPERM")
+            for path in ("/etc/shadow", "/shared/secret", "/opt/folder/secret"):
+                guarded.until(f"open({path!r})", "EPERM")
             tier = Tier((agent.status() or {})["tier"])
             yield Stage(agent, tier, guarded, free, listed, store)
             assert not (agent.status() or {}).get("faults")

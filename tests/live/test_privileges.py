@@ -216,7 +216,7 @@ def test_compaction_works_with_less(tmp_path: Path, runc: Runc, rules: list[Path
     os.chown(store, owner, owner)
     container = runc.start(["sleep", "1000"], name="patient")
     os.mkfifo(store / "compact.lock", 0o600)
-    with Agent(store, rules=rules) as agent:
+    with Agent(store, rules=rules, files=False) as agent:
         with compaction(agent) as child:
             assert "hullwatch.store.compact" in Path(f"/proc/{child}/cmdline").read_text()
             for pid in (agent.process.pid, child):

@@ -133,7 +133,7 @@ def _policy_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
             if tier is Tier.LSM
             else {
                 "exec": "a forbidden program is killed before its first instruction",
-                "fanotify": "files and programs, with `hullwatch guard` (docs/files.md)",
+                "fanotify": _opens_of(agent),
             }
         ),
         "seccomp notify": "one command or container that waits for answers: `hullwatch run`",
@@ -154,6 +154,18 @@ def _policy_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
             {"what": one.attempt, "mend": one.mend} for one in PROMISES if not one.kept(tier)
         ],
     }
+
+
+def _opens_of(agent: dict[str, Any] | None) -> str:
+    said = (
+        "files, challenges too, by the agent; programs, too, with `hullwatch guard` (docs/files.md)"
+    )
+    opens = (agent or {}).get("opens") or {}
+    if opens.get("state") == "off":
+        return f"{said}; not asked about by this agent: {opens['why']}"
+    if opens.get("state") == "ended":
+        return f"{said}; not asked about any more: start the agent anew"
+    return said
 
 
 def _policy(found: dict[str, Any]) -> Iterator[str]:

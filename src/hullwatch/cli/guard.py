@@ -13,7 +13,7 @@ import typer
 
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
-from hullwatch.cli.options import DEFAULT_STORE, Json, Store
+from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
 from hullwatch.cli.policies import chosen, refusing
 from hullwatch.cli.show import print_json, safe, say
 
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _LOOKED = 1.0  # s between two looks for new containers
-# What is counted where something did not go as it should.
-_LOSSES = {
-    "late": "questions were not answered in time",
-    "faults": "questions failed",
-    "unlogged": "entries could not be logged",
-    "untold": "entries were not shown here",
-    "unknown_files": "files could not be remembered by inode",
-    "unreadable": "opens were refused, as the file could not be opened for a look",
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +58,8 @@ def guard(
 
     What a policy forbids ends with EPERM; what it challenges waits for `hullwatch approvals`.
     Policies of open-read, open-write and exec are asked; containers that none of them speaks of
-    cost nothing. Prints what is stopped or held, and what is not covered.
+    cost nothing. Prints what is stopped or held, and what is not covered. Where `hullwatch up`
+    asks about opens already, of the set in force only exec is asked about here.
 
     Example: hullwatch guard interpreter --policy code-interpreter
     """
@@ -76,7 +68,8 @@ def guard(
     from hullwatch.permits.doorkeeper import Doorkeeper, facts_of
     from hullwatch.sensor.fanotify import Group
 
-    texts = _set(policy, store).policies
+    found = _set(policy, store)
+    actions = _left_to_ask(found, bool(policy), store)
     try:
         Group().close()
     except OSError as error:
@@ -90,7 +83,7 @@ def guard(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: over.append(number))
     try:
-        keeper.policies(texts)
+        keeper.policies(found.policies, actions)
         looked = 0.0
         while keeper.alive and not over:
             if time.monotonic() - looked >= _LOOKED:
@@ -136,6 +129,30 @@ def _set(given: list[str] | None, store: Path) -> Set:
     return found
 
 
+def _left_to_ask(found: Set, others: bool, store: Path) -> tuple[str, ...]:
+    """All actions, but for those that the agent asks about by the same set. others: other policies
+    were given, which are asked besides."""
+    from hullwatch.control import ControlError, ask
+    from hullwatch.permits.messages import ACTIONS, OPENS
+
+    try:
+        status = ask(store / CONTROL)
+    except ControlError:
+        return ACTIONS
+    if (status.get("opens") or {}).get("state") != "asks":
+        return ACTIONS
+    agent = f"the agent, pid {status.get('pid')}, asks about opens already"
+    if others:
+        say(f"{agent}: what either forbids is refused, and what both challenge is asked twice")
+        return ACTIONS
+    left = tuple(one for one in ACTIONS if one not in OPENS)
+    policies = found.engine().policies.values()
+    if all({*left}.isdisjoint(one.actions) for one in policies):
+        raise CommandError(f"guard: {agent}, and the set in force says nothing of {left[0]}")
+    say(f"{agent}: here only {', '.join(left)}")
+    return left
+
+
 def _wanted(given: list[str]) -> Callable[[Workload], bool]:
     def fits(one: Workload) -> bool:
         ident = one.container_id or ""
@@ -171,11 +188,13 @@ class _Screen:
                 pass
 
     def _changes(self, now: Counts) -> None:
+        from hullwatch.permits.messages import LOSSES
+
         for ident, asked in now.guarded.items() if now.version else ():
             if self._guarded.get(ident) != asked:
                 say(f"{safe(ident[:12])}: {asked} asked about")
         self._guarded = now.guarded if now.version else {}
-        for name, text in _LOSSES.items():
+        for name, text in LOSSES.items():
             if now.counts[name] > self._lost.get(name, 0):
                 say(f"{now.counts[name]} {text}")
             self._lost[name] = now.counts[name]

@@ -23,7 +23,9 @@ def with_policies(story: Story, store: Path) -> Story:
     try:
         log = Log(store, write=False)
         try:
-            entries = log.entries(min(micros for micros, _ in stops) * 1000, ("verdict",))
+            since = min(micros for micros, _ in stops) * 1000
+            # What was held and then denied is a stop from when it was asked.
+            entries = log.entries(since, ("verdict", "held"))
         finally:
             log.close()
     except LogError:

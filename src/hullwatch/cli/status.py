@@ -189,6 +189,7 @@ def _agent(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f" {size(get('rss_bytes', 0))} of memory",
     )
     yield from _policy(get("policy") or {})
+    yield from _opens(get("opens") or {})
     yield from _baselines(get("baselines") or {})
     yield from _calls(get("calls") or {}, get("otlp") or {})
     yield from _tap(get("tap") or {})
@@ -332,6 +333,37 @@ def _policy(held: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"nor are {len(unheld) - _UNHELD} more (--json names them)"
     if held.get("verdicts_lost"):
         yield "", f"{_count(held['verdicts_lost'], 'verdict')} could not be logged"
+
+
+def _opens(asked: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where the kernel's programs cannot stop an open (docs/files.md)."""
+    from hullwatch.permits.messages import LOSSES
+
+    state = asked.get("state")
+    if state == "off":
+        yield "", f"opens are not asked about: {safe(asked.get('why', ''))}"
+    if state == "ended":
+        yield "POLICY", "opens are not asked about any more: start the agent anew"
+    if state != "asks":
+        return
+    yield (
+        "",
+        f"opens of {_count(asked['guarded'], 'container')} wait for an answer, through fanotify:"
+        f" {asked.get('blocked', 0)} refused, {asked.get('held', 0)} held for a person,"
+        f" {asked.get('observed', 0)} only observed, {asked.get('allowed', 0)} allowed;"
+        f" {size(asked['rss_bytes'])} of memory",
+    )
+    if asked["restarts"]:
+        yield (
+            "POLICY",
+            f"who answers was started anew {_count(asked['restarts'], 'time')}; until then opens"
+            " went on",
+        )
+    for name, gaps in asked["gaps"].items():
+        yield "POLICY", f"not watched in {safe(name)}: {safe(', '.join(gaps))}"
+    for name, what in LOSSES.items():
+        if asked.get(name):
+            yield "POLICY", f"{asked[name]} {what}"
 
 
 def _tap(heard: dict[str, Any]) -> Iterator[tuple[str, str]]:

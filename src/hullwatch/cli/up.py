@@ -163,6 +163,14 @@ def up(
             help="Hold containers to the policies that `hullwatch policy apply` put into force.",
         ),
     ] = True,
+    files: Annotated[
+        bool,
+        typer.Option(
+            "--files/--no-files",
+            help="Also to those about opening files where the kernel has no BPF LSM; each open of a"
+            " container that one could hold for then waits for an answer (docs/files.md).",
+        ),
+    ] = True,
     resolver: Annotated[
         list[str] | None,
         typer.Option(
@@ -247,6 +255,7 @@ def up(
         export_headers=export_headers,
         export_ca=export_ca,
         enforce=enforce,
+        files=files,
         resolvers=tuple(resolver or name_servers()),
         calls=calls or (_CALLS if store == DEFAULT_STORE else store / "calls.sock"),
     )

@@ -41,7 +41,7 @@ _NETWORK = classes_mask(
     )
 )
 _CGROUPS = classes_mask((Class.CGROUP_MKDIR, Class.CGROUP_RMDIR))
-_TOLD = classes_mask((Class.CALL, Class.SIGNAL))
+_TOLD = classes_mask((Class.CALL, Class.SIGNAL, Class.POLICY))
 _NS_MNT = NAMESPACES.index("ns_mnt")
 _NAMING = classes_mask((Class.DNS, Class.TLS, Class.CGROUP_RMDIR))
 

@@ -29,9 +29,9 @@ class Promise(NamedTuple):
 
 _BOTH = frozenset({Tier.LSM, Tier.TRACEPOINT})
 _LSM = frozenset({Tier.LSM})
+_ASKED = frozenset({Tier.TRACEPOINT})  # through fanotify, by the file itself
 _NOWHERE: frozenset[Tier] = frozenset()
 _BOOT = 'boot with "bpf" in the lsm= kernel parameter'
-_FILES = f"{_BOOT}, or have `hullwatch guard` ask (docs/files.md)"
 _NAMES = "forbid `resource.upper` as well, or permit programs by their paths"
 _LABELS = "forbid the helper its connections, too, or let only one process have the secret"
 
@@ -92,55 +92,47 @@ PROMISES: tuple[Promise, ...] = (
     Promise("exec-namespaces", "a forbidden program in new user, mount and pid namespaces", _BOTH),
     Promise("exec-joins", "a forbidden program started by the runtime (`docker exec`)", _BOTH),
     # files
-    Promise("open", "a forbidden file", _LSM, _FILES),
-    Promise("open-symlink", "a forbidden file through a symbolic link", _LSM, _FILES),
-    Promise("open-hard-link", "a forbidden file through a new hard link", _LSM, _FILES),
-    Promise("open-renamed", "a forbidden file linked and renamed", _LSM, _FILES),
+    Promise("open", "a forbidden file", _BOTH),
+    Promise("open-symlink", "a forbidden file through a symbolic link", _BOTH),
+    Promise("open-hard-link", "a forbidden file through a new hard link", _BOTH),
+    Promise("open-renamed", "a forbidden file linked and renamed", _BOTH),
     Promise(
         "open-folder-renamed",
         "a forbidden file after its folder was renamed",
-        _NOWHERE,
+        _ASKED,
         "forbid `open-write` of the folder's own path, too",
     ),
-    Promise(
-        "open-bind-mount", "a forbidden file whose folder is mounted in another place", _LSM, _FILES
-    ),
+    Promise("open-bind-mount", "a forbidden file whose folder is mounted in another place", _BOTH),
     Promise(
         "open-volume-mounted",
         "a forbidden file of a volume that is mounted in another place",
         _NOWHERE,
         _MOUNT,
     ),
-    Promise("open-proc-root", "a forbidden file through /proc/self/root", _LSM, _FILES),
+    Promise("open-proc-root", "a forbidden file through /proc/self/root", _BOTH),
     Promise(
         "open-proc-fd",
         "a forbidden file opened as a path and then through /proc/self/fd",
-        _LSM,
-        _FILES,
+        _BOTH,
     ),
-    Promise("open-handle", "a forbidden file by its handle (open_by_handle_at)", _LSM, _FILES),
-    Promise("open-race", "a link that changes its target while it is opened", _LSM, _FILES),
-    Promise("open-many", "a forbidden file, by hundreds of short processes at once", _LSM, _FILES),
-    Promise(
-        "open-threads",
-        "a link that some threads change while others open it",
-        _LSM,
-        _FILES,
-    ),
-    Promise("open-io-uring", "a forbidden file through io_uring", _LSM, _FILES),
-    Promise("open-32-bit", "a forbidden file by a 32-bit call", _LSM, _FILES),
-    Promise("open-passed", "an open file that another container hands over", _LSM, _FILES),
+    Promise("open-handle", "a forbidden file by its handle (open_by_handle_at)", _BOTH),
+    Promise("open-race", "a link that changes its target while it is opened", _BOTH),
+    Promise("open-many", "a forbidden file, by hundreds of short processes at once", _BOTH),
+    Promise("open-threads", "a link that some threads change while others open it", _BOTH),
+    Promise("open-io-uring", "a forbidden file through io_uring", _BOTH),
+    Promise("open-32-bit", "a forbidden file by a 32-bit call", _BOTH),
+    Promise("open-passed", "an open file that another container hands over", _LSM, _BOOT),
     Promise(
         "open-passed-io-uring",
         "an open file that another container hands over, taken through io_uring",
         _LSM,
-        _FILES,
+        _BOOT,
     ),
     Promise(
         "open-taken",
         "an open file taken from a process of another container (pidfd_getfd)",
         _LSM,
-        _FILES,
+        _BOOT,
     ),
     # network
     Promise("connect", "a forbidden address", _BOTH),

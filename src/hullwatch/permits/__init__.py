@@ -4,5 +4,6 @@ doorkeeper.py   keeps the process that answers; started with what rights that ta
 messages.py     what the two say to each other
 permitting.py   the process that answers
 container.py    one container: what is marked, what its files are called inside
+carried.py      labels and calls of who asks, read of the agent's maps
 held.py         what waits for a person, and the decision log
 """

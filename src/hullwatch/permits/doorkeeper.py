@@ -19,10 +19,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hullwatch import privileges
+import msgspec
+
 from hullwatch.context.workload import Workload
 from hullwatch.decide.question import Value
-from hullwatch.permits.messages import Channel, Message, Ping, Policies, Problem, Release, Watch
+from hullwatch.permits.carried import Carried, Handed
+from hullwatch.permits.messages import (
+    ACTIONS,
+    Channel,
+    Message,
+    Ping,
+    Policies,
+    Problem,
+    Release,
+    Watch,
+)
 from hullwatch.sensor.identities import Identities
 
 __all__ = ["Doorkeeper", "facts_of"]
@@ -35,31 +46,51 @@ MANY, WITHIN = 5, 10.0  # new starts in so many s: then slower
 PAUSE = 1.0
 _ENDS_WITHIN = 5.0
 
-# With the agent's own path to modules, and nothing that the environment or a folder could add.
+# With the agent's own path to modules, and nothing that the environment or a folder could add. It
+# may never be needed: until it is told something it has only what giving up rights takes.
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
-    f" from {__name__} import main; main()"
+    "import json, select, signal, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
+    " signal.signal(signal.SIGINT, signal.SIG_IGN);"  # of a terminal: the agent ends us
+    f" from hullwatch import privileges; said = privileges.keep_only(*{KEPT!r}, *sys.argv[3:]);"
+    " select.select([int(sys.argv[1])], [], []);"
+    f" from {__name__} import main; main(said)"
 )
 _HANDED_ON = ("HULLWATCH_APPROVALS",)  # where people answer
 
 
+class _Given(msgspec.Struct):
+    """On the command line. head: '' by default."""
+
+    folder: str
+    head: str
+    handed: Handed | None
+
+
 class Doorkeeper:
-    """folder, head: of the decision log. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE and
+    """folder, head: of the decision log. handed: where labels and calls can be read. more: rights
+    that it keeps besides, to write the log. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE and
     CAP_DAC_READ_SEARCH only while it is made. Not for several threads; never blocks.
 
     alive: False once the process has ended, which is for good: nothing is asked about then.
     """
 
-    def __init__(self, folder: Path, head: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        head: Path | None = None,
+        handed: Handed | None = None,
+        more: Sequence[str] = (),
+    ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         paths = json.dumps([os.path.abspath(path) for path in sys.path])
-        named = [str(theirs.fileno()), str(folder), *([str(head)] if head else [])]
+        given = _Given(str(folder), str(head or ""), handed)
+        named = [str(theirs.fileno()), msgspec.json.encode(given).decode(), *more]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _START, paths, *named],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *(handed.descriptors if handed else ())],
                 env={name: os.environ[name] for name in _HANDED_ON if name in os.environ},
             )
         self._channel = Channel(ours)
@@ -77,9 +108,9 @@ class Doorkeeper:
     def alive(self) -> bool:
         return self._channel.open
 
-    def policies(self, texts: Sequence[tuple[str, str]]) -> None:
-        """The set in force: (text, path) of each file."""
-        self._channel.send(Policies(tuple(texts)))
+    def policies(self, texts: Sequence[tuple[str, str]], actions: Sequence[str] = ACTIONS) -> None:
+        """The set in force: (text, path) of each file. actions: that are asked about."""
+        self._channel.send(Policies(tuple(texts), tuple(actions)))
 
     def watch(
         self, container: str, name: str, cgroup: str, facts: Mapping[str, Value] | None = None
@@ -125,9 +156,9 @@ def facts_of(workload: Workload) -> dict[str, Value]:
 class _Keeping:
     """The worker, and what it has to be told when it starts anew."""
 
-    def __init__(self, agent: Channel, folder: Path, head: Path | None) -> None:
+    def __init__(self, agent: Channel, given: _Given) -> None:
         self._agent = agent
-        self._where = folder, head
+        self._given = given
         self._policies: Policies | None = None
         self._watched: dict[str, Watch] = {}
         self._starts: list[float] = []
@@ -204,14 +235,16 @@ class _Keeping:
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._starts.append(time.monotonic())
-        known = Identities()
+        known, given = Identities(), self._given
         self._pid = os.fork()  # one thread here, and all modules are there: it answers at once
         if not self._pid:
             status = 1
             try:
                 ours.close()
                 self._agent.close()
-                permitting.main(Channel(theirs), *self._where, known)
+                head = Path(given.head) if given.head else None
+                carried = Carried(given.handed) if given.handed else None
+                permitting.main(Channel(theirs), Path(given.folder), head, known, carried)
                 status = 0
             except BaseException as error:
                 sys.stderr.write(f"permitting: {type(error).__name__}: {error}\n")
@@ -237,11 +270,8 @@ class _Keeping:
         os.waitpid(self._pid, 0)
 
 
-def main() -> None:
-    problems = privileges.keep_only(*KEPT)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the agent ends us
+def main(problems: Sequence[str]) -> None:
     agent = Channel(socket.socket(fileno=int(sys.argv[1])))
-    head = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     for text in problems:
         agent.send(Problem(text))
-    _Keeping(agent, Path(sys.argv[2]), head).serve()
+    _Keeping(agent, msgspec.json.decode(sys.argv[2], type=_Given)).serve()

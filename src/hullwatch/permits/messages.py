@@ -15,6 +15,9 @@ from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Value
 
 __all__ = [
+    "ACTIONS",
+    "LOSSES",
+    "OPENS",
     "Channel",
     "Counts",
     "Message",
@@ -29,12 +32,24 @@ __all__ = [
 MAX_MESSAGE = 16 << 20  # bytes; a set of policies is the longest
 MAX_WAITING = 32 << 20
 _LENGTH = struct.Struct("=I")
+OPENS = ("open-read", "open-write")
+ACTIONS = ("exec", *OPENS)
+LOSSES = {
+    "late": "questions were not answered in time",
+    "faults": "questions failed",
+    "unlogged": "entries could not be logged",
+    "untold": "entries were not told",
+    "unknown_files": "files could not be remembered by inode",
+    "unreadable": "opens were refused, as the file could not be opened for a look",
+}
+"""Of `Counts`: what did not go as it should."""
 
 
 class Policies(msgspec.Struct, frozen=True, tag=True):
-    """The set in force from now on: (text, path)."""
+    """The set in force from now on: (text, path). actions: that are asked about here."""
 
     texts: tuple[tuple[str, str], ...]
+    actions: tuple[str, ...] = ACTIONS
 
 
 class Watch(msgspec.Struct, frozen=True, tag=True):
@@ -61,9 +76,15 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):
-    """An entry as it goes to the log; those that only count are left out."""
+    """An entry as it goes to the log; those that only count are left out. container: its full id.
+    process: who asked, 0 where it has ended. labels, call: that it carried, and acted for, as far
+    as is known."""
 
     entry: Entry
+    container: str = ""
+    process: int = 0
+    labels: int = 0
+    call: int = 0
 
 
 class Problem(msgspec.Struct, frozen=True, tag=True):

@@ -31,6 +31,7 @@ from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
 from hullwatch.decide.schema import clean
+from hullwatch.permits.carried import Carried, process_of
 from hullwatch.permits.container import (
     Guard,
     GuardError,
@@ -43,6 +44,8 @@ from hullwatch.permits.container import (
 )
 from hullwatch.permits.held import Holding, Outcome
 from hullwatch.permits.messages import (
+    ACTIONS,
+    OPENS,
     Channel,
     Counts,
     Ping,
@@ -57,23 +60,20 @@ from hullwatch.sensor.identities import Identities, Key
 from hullwatch.sensor.mounts import Mount
 from hullwatch.sensor.opening import purpose_of
 
-__all__ = ["Labels", "Permitting", "main"]
+__all__ = ["Permitting", "main"]
 
 DECIDING = 1.0  # s that a decision may take
 ALARM = 5.0  # s after which this process ends if it does nothing
 MAX_REMEMBERED = 65_536  # decisions
 MAX_FOLDED = 4096  # entries whose repeats are counted
+AGAIN = 1.0  # s after which the same is told again
 MAX_CGROUPS = 4096
 MAX_GUARDS = 1024
 COMING, SOON = 30.0, 0.02  # s that a container may take to begin; s between two looks at it
 COUNTED = 60.0  # s between two writings of counts
 LOOKED = 10.0  # s between two looks for files that policies name
 TIER = "fanotify"
-_OPENS = ("open-read", "open-write")
 _ENDING = 2.0  # s for the log
-
-Labels = Callable[[int], "tuple[str, ...] | None"]
-"""Thread -> where its information came from; None: not known, and policies about it fail."""
 
 
 class _Asked(NamedTuple):
@@ -118,8 +118,25 @@ class _Pending(msgspec.Struct):
     ruled: _Ruled | None = None
 
 
+class _Actor(NamedTuple):
+    """Who asks, as the agent is told of it."""
+
+    container: str
+    process: int
+    labels: int = 0
+    call: int = 0
+
+
+class _Repeated(msgspec.Struct):
+    """Of an entry. until: monotonic s, when it is told anew. count: not told since."""
+
+    until: float
+    count: int = 0
+
+
 class _Held(NamedTuple):
     event: Event
+    actor: _Actor
     opened: Opened
     asked: _Asked
     ruled: _Ruled
@@ -145,8 +162,9 @@ class _Worker:
 
 
 class Permitting:
-    """known: of the process that started this one. LogError and OSError where it cannot begin. run:
-    until the channel or a signal ends it."""
+    """known: of the process that started this one. carried: None where labels and calls are not
+    known; policies that read them fail. LogError and OSError where it cannot begin. run: until the
+    channel or a signal ends it."""
 
     def __init__(
         self,
@@ -154,10 +172,14 @@ class Permitting:
         folder: Path,
         head: Path | None,
         known: Identities,
-        labels: Labels = lambda thread: None,
+        carried: Carried | None = None,
     ) -> None:
         self._channel = channel
-        self._facts: Mapping[str, Callable[[int], Value | None]] = {**_FACTS, "labels": labels}
+        self._carried = carried
+        self._facts: Mapping[str, Callable[[int], Value | None]] = {
+            **_FACTS,
+            **(carried.facts if carried else {}),
+        }
         self._group = Group()
         self._known = known
         self._poll = select.epoll()
@@ -170,6 +192,7 @@ class Permitting:
         self._coming: dict[str, tuple[Watch, float]] = {}
         self._of_cgroup: dict[bytes, Guard | None] = {}
         self._engine: Engine | None = None
+        self._actions: tuple[str, ...] = ACTIONS
         self._reads: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
         self._reading: dict[bool, tuple[str, ...]] = {True: (), False: ()}
         self._remembered: dict[_Asked, _Verdict] = {}
@@ -181,7 +204,7 @@ class Permitting:
         self._stuck: set[int] = set()
         self._held: dict[int, _Held] = {}
         self._last = 0
-        self._folded: OrderedDict[Entry, int] = OrderedDict()
+        self._folded: OrderedDict[Entry, _Repeated] = OrderedDict()
         self._plain: dict[tuple[str, str], int] = {}
         self._counts: dict[str, int] = dict.fromkeys(
             "events outside allowed blocked observed held asked late faults".split(), 0
@@ -300,8 +323,8 @@ class Permitting:
     def _listen(self) -> None:
         for message in self._channel.take():
             match message:
-                case Policies(texts):
-                    self._loader.put(lambda texts=texts: self._load(texts))  # type: ignore[misc]
+                case Policies():
+                    self._loader.put(lambda said=message: self._load(said))  # type: ignore[misc]
                 case Watch():
                     self._watch(message)
                 case Release(container):
@@ -311,18 +334,18 @@ class Permitting:
                 case _:
                     pass
 
-    def _load(self, texts: tuple[tuple[str, str], ...]) -> None:
+    def _load(self, said: Policies) -> None:
         """In a thread: reading a large set takes its time."""
         try:
-            engine = Engine.of(texts)
+            engine = Engine.of(said.texts)
         except PolicyError as error:
-            said = f"a set of policies was refused, the one before stays: {error}"
-            self._later(lambda: self._problem(said, gap=self._engine is None))
+            why = f"a set of policies was refused, the one before stays: {error}"
+            self._later(lambda: self._problem(why, gap=self._engine is None))
             return
-        self._later(lambda: self._use(engine))
+        self._later(lambda: self._use(engine, said.actions))
 
-    def _use(self, engine: Engine) -> None:
-        self._engine = engine
+    def _use(self, engine: Engine, actions: tuple[str, ...]) -> None:
+        self._engine, self._actions = engine, actions
         self._reads = {
             True: engine.reads("exec"),
             False: engine.reads("open-read") | engine.reads("open-write"),
@@ -394,10 +417,9 @@ class Permitting:
             return
         who = Entity("Workload", guard.name)
         mask = 0
-        if any(engine.concerns(action, who, guard.facts) for action in _OPENS):
-            mask |= OPEN
-        if engine.concerns("exec", who, guard.facts):
-            mask |= EXEC
+        for action in self._actions:
+            if engine.concerns(action, who, guard.facts):
+                mask |= OPEN if action in OPENS else EXEC
         try:
             guard.follow(self._group, mask, self._host, self._wanted_by_others(guard))
         except OSError as error:
@@ -568,18 +590,26 @@ class Permitting:
         """No person is waited for (any more)."""
         allow = ruled.decision.effect is Effect.ALLOW
         # Before it goes on, since it may end then.
-        entry = self._entry(event, asked, ruled)
+        entry, actor = self._entry(event, asked, ruled), self._actor(event, asked)
         self._group.answer(event, allow)
         self._counts["allowed" if allow else "blocked"] += 1
         if allow and ruled.decision.wanted is not Effect.ALLOW:
             self._counts["observed"] += 1
-        self._log(entry)
+        self._log(entry, actor)
+
+    def _actor(self, event: Event, asked: _Asked) -> _Actor:
+        process, known = process_of(event.thread), self._carried
+        if known is None:
+            return _Actor(asked.container, process)
+        call = known.call(event.thread, process)
+        return _Actor(asked.container, process, known.bits(process), call)
 
     def _hold(self, event: Event, opened: Opened, asked: _Asked, ruled: _Ruled) -> None:
         assert self._engine is not None
         self._counts["held"] += 1
         number = self._number()
-        self._held[number] = _Held(event, opened, asked, ruled, _started(event.thread))
+        actor = self._actor(event, asked)
+        self._held[number] = _Held(event, actor, opened, asked, ruled, _started(event.thread))
         known = self._engine.policies
         policies = [known[one] for one in ruled.decision.policies]
         terms: Terms = terms_of(one for one in policies if one.does is Effect.CHALLENGE)
@@ -587,12 +617,11 @@ class Permitting:
         self._holding.hold(number, self._entry(event, asked, ruled), terms, shown)
 
     def _outcome(self, outcome: Outcome) -> None:
-        self._channel.send(Told(outcome.entry))
-        if outcome.effect is Effect.CHALLENGE:
+        held = self._held.get(outcome.number)
+        self._channel.send(Told(outcome.entry, *(held.actor if held else ())))
+        if held is None or outcome.effect is Effect.CHALLENGE:  # None: it has ended
             return
-        held = self._held.pop(outcome.number, None)
-        if held is None:  # it has ended
-            return
+        del self._held[outcome.number]
         if outcome.effect is Effect.BLOCK:
             self._group.answer(held.event, False)
             self._counts["blocked"] += 1
@@ -632,7 +661,7 @@ class Permitting:
         fails = [
             one.fail
             for one in self._engine.policies.values()
-            if one.mode is Mode.ENFORCE and not {"exec", *_OPENS}.isdisjoint(one.actions)
+            if one.mode is Mode.ENFORCE and not {*self._actions}.isdisjoint(one.actions)
         ]
         return Fail.OPEN if all(one is Fail.OPEN for one in fails) else Fail.CLOSED
 
@@ -661,7 +690,7 @@ class Permitting:
         self._looking.add(guard.container)
         root = os.dup(guard.root)
         who, facts, container = Entity("Workload", guard.name), dict(guard.facts), guard.container
-        actions = ("exec", *_OPENS)
+        actions = self._actions
         texts = [
             one.matcher
             for one in engine.policies.values()
@@ -725,17 +754,19 @@ class Permitting:
             question=question.hash(),
         )
 
-    def _log(self, entry: Entry) -> None:
-        """What says the same as one before is counted."""
-        key = msgspec.structs.replace(entry, time=0, took=0)
-        if key in self._folded:
-            self._folded[key] += 1
+    def _log(self, entry: Entry, actor: _Actor) -> None:
+        """What says the same as one a moment before is counted."""
+        key, now = msgspec.structs.replace(entry, time=0, took=0), time.monotonic()
+        repeated = self._folded.setdefault(key, _Repeated(0.0))
+        if now < repeated.until:
+            repeated.count += 1
             return
-        if len(self._folded) >= MAX_FOLDED:
-            self._note_count(*self._folded.popitem(last=False))
-        self._folded[key] = 0
+        repeated.until = now + AGAIN
+        if len(self._folded) > MAX_FOLDED:
+            oldest, told = self._folded.popitem(last=False)
+            self._note_count(oldest, told.count)
         self._holding.note(entry)
-        self._channel.send(Told(entry))
+        self._channel.send(Told(entry, *actor))
 
     def _note_count(self, entry: Entry, count: int) -> None:
         if count:
@@ -746,8 +777,8 @@ class Permitting:
 
     def _write_counts(self) -> None:
         """Repeats, and what no policy speaks of."""
-        for entry, count in self._folded.items():
-            self._note_count(entry, count)
+        for entry, told in self._folded.items():
+            self._note_count(entry, told.count)
         self._folded.clear()
         version = self._engine.version if self._engine else ""
         for (container, action), count in self._plain.items():
@@ -810,7 +841,7 @@ def _questions(asked: _Asked, guard: Guard) -> list[list[Question]]:
             )
             for name in asked.names
         ]
-        for action in (("exec",) if asked.exec else _OPENS)
+        for action in (("exec",) if asked.exec else OPENS)
     ]
 
 
@@ -871,14 +902,20 @@ _FACTS: Mapping[str, Callable[[int], Value | None]] = {
 }
 
 
-def main(channel: Channel, folder: Path, head: Path | None, known: Identities) -> None:
+def main(
+    channel: Channel,
+    folder: Path,
+    head: Path | None,
+    known: Identities,
+    carried: Carried | None = None,
+) -> None:
     """In a process of its own, until the other end closes."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # one for each who waits
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        permitting = Permitting(channel, folder, head, known)
+        permitting = Permitting(channel, folder, head, known, carried)
     except (OSError, LogError) as error:
         channel.send(Problem(f"opens and execs are not asked about: {error}", gap=True))
         return

@@ -115,6 +115,10 @@ class Sensor:
         programs = self._programs.object.programs.items()
         return {name: one.fd for name, one in programs if one.section in ("uprobe", "uretprobe")}
 
+    def map_fd(self, name: str) -> int:
+        """For another process that is to read a map."""
+        return self._programs.object.map(name).fd
+
     def descriptors(self) -> dict[str, int]:
         """Of what has to be held for the programs to go on without us (sensor/pins.py)."""
         return self._programs.descriptors()

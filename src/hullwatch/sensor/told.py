@@ -1,4 +1,5 @@
-"""Events that are told, not observed: calls and signals, among the kernel's by their time."""
+"""Events that are told, not observed, among the kernel's by their time: calls, signals, and what
+the doorkeeper stopped."""
 
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ class Told(NamedTuple):
     num2: int = 0
     flags: int = 0
     ret: int = 0
+    labels: int = 0
 
 
 class ToldQueue:
@@ -70,4 +72,4 @@ class ToldQueue:
         row["obj"] = make_string(StrKind.TEXT, one.text.encode("utf-8", "replace"))
         row["obj2"] = make_string(StrKind.TEXT, one.text2.encode("utf-8", "replace"))
         row["num"], row["num2"] = one.num, one.num2
-        row["flags"], row["ret"] = one.flags, one.ret
+        row["flags"], row["ret"], row["labels"] = one.flags, one.ret, one.labels

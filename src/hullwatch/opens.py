@@ -1,0 +1,276 @@
+"""Policies about opens where there is no BPF LSM: the agent has its doorkeeper ask them (permits/).
+
+    the set in force, once it is in the kernel → the doorkeeper, with the containers
+    what the doorkeeper stopped                → policy events, among the kernel's
+
+The kernel's programs go on holding all else; an exec is asked about there alone. The doorkeeper is
+made while there are rights for it, and sleeps until a set speaks of opens.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hullwatch.context.workload import Workload
+from hullwatch.decide.engine import Engine
+from hullwatch.decide.log import Entry
+from hullwatch.decide.plan import Tool
+from hullwatch.decide.policy import Policy
+from hullwatch.decide.question import Effect, Value
+from hullwatch.permits.carried import Handed, Numbered
+from hullwatch.permits.doorkeeper import Doorkeeper
+from hullwatch.permits.messages import OPENS, Counts, Problem, Told
+from hullwatch.questions import of_workload, workload_name
+from hullwatch.sensor.events import POLICY_ACTIONS
+from hullwatch.sensor.labels import names_of
+from hullwatch.sensor.sensor import Sensor
+from hullwatch.sensor.told import Told as ToldEvent
+from hullwatch.sensor.wire import Class, Done
+
+__all__ = ["Opens", "Set", "Stop", "handed", "is_told"]
+
+ASKED = 2  # `num` of a policy event: kernel/guard.bpf.c has 0 there, of an open
+MAX_TOLD = 256  # problems
+MAX_KNOWN = 4096  # containers, ended ones too, as their last stops are told after their end
+_ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
+_CODES = frozenset(_ACTION[one] for one in OPENS)
+_UNTOLD = frozenset(("command", "first_seen", "baseline", "digest", "plugin", "arguments"))
+"""Attributes that no open has here."""
+_OF_CALLS = frozenset(("tool_call", "server"))
+Set = tuple[tuple[str, str], ...]
+"""(text, path) of its files."""
+
+
+class Stop(NamedTuple):
+    """What the doorkeeper refused: whose, what, and at the word of which policies."""
+
+    workload: Workload
+    action: str
+    object: str
+    policies: tuple[str, ...]
+
+
+def handed(sensor: Sensor, numbered: Numbered) -> Handed:
+    """What the doorkeeper reads labels and calls of."""
+    return Handed(
+        labelled=sensor.map_fd("labelled"),
+        acting=sensor.map_fd("acting"),
+        running=sensor.map_fd("running"),
+        tools=sensor.map_fd("guard_tools"),
+        numbered=numbered.fd,
+        names=tuple(names_of(1 << bit)[0] for bit in range(32)),
+    )
+
+
+def is_told(num: int, flags: int) -> bool:
+    """Whether a policy event is the doorkeeper's, which has written its own entry in the log."""
+    return num == ASKED and flags & 0xFFFF in _CODES
+
+
+class Opens:
+    """keeper: None where opens cannot be asked about, or shall not be; why: which of it. texts: of
+    a set by its version. tell: of an event, as sensor/told.py. `use` and `numbered` are the policy
+    thread's, all else is for one thread."""
+
+    def __init__(
+        self,
+        keeper: Doorkeeper | None,
+        why: str,
+        numbered: Numbered,
+        texts: Callable[[str], Set],
+        tell: Callable[[ToldEvent], object],
+        stopped: Callable[[Stop], None],
+        say: Callable[[str, str], None],
+    ) -> None:
+        self._keeper, self._why = keeper, why
+        self._numbered = numbered
+        self._texts = texts
+        self._tell, self._stopped = tell, stopped
+        self._say = say
+        self._wanted: deque[Set] = deque()
+        self._awake = False
+        self._living: dict[int, Workload] = {}  # by cgroup
+        self._known: OrderedDict[str, Workload] = OrderedDict()  # by container
+        self._problems: set[str] = set()
+        self._counts = Counts({})
+        self._before: dict[str, int] = {}  # of workers that have ended
+        self.restarts = 0
+        """Times that nothing was asked about for a moment."""
+
+    # -- for the policy thread ------------------------------------------------------------------
+
+    def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]:
+        """This set is in force in the kernel, but for `unheld`; what is neither there nor here, and
+        why. tools: the kernel is told which tool a call is of."""
+        speaks = any(not {*OPENS}.isdisjoint(one.actions) for one in engine.policies.values())
+        if self._keeper is not None and (speaks or self._awake):
+            self._wanted.append(self._texts(engine.version))
+        found = {
+            one.id: self._unheld(one, unheld.get(one.id, ""), tools)
+            for one in engine.policies.values()
+        }
+        return {ident: why for ident, why in found.items() if why}
+
+    def _unheld(self, policy: Policy, elsewhere: str, tools: bool) -> str:
+        """Why a policy is not, or only in part, held; elsewhere: why the kernel does not."""
+        if {*OPENS}.isdisjoint(policy.actions):
+            return elsewhere
+        said = [elsewhere] * (not {*OPENS} >= {*policy.actions})
+        here = self._why
+        if self._keeper is not None:
+            reads = _UNTOLD if policy.reads is None else policy.reads
+            missing = sorted(reads & (_UNTOLD if tools else _UNTOLD | _OF_CALLS))
+            here = f"{', '.join(missing)}: not told of opens" if missing else ""
+        if here and not said:
+            return f"opens are not asked about: {here}" if self._keeper is None else here
+        if here:
+            said.append(f"its opens: {here}")
+        return "; ".join(filter(None, said))
+
+    def numbered(self, tool: Tool) -> None:
+        """The next number of a tool is this one's."""
+        self._numbered.add(tool.name, tool.server)
+
+    # -- for the agent's loop ---------------------------------------------------------------------
+
+    def found(self, workloads: Iterable[Workload]) -> None:
+        for one in workloads:
+            if one.state != "resolved" or not one.container_id or one.nested_id:
+                continue
+            before = self._known.pop(one.container_id, None)
+            self._living[one.cgroup] = self._known[one.container_id] = one
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+            if not self._awake or self._keeper is None:
+                continue
+            if before is not None and before.cgroup != one.cgroup:  # it was started anew
+                self._keeper.release(one.container_id)
+            if before is None or before.cgroup != one.cgroup or _facts(before) != _facts(one):
+                self._watch(one)
+
+    def gone(self, cgroups: Iterable[int]) -> None:
+        for cgroup in cgroups:
+            self._living.pop(cgroup, None)
+
+    def turn(self, offset: int) -> None:
+        """Each turn of the loop. offset: of unix time to CLOCK_BOOTTIME, ns."""
+        keeper = self._keeper
+        if keeper is None:
+            return
+        while self._wanted:
+            texts = self._wanted.popleft()
+            keeper.policies(texts, OPENS)
+            if not self._awake:
+                self._awake = True
+                for one in self._living.values():
+                    self._watch(one)
+        for message in keeper.take():
+            match message:
+                case Told():
+                    self._take(message, offset)
+                case Problem(text):
+                    self._once(text)
+                case Counts():
+                    self._count(message)
+                case _:
+                    pass
+        if not keeper.alive:
+            self._once("the doorkeeper has ended: opens are not asked about; start the agent anew")
+
+    def close(self) -> None:
+        """What is held is refused; then nothing is asked about."""
+        if self._keeper is not None:
+            self._keeper.close()
+        self._numbered.close()
+
+    def stats(self) -> dict[str, Any]:
+        """state: off, asleep, asks, ended."""
+        keeper, counts = self._keeper, self._counts
+        if keeper is None:
+            return {"state": "off", "why": self._why}
+        state = "ended" if not keeper.alive else "asks" if self._awake else "asleep"
+        names = {*self._before, *counts.counts}
+        gaps = {
+            workload_name(one) if (one := self._known.get(ident)) else ident: list(some)
+            for ident, some in counts.gaps.items()
+        }
+        return {
+            "state": state,
+            "version": counts.version,
+            "guarded": sum("open" in asked for asked in counts.guarded.values()),
+            "worker": counts.worker,
+            "restarts": self.restarts,
+            "gaps": gaps,
+            "rss_bytes": sum(map(_rss, (keeper.pid, counts.worker))),
+            **{name: self._before.get(name, 0) + counts.counts.get(name, 0) for name in names},
+        }
+
+    # -- what it says -----------------------------------------------------------------------------
+
+    def _watch(self, one: Workload) -> None:
+        if self._keeper is not None and one.container_id:
+            name, facts = _facts(one)
+            self._keeper.watch(one.container_id, name, one.cgroup_path, facts)
+
+    def _take(self, told: Told, offset: int) -> None:
+        entry, workload = told.entry, self._known.get(told.container)
+        done = _done(entry)
+        if done is None or workload is None or entry.action not in OPENS:
+            return
+        path = entry.resource.partition(":")[2]
+        self._tell(
+            ToldEvent(
+                ts=entry.time - offset,
+                cls=int(Class.POLICY),
+                proc=0,
+                cgroup=workload.cgroup,
+                tid=told.process,
+                span=told.call,
+                text=path,
+                text2="",
+                num=ASKED,
+                flags=_ACTION[entry.action] | done << 16,
+                ret=0 if done == Done.TOLD else -errno.EPERM,
+                labels=told.labels,
+            )
+        )
+        if done == Done.DENIED:
+            self._stopped(Stop(workload, entry.action, path, entry.policies))
+
+    def _count(self, now: Counts) -> None:
+        if self._counts.worker not in (0, now.worker):
+            self.restarts += 1
+            for name, count in self._counts.counts.items():
+                self._before[name] = self._before.get(name, 0) + count
+        self._counts = now
+
+    def _once(self, text: str) -> None:
+        if text not in self._problems and len(self._problems) < MAX_TOLD:
+            self._problems.add(text)
+            self._say("policy", text)
+
+
+def _done(entry: Entry) -> int | None:
+    """What was done; None: it was only allowed, or waits."""
+    if entry.kind == "verdict" and entry.effect is Effect.ALLOW:
+        return None if entry.wanted is Effect.ALLOW else int(Done.TOLD)
+    if entry.effect is Effect.BLOCK and entry.kind in ("verdict", "denied", "expired", "cancelled"):
+        return int(Done.DENIED)
+    return None
+
+
+def _facts(one: Workload) -> tuple[str, dict[str, Value]]:
+    """As the kernel's answers are made for it."""
+    return workload_name(one), of_workload(one)
+
+
+def _rss(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0

@@ -1,0 +1,247 @@
+"""Policies about opens, asked by the agent's doorkeeper: what it is told, and what becomes of what
+it says. The doorkeeper's end is a list here; a real one is in tests/live."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hullwatch.context.workload import Workload
+from hullwatch.decide.engine import Engine
+from hullwatch.decide.log import Entry
+from hullwatch.decide.question import Effect
+from hullwatch.opens import Opens, Stop, is_told
+from hullwatch.permits import carried
+from hullwatch.permits.carried import Carried, Handed, Numbered
+from hullwatch.permits.messages import OPENS, Counts, Problem, Told
+from hullwatch.sensor.told import Told as ToldEvent
+from hullwatch.sensor.wire import ACTING, CALLS, CALLS_AT_ONCE, LABELLED, OF_THREAD, Action, Done
+
+ONE = Workload(
+    cgroup=101, cgroup_path="/1", state="resolved", container_id="1" * 64, name="one"
+)  # fmt: skip
+FILES = '@id("files") forbid (principal, action == Action::"open-read", resource);'
+NET = '@id("net") forbid (principal, action == Action::"connect", resource);'
+OFFSET = 1_000
+
+
+class Keeper:
+    pid = 0
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.says: list[Any] = []
+        self.alive = True
+
+    def policies(self, *given: Any) -> None:
+        self.asked.append(("policies", *given))
+
+    def watch(self, *given: Any) -> None:
+        self.asked.append(("watch", *given))
+
+    def release(self, *given: Any) -> None:
+        self.asked.append(("release", *given))
+
+    def take(self) -> Iterator[Any]:
+        said, self.says = self.says, []
+        return iter(said)
+
+
+@pytest.fixture
+def here() -> Iterator[Any]:
+    keeper, numbered = Keeper(), Numbered()
+    events: list[ToldEvent] = []
+    stops: list[Stop] = []
+    said: list[str] = []
+    opens = Opens(
+        keeper,  # type: ignore[arg-type]
+        "",
+        numbered,
+        lambda version: ((version, "set.cedar"),),
+        events.append,
+        stops.append,
+        lambda kind, text: said.append(text),
+    )
+    yield SimpleNamespace(keeper=keeper, opens=opens, events=events, stops=stops, said=said)
+    numbered.close()
+
+
+def engine(*texts: str) -> Engine:
+    return Engine.of([(text, f"{at}.cedar") for at, text in enumerate(texts)])
+
+
+def test_it_sleeps_until_a_set_speaks_of_opens(here):
+    net, files = engine(NET), engine(NET, FILES)
+    here.opens.found([ONE])
+    assert here.opens.use(net, {}, False) == {}
+    here.opens.turn(OFFSET)
+    assert here.keeper.asked == [] and here.opens.stats()["state"] == "asleep"
+    here.opens.use(files, {}, False)
+    here.opens.turn(OFFSET)
+    facts = {"container": "one"}
+    assert here.keeper.asked == [
+        ("policies", ((files.version, "set.cedar"),), OPENS),
+        ("watch", ONE.container_id, "one", "/1", facts),
+    ]
+    here.keeper.asked.clear()
+    here.opens.found([ONE])  # nothing new
+    here.opens.use(net, {}, False)  # which it has to be told now, to let go
+    here.opens.turn(OFFSET)
+    assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), OPENS)]
+
+
+def test_a_container_that_was_started_anew_is_watched_anew(here):
+    here.opens.use(engine(FILES), {}, False)
+    here.opens.turn(OFFSET)
+    here.keeper.asked.clear()
+    here.opens.found([ONE])
+    here.opens.gone([ONE.cgroup])
+    here.opens.found(
+        [
+            Workload(
+                cgroup=102, cgroup_path="/1", state="resolved", container_id="1" * 64, name="one"
+            )
+        ]
+    )
+    assert [one[0] for one in here.keeper.asked] == ["watch", "release", "watch"]
+
+
+@pytest.mark.parametrize(
+    ("text", "elsewhere", "tools", "why"),
+    [
+        ("context has program && context.program == ?", "no programs", False, ""),
+        ("context has command && context.command == ?", "no", False, "command: not told of opens"),
+        ("context has tool_call && context.tool_call == ?", "", True, ""),
+        ("context has tool_call && context.tool_call == ?", "", False, "tool_call: not told of o"),
+    ],
+)
+def test_what_an_open_does_not_have_is_said(here, text, elsewhere, tools, why):
+    made = engine(FILES.removesuffix(";") + f" when {{ {text.replace('?', chr(34) * 2)} }};")
+    found = here.opens.use(made, {"files": elsewhere} if elsewhere else {}, tools)
+    assert found.get("files", "").startswith(why) and bool(found) == bool(why)
+
+
+def test_of_a_policy_about_more_the_kernels_part_is_said():
+    both = FILES.replace('action == Action::"open-read"', "action")
+    said: list[str] = []
+    numbered = Numbered()
+    given = (numbered, lambda version: (), said.append, said.append, lambda kind, text: None)
+    asleep = Opens(Keeper(), "", *given)
+    off = Opens(None, "--no-files", *given)
+    numbered.close()
+    made = engine(both, NET)
+    assert asleep.use(made, {"files": "why", "net": "not"}, True) == {"files": "why", "net": "not"}
+    assert off.use(made, {}, True) == {"files": "its opens: --no-files"}
+    assert off.use(engine(FILES), {}, True) == {"files": "opens are not asked about: --no-files"}
+    assert off.stats() == {"state": "off", "why": "--no-files"}
+
+
+BLOCK, ALLOW, CHALLENGE = Effect.BLOCK, Effect.ALLOW, Effect.CHALLENGE
+
+
+@pytest.mark.parametrize(
+    ("kind", "effect", "wanted", "done"),
+    [
+        ("verdict", BLOCK, BLOCK, Done.DENIED),
+        ("verdict", ALLOW, BLOCK, Done.TOLD),
+        ("verdict", ALLOW, ALLOW, None),
+        ("held", CHALLENGE, CHALLENGE, None),
+        ("denied", BLOCK, CHALLENGE, Done.DENIED),
+        ("expired", BLOCK, CHALLENGE, Done.DENIED),
+        ("approved", ALLOW, CHALLENGE, None),
+    ],
+)
+def test_what_was_stopped_becomes_an_event(here, kind, effect, wanted, done):
+    entry = Entry(
+        time=5_000,
+        kind=kind,
+        action="open-write",
+        resource="Path:/a:b",
+        effect=effect,
+        wanted=wanted,
+        policies=("files",),
+    )
+    here.opens.found([ONE])
+    here.keeper.says = [Told(entry, ONE.container_id or "", 77, 3, 9), Told(entry, "another")]
+    here.opens.turn(OFFSET)
+    if done is None:
+        assert not here.events and not here.stops
+        return
+    [event] = here.events
+    assert (event.ts, event.cgroup, event.tid, event.span, event.labels) == (4_000, 101, 77, 9, 3)
+    assert (event.text, event.flags) == ("/a:b", int(Action.OPEN_WRITE) | done << 16)
+    assert event.ret == (-errno.EPERM if done == Done.DENIED else 0)
+    assert is_told(event.num, event.flags)
+    assert not is_told(0, event.flags) and not is_told(event.num, int(Action.PRIVILEGE))
+    stops = [Stop(ONE, "open-write", "/a:b", ("files",))]
+    assert here.stops == (stops if done == Done.DENIED else [])
+
+
+def test_counts_go_on_over_a_new_start_and_problems_are_said_once(here):
+    for worker, blocked in ((7, 2), (7, 3), (8, 1)):
+        here.keeper.says += [
+            Counts({"blocked": blocked}, worker=worker),
+            Problem("a gap", gap=True),
+        ]
+    here.opens.turn(OFFSET)
+    assert (here.opens.stats()["blocked"], here.opens.restarts) == (4, 1)
+    assert here.said == ["a gap"]
+    here.keeper.alive = False
+    here.opens.turn(OFFSET)
+    assert "start the agent anew" in here.said[-1] and here.opens.stats()["state"] == "ended"
+
+
+# -- labels and calls -------------------------------------------------------------------------
+
+
+def test_layouts_are_those_of_the_wire():
+    assert carried.LABELLED.size == LABELLED.itemsize and carried.ACTING.size == ACTING.itemsize
+    assert carried.CALLS.size == CALLS.itemsize and LABELLED.fields["labels"][1] == 16
+    assert (carried.AT_ONCE, carried.OF_THREAD) == (CALLS_AT_ONCE, OF_THREAD)
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """maps: (descriptor, key) -> value, in the kernel's place."""
+    numbered = Numbered()
+    maps: dict[tuple[int, bytes], bytes] = {}
+
+    def lookup(fd: int, key: bytes, value: struct.Struct) -> tuple[Any, ...]:
+        found = maps.get((fd, key))
+        return value.unpack(found) if found else ()
+
+    monkeypatch.setattr(carried, "_lookup", lookup)
+    handed = Handed(1, 2, 3, 4, numbered.fd, ("secret", "private"))
+    yield SimpleNamespace(carried=Carried(handed), maps=maps, numbered=numbered)
+    numbered.close()
+
+
+def test_labels_and_the_call_of_a_thread_are_read(known):
+    me = os.getpid()
+    facts = known.carried.facts
+    assert facts["labels"](me) == () and facts["tool_call"](me) is None
+    known.maps[1, struct.pack("<I", me)] = carried.LABELLED.pack(0, 0, 2, 0)
+    assert facts["labels"](me) == ("private",)
+    known.maps[2, struct.pack("<I", me)] = carried.ACTING.pack(50, 0)
+    known.maps[4, struct.pack("<Q", 50)] = carried.TOOL.pack(2)
+    assert facts["tool_call"](me) is None  # nobody has said yet which that is
+    known.numbered.add("list", "files")
+    known.numbered.add("report", "")
+    assert (facts["tool_call"](me), facts["server"](me)) == ("report", None)
+    # Of several at once nobody can tell.
+    known.maps[3, struct.pack("<Q", OF_THREAD | me)] = carried.CALLS.pack(50, 51, *[0] * 65)
+    assert facts["tool_call"](me) is None and known.carried.call(me, me) == 0
+
+
+def test_a_servers_call_comes_before_the_one_it_was_started_in(known):
+    me = os.getpid()
+    known.maps[2, struct.pack("<I", me)] = carried.ACTING.pack(50, 6)
+    assert known.carried.call(me, me) == 50
+    known.maps[3, struct.pack("<Q", 6)] = carried.CALLS.pack(51, *[0] * 66)
+    assert known.carried.call(me, me) == 51
