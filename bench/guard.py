@@ -1,14 +1,14 @@
-"""What policies in force cost those who are held to them, and how long a decision takes:
+"""What policies in force cost those who are held to them:
 
     python bench/guard.py [--calls N] [--rounds N] [--json]          (root)
 
 A process in a cgroup and mount namespace of its own, as a container has them, calls exec, open and
 connect: without a sensor, with one and no policy, and with 10, 100 and 1,000 policies that the
-kernel holds it to; what is allowed, then what is blocked. All take turns within a round, and each
-ratio is to the run without a sensor in the same round; medians of the rounds are shown. Then how
-long decisions take: by the kernel (what a connect takes longer than with a sensor and no policy),
-when a kind of container comes that is new, when a set is applied, and by the engine that the
-gateway asks. What cannot be measured here is named, with the reason.
+kernel holds it to; what is allowed, then what is blocked. All take turns within a round; ratios are
+to `no policy` in the same round. Then a decision in the kernel: what a connect takes longer than
+the median one with no policy, so that its p99 has the connect's own in it; and how long it takes
+until a set, and a container of a new kind, has its answers.
+`bench/decisions.py` shows this beside what asks Cedar and what waits for people.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from decide import question, texts
+from figures import Figures, Kind, cut, in_turns, note
 
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
@@ -55,10 +55,18 @@ STOPS = (
     'resource.path like "*/forbidden-file"',
     'resource has ip && resource.ip.isInRange(ip("198.51.100.0/24"))',
 )
-CALLS = (
-    *("exec", "exec, blocked", "open", "open, blocked"),
-    *("connect TCP", "connect UDP", "connect UDP, blocked"),
+BASE = "no policy"
+CALLS = tuple(
+    Kind(name, "µs", BASE)
+    for name in (
+        *("exec", "exec, blocked", "open", "open, blocked"),
+        *("connect TCP", "connect UDP", "connect UDP, blocked"),
+    )
 )
+DECISION = Kind("a decision in the kernel", "ns")
+APPLIED = Kind("a set that is applied, until its answers are there", "ms")
+NEW = Kind("a container of a new kind, until its answers are there", "ms")
+NEW_KINDS = 5  # in a round
 WORKER = r"""
 import json, os, socket, sys, time
 folder, count = sys.argv[1], int(sys.argv[2])
@@ -186,9 +194,9 @@ def measured(
         return found
 
 
-def turn(group: Path, folder: Path, count: int, rows: dict[str, list[Any]]) -> str:
-    """One round; the tier."""
-    rows.setdefault("none", []).append(measured(group, folder, count, lambda: None))
+def turn(group: Path, folder: Path, count: int, figures: Figures) -> None:
+    """One round."""
+    found = {"no sensor": measured(group, folder, count, lambda: None)}
     sensor = Sensor()
     follow = Set()
     guarding = Guarding(
@@ -208,101 +216,65 @@ def turn(group: Path, folder: Path, count: int, rows: dict[str, list[Any]]) -> s
             sensor.drain()
             guarding.tick()
 
-        rows.setdefault("no policy", []).append(measured(group, folder, count, watch))
+        found[BASE] = measured(group, folder, count, watch)
         guarding.start()
         cgroup = group.stat().st_ino
         guarding.found([container(0, cgroup)])
         for size in SIZES:
+            way = f"{size:,} policies"
+            note(f"  {way}")
             follow.next = engine = policies(size)
             until(lambda engine=engine: guarding.stats()["version"] == engine.version, watch)
-            stats = guarding.stats()
-            if stats["unheld"]:
-                raise SystemExit(f"not held: {stats['unheld']}")
-            rows.setdefault(f"{size:,} policies", []).append(measured(group, folder, count, watch))
-            rows.setdefault("filled", []).append((size, stats["answers"], guarding.filled))
-            began = time.perf_counter()
-            other = container(1, cgroup + 1)
-            guarding.found([other])
-            until(lambda: guarding.stats()["guarded"] == 2, watch, 0.0005)
-            rows.setdefault("new kind", []).append((size, time.perf_counter() - began))
-            guarding.gone([other.cgroup])
-            until(lambda: guarding.stats()["guarded"] == 1, watch)
-        return sensor.facts.tier.value
+            if unheld := guarding.stats()["unheld"]:
+                raise SystemExit(f"not held: {unheld}")
+            figures.add(APPLIED, way, cut([guarding.filled * 1e9]))
+            found[way] = measured(group, folder, count, watch)
+            figures.add(NEW, way, cut([filled(guarding, cgroup, n) for n in range(NEW_KINDS)]))
+        figures.head["tier"] = sensor.facts.tier.value
     finally:
         guarding.close()
         sensor.close()
+    tell(found, figures)
+
+
+def filled(guarding: Guarding, cgroup: int, number: int) -> float:
+    """ns until a container is held. Those of a round have names, and so answers, of their own."""
+    began = time.perf_counter_ns()
+    other = container(number + 1, cgroup + number + 1)
+    guarding.found([other])
+    until(lambda: guarding.stats()["guarded"] == 2, lambda: None, 0.0005)
+    took = time.perf_counter_ns() - began
+    guarding.gone([other.cgroup])
+    until(lambda: guarding.stats()["guarded"] == 1, lambda: None)
+    return took
+
+
+def tell(found: dict[str, dict[str, dict[str, Any]]], figures: Figures) -> None:
+    """Of one round: by way and call."""
+    held = [way for way in found if way.endswith("policies")]
+    cuts = {(way, call): cut(one["ns"]) for way, by in found.items() for call, one in by.items()}
+    for kind in CALLS:
+        blocked = kind.name.endswith("blocked")
+        if blocked and not all(found[way][kind.name]["stopped"] for way in held):
+            why = (
+                f"nothing stops it on the {figures.head['tier']} tier; in a guest: tests/vm/run.py"
+            )
+            figures.missing[kind.name] = why
+            continue
+        for way in found:
+            figures.add(kind, way, cuts[way, kind.name])
+    for way in held:
+        call = "connect UDP"
+        figures.add(DECISION, way, cuts[way, call].beyond(cuts[BASE, call].p50))
 
 
 def until(done: Callable[[], bool], watch: Callable[[], object], pause: float = 0.02) -> None:
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     while not done():
         if time.monotonic() > limit:
-            raise SystemExit("it did not come into force within two minutes")
+            raise SystemExit("it did not come into force within ten minutes")
         watch()
         time.sleep(pause)
-
-
-def cuts(times: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
-    found = statistics.quantiles(times, n=100, method="inclusive")
-    return found[49], found[98]
-
-
-def asked(size: int, count: int) -> dict[str, tuple[float, float]]:
-    """µs of a decision of the engine, as the gateway asks it."""
-    engine = Engine.of([("\n".join(texts(size)), "bench.cedar")])
-    found: dict[str, tuple[float, float]] = {}
-    for name in ("asked", "cached"):
-        took = []
-        for number in range(count):
-            one = question(number)
-            began = time.perf_counter_ns()
-            engine.decide(one)
-            took.append((time.perf_counter_ns() - began) / 1000)
-        found[name] = cuts(took)
-    return found
-
-
-def summary(rows: dict[str, list[Any]], tier: str) -> dict[str, Any]:
-    modes = [mode for mode in rows if mode not in ("filled", "new kind")]
-    calls: dict[str, Any] = {}
-    missing: dict[str, str] = {}
-    for call in CALLS:
-        held = [mode for mode in modes if mode.endswith("policies")]
-        if call.endswith("blocked") and not all(
-            one[call]["stopped"] for mode in held for one in rows[mode]
-        ):
-            missing[call] = f"nothing stops it on the {tier} tier; in a guest: tests/vm/run.py"
-            continue
-        calls[call] = {}
-        for mode in modes:
-            both = [cuts(one[call]["ns"]) for one in rows[mode]]
-            ratios = [
-                cut[0] / cuts(base[call]["ns"])[0]
-                for cut, base in zip(both, rows["none"], strict=True)
-            ]
-            calls[call][mode] = {
-                "p50_us": round(statistics.median(cut[0] for cut in both) / 1000, 2),
-                "p99_us": round(statistics.median(cut[1] for cut in both) / 1000, 2),
-                "ratio": round(statistics.median(ratios), 3),
-            }
-    decisions: dict[str, Any] = {}
-    for mode in (mode for mode in modes if mode.endswith("policies")):
-        added = [
-            cuts(one["connect UDP"]["ns"])[0] - cuts(base["connect UDP"]["ns"])[0]
-            for one, base in zip(rows[mode], rows["no policy"], strict=True)
-        ]
-        decisions[f"kernel, {mode}, ns"] = round(statistics.median(added))
-    for size in SIZES:
-        answers, took = zip(*((a, s) for n, a, s in rows["filled"] if n == size), strict=True)
-        decisions[f"a set of {size:,} applied, ms"] = round(statistics.median(took) * 1e3, 1)
-        decisions[f"a set of {size:,}, answers"] = answers[0]
-        new = [took for n, took in rows["new kind"] if n == size]
-        decisions[f"a new kind of container, {size:,} policies, ms"] = round(
-            statistics.median(new) * 1e3, 1
-        )
-    missing["held until approved"] = "an approval holds calls at the gateway: bench/gateway.py"
-    return {"tier": tier, "calls": calls, "decisions": decisions, "not measured": missing}
 
 
 def main() -> None:
@@ -311,30 +283,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows: dict[str, list[Any]] = {}
-    tier = ""
+    figures = Figures()
     with place() as (group, folder):
-        for _ in range(options.rounds):
-            tier = turn(group, folder, options.calls, rows)
-    found = summary(rows, tier)
-    engine = {size: asked(size, 2_000) for size in SIZES}
-    for size, by in engine.items():
-        for name, (p50, p99) in by.items():
-            found["decisions"][f"engine, {size:,} policies, {name}, µs p50"] = round(p50, 1)
-            found["decisions"][f"engine, {size:,} policies, {name}, µs p99"] = round(p99, 1)
-    if options.json:
-        print(json.dumps(found))
-        return
-    print(f"tier {found['tier']}; µs: p50, p99 (ratio of p50 to none)")
-    for call, modes in found["calls"].items():
-        print(call)
-        for mode, row in modes.items():
-            print(f"  {mode:<16} {row['p50_us']:>9.2f} {row['p99_us']:>9.2f} ({row['ratio']:.3f})")
-    print("decisions")
-    for name, value in found["decisions"].items():
-        print(f"  {name:<52} {value:>10,}")
-    for name, why in found["not measured"].items():
-        print(f"not measured: {name}: {why}")
+        once = partial(turn, group, folder, options.calls, figures)
+        in_turns(options.rounds, [("policies in the kernel", once)])
+    figures.show(options.rounds, options.json)
 
 
 if __name__ == "__main__":
