@@ -105,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = Figures()
     with place() as (group, folder):
-        made: dict[str, list[tuple[str, Callable[[], object]]]] = {
+        made: dict[str, list[tuple[str, Callable[[], None]]]] = {
             "kernel": [("kernel", partial(turn, group, folder, options.calls, figures))],
             "cedar": [("cedar", partial(cedar, figures))],
             "gateway": [("gateway", partial(gateway, options.tool_calls, figures))],

@@ -24,15 +24,15 @@ class Kind(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Of one round, in ns; count: of how many."""
+    """Of one round, in ns; n: of how many."""
 
     p50: float
     p99: float
-    count: int
+    n: int
 
     def beyond(self, usual: float) -> Cut:
         """How much longer than this."""
-        return Cut(self.p50 - usual, self.p99 - usual, self.count)
+        return Cut(self.p50 - usual, self.p99 - usual, self.n)
 
 
 def cut(times: Sequence[float]) -> Cut:
@@ -64,7 +64,7 @@ class Figures:
                 row: dict[str, Any] = {"what": kind.name, "way": way, "unit": kind.unit}
                 row["p50"] = round(statistics.median(one.p50 for one in cuts) / scale, 2)
                 row["p99"] = round(statistics.median(one.p99 for one in cuts) / scale, 2)
-                row["count"] = sum(one.count for one in cuts)
+                row["count"] = sum(one.n for one in cuts)
                 if base := ways.get(kind.base):
                     for name in ("p50", "p99"):
                         both = zip(cuts, base, strict=True)

@@ -74,7 +74,10 @@ server = socket.create_server(("127.0.0.1", 0), backlog=512)
 near, far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
 
 def spawn(name):
-    pid = os.posix_spawn(f"{folder}/{name}", [name], {})
+    try:
+        pid = os.posix_spawn(f"{folder}/{name}", [name], {})
+    except PermissionError:
+        return True
     return os.waitpid(pid, 0)[1] != 0
 
 def opened(name):
@@ -224,7 +227,8 @@ def turn(group: Path, folder: Path, count: int, figures: Figures) -> None:
             way = f"{size:,} policies"
             note(f"  {way}")
             follow.next = engine = policies(size)
-            until(lambda engine=engine: guarding.stats()["version"] == engine.version, watch)
+            version = engine.version
+            until(lambda version=version: guarding.stats()["version"] == version, watch)  # type: ignore[misc]
             if unheld := guarding.stats()["unheld"]:
                 raise SystemExit(f"not held: {unheld}")
             figures.add(APPLIED, way, cut([guarding.filled * 1e9]))

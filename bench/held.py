@@ -158,7 +158,7 @@ def turn(way: str, count: int, figures: Figures) -> None:
 
 def parts(count: int, figures: Figures) -> list[tuple[str, Callable[[], None]]]:
     """What can be measured here; of the rest, the reason."""
-    found = []
+    found: list[tuple[str, Callable[[], None]]] = []
     for way in WAYS:
         why = (missing("runc", "ip") or "") if way == GUARDED else ""
         if why:
