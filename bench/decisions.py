@@ -36,7 +36,8 @@ from hullwatch.decide.engine import Engine
 
 ASKED = Kind("a new question, Cedar is asked", "µs")
 AGAIN = Kind("the same question again", "µs")
-CALL = Kind("a tool call over stdio", "µs", "gateway, no policy")
+CALL = Kind("a tool call over stdio", "µs")
+BASE = "gateway, no policy"
 QUESTIONS = 1_000
 BLOCKS = 5  # of a round's calls, in which the ways take turns
 
@@ -63,7 +64,7 @@ async def _gateway(count: int, figures: Figures) -> None:
     """One round; each way has a gateway and a server of its own."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        plans = {"no gateway": [], CALL.base: GATEWAY}
+        plans = {"no gateway": [], BASE: GATEWAY}
         for size in SIZES:
             path = folder / f"{size}.cedar"
             path.write_text("\n".join(texts(size)))
@@ -83,8 +84,9 @@ async def _gateway(count: int, figures: Figures) -> None:
                     some = await measure(call, count // BLOCKS if block else WARM, 1, ident)
                     ident += len(some)
                     took[way] += some if block else []
-    for way, times in took.items():
-        figures.add(CALL, way, cut([one * 1e9 for one in times]))
+    cuts = {way: cut([one * 1e9 for one in times]) for way, times in took.items()}
+    for way, one in cuts.items():
+        figures.add(CALL, way, one, cuts[BASE])
 
 
 async def _new_tool(call: Call, ident: int) -> None:
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=4_000, help="opens and connects; execs: 1/20")
+    parser.add_argument("--kinds", type=int, default=5, help="of new containers in a round")
     parser.add_argument("--tool-calls", type=int, default=500, help="of each way in a round")
     parser.add_argument("--actions", type=int, default=20, help="that are held, of each way")
     parser.add_argument("--json", action="store_true")
@@ -106,7 +109,9 @@ def main() -> None:
     figures = Figures()
     with place() as (group, folder):
         made: dict[str, list[tuple[str, Callable[[], None]]]] = {
-            "kernel": [("kernel", partial(turn, group, folder, options.calls, figures))],
+            "kernel": [
+                ("kernel", partial(turn, group, folder, options.calls, options.kinds, figures))
+            ],
             "cedar": [("cedar", partial(cedar, figures))],
             "gateway": [("gateway", partial(gateway, options.tool_calls, figures))],
             "held": held.parts(options.actions, figures),

@@ -16,11 +16,10 @@ _NS = {"ns": 1, "µs": 1e3, "ms": 1e6}
 
 
 class Kind(NamedTuple):
-    """What is timed in several ways. base: the way that ratios are to; '': no ratios."""
+    """What is timed in several ways."""
 
     name: str
     unit: str
-    base: str = ""
 
 
 class Cut(NamedTuple):
@@ -46,29 +45,29 @@ class Figures:
     """Rounds of each kind and way; medians over the rounds."""
 
     def __init__(self) -> None:
-        self._rounds: dict[Kind, dict[str, list[Cut]]] = {}
+        self._rounds: dict[Kind, dict[str, list[tuple[Cut, Cut | None]]]] = {}
         self.head: dict[str, Any] = {}
         """What stands before them."""
         self.missing: dict[str, str] = {}
         """What could not be measured, and why."""
 
-    def add(self, kind: Kind, way: str, one: Cut) -> None:
-        """One round's; each way has one in each."""
-        self._rounds.setdefault(kind, {}).setdefault(way, []).append(one)
+    def add(self, kind: Kind, way: str, one: Cut, base: Cut | None = None) -> None:
+        """One round's. base: what took turns with it, for ratios."""
+        self._rounds.setdefault(kind, {}).setdefault(way, []).append((one, base))
 
     def rows(self) -> list[dict[str, Any]]:
         found = []
         for kind, ways in self._rounds.items():
             for way, cuts in ways.items():
                 scale = _NS[kind.unit]
+                ones = [one for one, _ in cuts]
                 row: dict[str, Any] = {"what": kind.name, "way": way, "unit": kind.unit}
-                row["p50"] = round(statistics.median(one.p50 for one in cuts) / scale, 2)
-                row["p99"] = round(statistics.median(one.p99 for one in cuts) / scale, 2)
-                row["count"] = sum(one.n for one in cuts)
-                if base := ways.get(kind.base):
-                    for name in ("p50", "p99"):
-                        both = zip(cuts, base, strict=True)
-                        ratios = [getattr(one, name) / getattr(other, name) for one, other in both]
+                row["p50"] = round(statistics.median(one.p50 for one in ones) / scale, 2)
+                row["p99"] = round(statistics.median(one.p99 for one in ones) / scale, 2)
+                row["count"] = sum(one.n for one in ones)
+                for name in ("p50", "p99"):
+                    ratios = [getattr(one, name) / getattr(to, name) for one, to in cuts if to]
+                    if ratios:
                         row[f"{name}_ratio"] = round(statistics.median(ratios), 3)
                 found.append(row)
         return found

@@ -3,11 +3,12 @@
     python bench/guard.py [--calls N] [--rounds N] [--json]          (root)
 
 A process in a cgroup and mount namespace of its own, as a container has them, calls exec, open and
-connect: without a sensor, with one and no policy, and with 10, 100 and 1,000 policies that the
-kernel holds it to; what is allowed, then what is blocked. All take turns within a round; ratios are
-to `no policy` in the same round. Then a decision in the kernel: what a connect takes longer than
-the median one with no policy, so that its p99 has the connect's own in it; and how long it takes
-until a set, and a container of a new kind, has its answers.
+connect: without a sensor; with one, as a container that no policy holds; and with 10, 100 and 1,000
+policies that the kernel holds it to. What is allowed, then what is blocked. With and without
+policies take turns within a round, and ratios are to `no policy` in these turns. Then a decision in
+the kernel: what a connect takes longer than the median one with no policy, so that its p99 has the
+connect's own in it; and how long it takes until a set, and a container of a new kind, has its
+answers.
 `bench/decisions.py` shows this beside what asks Cedar and what waits for people.
 """
 
@@ -57,7 +58,7 @@ STOPS = (
 )
 BASE = "no policy"
 CALLS = tuple(
-    Kind(name, "µs", BASE)
+    Kind(name, "µs")
     for name in (
         *("exec", "exec, blocked", "open", "open, blocked"),
         *("connect TCP", "connect UDP", "connect UDP, blocked"),
@@ -66,7 +67,8 @@ CALLS = tuple(
 DECISION = Kind("a decision in the kernel", "ns")
 APPLIED = Kind("a set that is applied, until its answers are there", "ms")
 NEW = Kind("a container of a new kind, until its answers are there", "ms")
-NEW_KINDS = 5  # in a round
+DECIDED = "connect UDP"  # does nothing else that takes time
+BLOCKS = 4  # of the calls of a round: with and without policies take turns in them
 WORKER = r"""
 import json, os, socket, sys, time
 folder, count = sys.argv[1], int(sys.argv[2])
@@ -139,6 +141,20 @@ class Set:
         return found
 
 
+class Times:
+    """ns of each call; and what was stopped, each time."""
+
+    def __init__(self) -> None:
+        self.ns: dict[str, list[float]] = {}
+        self.stopped = {kind.name for kind in CALLS}
+
+    def add(self, found: dict[str, dict[str, Any]]) -> None:
+        for call, one in found.items():
+            self.ns.setdefault(call, []).extend(one["ns"])
+            if not one["stopped"]:
+                self.stopped.discard(call)
+
+
 def policies(size: int) -> Engine:
     made = [
         f'@id("p{n}") forbid (principal, action == Action::"{action}", resource is {kind})'
@@ -197,9 +213,8 @@ def measured(
         return found
 
 
-def turn(group: Path, folder: Path, count: int, figures: Figures) -> None:
-    """One round."""
-    found = {"no sensor": measured(group, folder, count, lambda: None)}
+def turn(group: Path, folder: Path, count: int, kinds: int, figures: Figures) -> None:
+    """One round. kinds: new containers for each number of policies."""
     sensor = Sensor()
     follow = Set()
     guarding = Guarding(
@@ -211,18 +226,34 @@ def turn(group: Path, folder: Path, count: int, figures: Figures) -> None:
         lambda one: None,
         lambda *_: None,
     )
+    cgroup = group.stat().st_ino
+    some = count // BLOCKS
+
+    def watch() -> None:
+        sensor.drain()
+        guarding.tick()
+
+    def bare(into: Times) -> None:
+        into.add(measured(group, folder, some, lambda: None))
+
+    def base(into: Times) -> None:
+        guarding.gone([cgroup])
+        until(lambda: guarding.stats()["guarded"] == 0, watch)
+        into.add(measured(group, folder, some, watch))
+
+    def held(into: Times) -> None:
+        guarding.found([container(0, cgroup)])
+        until(lambda: guarding.stats()["guarded"] == 1, watch)
+        into.add(measured(group, folder, some, watch))
+
+    without = Times()
+    for _ in range(BLOCKS):
+        bare(without)
     try:
         sensor.start()
         sensor.drain()
-
-        def watch() -> None:
-            sensor.drain()
-            guarding.tick()
-
-        found[BASE] = measured(group, folder, count, watch)
+        figures.head["tier"] = sensor.facts.tier.value
         guarding.start()
-        cgroup = group.stat().st_ino
-        guarding.found([container(0, cgroup)])
         for size in SIZES:
             way = f"{size:,} policies"
             note(f"  {way}")
@@ -231,14 +262,23 @@ def turn(group: Path, folder: Path, count: int, figures: Figures) -> None:
             until(lambda version=version: guarding.stats()["version"] == version, watch)  # type: ignore[misc]
             if unheld := guarding.stats()["unheld"]:
                 raise SystemExit(f"not held: {unheld}")
+            times, others = Times(), Times()
+            for _ in range(BLOCKS):
+                base(others)
+                held(times)
+            unstopped(times, figures)
+            if size == SIZES[0]:
+                tell("no sensor", without, others, figures)
+            tell(BASE, others, others, figures)
+            tell(way, times, others, figures)
+            usual = cut(others.ns[DECIDED]).p50
+            figures.add(DECISION, way, cut(times.ns[DECIDED]).beyond(usual))
             figures.add(APPLIED, way, cut([guarding.filled * 1e9]))
-            found[way] = measured(group, folder, count, watch)
-            figures.add(NEW, way, cut([filled(guarding, cgroup, n) for n in range(NEW_KINDS)]))
-        figures.head["tier"] = sensor.facts.tier.value
+            figures.add(NEW, way, cut([filled(guarding, cgroup, n) for n in range(kinds)]))
+            guarding.gone([cgroup])
     finally:
         guarding.close()
         sensor.close()
-    tell(found, figures)
 
 
 def filled(guarding: Guarding, cgroup: int, number: int) -> float:
@@ -253,23 +293,20 @@ def filled(guarding: Guarding, cgroup: int, number: int) -> float:
     return took
 
 
-def tell(found: dict[str, dict[str, dict[str, Any]]], figures: Figures) -> None:
-    """Of one round: by way and call."""
-    held = [way for way in found if way.endswith("policies")]
-    cuts = {(way, call): cut(one["ns"]) for way, by in found.items() for call, one in by.items()}
+def unstopped(times: Times, figures: Figures) -> None:
+    """What policies ought to stop, and do not here, is not measured."""
     for kind in CALLS:
-        blocked = kind.name.endswith("blocked")
-        if blocked and not all(found[way][kind.name]["stopped"] for way in held):
-            why = (
-                f"nothing stops it on the {figures.head['tier']} tier; in a guest: tests/vm/run.py"
-            )
+        if kind.name.endswith("blocked") and kind.name not in times.stopped:
+            tier = figures.head["tier"]
+            why = f"nothing stops it on the {tier} tier; in a guest: tests/vm/run.py"
             figures.missing[kind.name] = why
-            continue
-        for way in found:
-            figures.add(kind, way, cuts[way, kind.name])
-    for way in held:
-        call = "connect UDP"
-        figures.add(DECISION, way, cuts[way, call].beyond(cuts[BASE, call].p50))
+
+
+def tell(way: str, times: Times, base: Times, figures: Figures) -> None:
+    """Of one round. base: what took turns with it."""
+    for kind in CALLS:
+        if kind.name not in figures.missing:
+            figures.add(kind, way, cut(times.ns[kind.name]), cut(base.ns[kind.name]))
 
 
 def until(done: Callable[[], bool], watch: Callable[[], object], pause: float = 0.02) -> None:
@@ -284,12 +321,13 @@ def until(done: Callable[[], bool], watch: Callable[[], object], pause: float = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", type=int, default=20_000, help="opens and connects a turn")
+    parser.add_argument("--kinds", type=int, default=5, help="of new containers a turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     figures = Figures()
     with place() as (group, folder):
-        once = partial(turn, group, folder, options.calls, figures)
+        once = partial(turn, group, folder, options.calls, options.kinds, figures)
         in_turns(options.rounds, [("policies in the kernel", once)])
     figures.show(options.rounds, options.json)
 
