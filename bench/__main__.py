@@ -2,7 +2,7 @@
 
 The others, each with --help: python bench/detect_throughput.py, capture_throughput.py,
 store_throughput.py, backtest.py, baseline_cost.py, sigma_case.py, decide.py,
-guard.py.
+decisions.py.
 """
 
 import subprocess

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -23,6 +22,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from figures import cut
 
 ROOT = Path(__file__).resolve().parents[1]
 CONCURRENT = (1, 8, 32)
@@ -40,12 +41,12 @@ for line in sys.stdin.buffer:
     sys.stdout.buffer.flush()
 """
 
-Call = Callable[[int], Awaitable[None]]
+Call = Callable[..., Awaitable[None]]  # (id, tool="echo")
 
 
-def body(ident: int, size: int) -> bytes:
+def body(ident: int, size: int, tool: str) -> bytes:
     arguments = {"text": "x" * size}
-    params = {"name": "echo", "arguments": arguments}
+    params = {"name": tool, "arguments": arguments}
     message = {"jsonrpc": "2.0", "id": ident, "method": "tools/call", "params": params}
     return json.dumps(message).encode()
 
@@ -66,11 +67,11 @@ async def stdio(gateway: list[str], size: int, state: str) -> AsyncIterator[tupl
         while line := await child.stdout.readline():
             waiting.pop(json.loads(line)["id"]).set_result(None)
 
-    async def call(ident: int) -> None:
+    async def call(ident: int, tool: str = "echo") -> None:
         assert child.stdin
         waiting[ident] = asyncio.get_running_loop().create_future()
         done = waiting[ident]
-        child.stdin.write(body(ident, size) + b"\n")
+        child.stdin.write(body(ident, size, tool) + b"\n")
         await done
 
     reading = asyncio.create_task(read())
@@ -127,10 +128,10 @@ async def http(gateway: list[str], size: int, state: str) -> AsyncIterator[tuple
         port = int(line.partition(b"http://127.0.0.1:")[2].partition(b"/")[0])
     free: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
 
-    async def call(ident: int) -> None:
+    async def call(ident: int, tool: str = "echo") -> None:
         link = free.popleft() if free else await asyncio.open_connection("127.0.0.1", port)
         reader, writer = link
-        data = body(ident, size)
+        data = body(ident, size, tool)
         writer.write(
             b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             b"Accept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s"
@@ -205,8 +206,8 @@ def _cpu(pid: int) -> float:
 def _row(took: dict[str, list[float]]) -> dict[str, float]:
     row: dict[str, float] = {}
     for kind, times in took.items():
-        cuts = statistics.quantiles(times, n=100, method="inclusive")
-        row |= {f"{kind}_p50_us": cuts[49] * 1e6, f"{kind}_p99_us": cuts[98] * 1e6}
+        found = cut(times)
+        row |= {f"{kind}_p50_us": found.p50 * 1e6, f"{kind}_p99_us": found.p99 * 1e6}
     row["added_p50_us"] = row["gateway_p50_us"] - row["direct_p50_us"]
     row["added_p99_us"] = row["gateway_p99_us"] - row["direct_p99_us"]
     return row

@@ -1,14 +1,15 @@
-"""What policies in force cost those who are held to them, and how long a decision takes:
+"""What policies in force cost those who are held to them:
 
     python bench/guard.py [--calls N] [--rounds N] [--json]          (root)
 
 A process in a cgroup and mount namespace of its own, as a container has them, calls exec, open and
-connect: without a sensor, with one and no policy, and with 10, 100 and 1,000 policies that the
-kernel holds it to; what is allowed, then what is blocked. All take turns within a round, and each
-ratio is to the run without a sensor in the same round; medians of the rounds are shown. Then how
-long decisions take: by the kernel (what a connect takes longer than with a sensor and no policy),
-when a kind of container comes that is new, when a set is applied, and by the engine that the
-gateway asks. What cannot be measured here is named, with the reason.
+connect: without a sensor; with one, as a container that no policy holds; and with 10, 100 and 1,000
+policies that the kernel holds it to. What is allowed, then what is blocked. With and without
+policies take turns within a round, and ratios are to `no policy` in these turns. Then a decision in
+the kernel: what a connect takes longer than the median one with no policy, so that its p99 has the
+connect's own in it; and how long it takes until a set, and a container of a new kind, has its
+answers.
+`bench/decisions.py` shows this beside what asks Cedar and what waits for people.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from decide import question, texts
+from figures import Figures, Kind, cut, in_turns, note
 
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
@@ -55,10 +56,19 @@ STOPS = (
     'resource.path like "*/forbidden-file"',
     'resource has ip && resource.ip.isInRange(ip("198.51.100.0/24"))',
 )
-CALLS = (
-    *("exec", "exec, blocked", "open", "open, blocked"),
-    *("connect TCP", "connect UDP", "connect UDP, blocked"),
+BASE = "no policy"
+CALLS = tuple(
+    Kind(name, "µs")
+    for name in (
+        *("exec", "exec, blocked", "open", "open, blocked"),
+        *("connect TCP", "connect UDP", "connect UDP, blocked"),
+    )
 )
+DECISION = Kind("a decision in the kernel", "ns")
+APPLIED = Kind("a set that is applied, until its answers are there", "ms")
+NEW = Kind("a container of a new kind, until its answers are there", "ms")
+DECIDED = "connect UDP"  # does nothing else that takes time
+BLOCKS = 4  # of the calls of a round: with and without policies take turns in them
 WORKER = r"""
 import json, os, socket, sys, time
 folder, count = sys.argv[1], int(sys.argv[2])
@@ -66,7 +76,10 @@ server = socket.create_server(("127.0.0.1", 0), backlog=512)
 near, far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
 
 def spawn(name):
-    pid = os.posix_spawn(f"{folder}/{name}", [name], {})
+    try:
+        pid = os.posix_spawn(f"{folder}/{name}", [name], {})
+    except PermissionError:
+        return True
     return os.waitpid(pid, 0)[1] != 0
 
 def opened(name):
@@ -128,6 +141,20 @@ class Set:
         return found
 
 
+class Times:
+    """ns of each call; and what was stopped, each time."""
+
+    def __init__(self) -> None:
+        self.ns: dict[str, list[float]] = {}
+        self.stopped = {kind.name for kind in CALLS}
+
+    def add(self, found: dict[str, dict[str, Any]]) -> None:
+        for call, one in found.items():
+            self.ns.setdefault(call, []).extend(one["ns"])
+            if not one["stopped"]:
+                self.stopped.discard(call)
+
+
 def policies(size: int) -> Engine:
     made = [
         f'@id("p{n}") forbid (principal, action == Action::"{action}", resource is {kind})'
@@ -186,9 +213,8 @@ def measured(
         return found
 
 
-def turn(group: Path, folder: Path, count: int, rows: dict[str, list[Any]]) -> str:
-    """One round; the tier."""
-    rows.setdefault("none", []).append(measured(group, folder, count, lambda: None))
+def turn(group: Path, folder: Path, count: int, kinds: int, figures: Figures) -> None:
+    """One round. kinds: new containers for each number of policies."""
     sensor = Sensor()
     follow = Set()
     guarding = Guarding(
@@ -200,141 +226,110 @@ def turn(group: Path, folder: Path, count: int, rows: dict[str, list[Any]]) -> s
         lambda one: None,
         lambda *_: None,
     )
+    cgroup = group.stat().st_ino
+    some = count // BLOCKS
+
+    def watch() -> None:
+        sensor.drain()
+        guarding.tick()
+
+    def bare(into: Times) -> None:
+        into.add(measured(group, folder, some, lambda: None))
+
+    def base(into: Times) -> None:
+        guarding.gone([cgroup])
+        until(lambda: guarding.stats()["guarded"] == 0, watch)
+        into.add(measured(group, folder, some, watch))
+
+    def held(into: Times) -> None:
+        guarding.found([container(0, cgroup)])
+        until(lambda: guarding.stats()["guarded"] == 1, watch)
+        into.add(measured(group, folder, some, watch))
+
+    without = Times()
+    for _ in range(BLOCKS):
+        bare(without)
     try:
         sensor.start()
         sensor.drain()
-
-        def watch() -> None:
-            sensor.drain()
-            guarding.tick()
-
-        rows.setdefault("no policy", []).append(measured(group, folder, count, watch))
+        figures.head["tier"] = sensor.facts.tier.value
         guarding.start()
-        cgroup = group.stat().st_ino
-        guarding.found([container(0, cgroup)])
         for size in SIZES:
+            way = f"{size:,} policies"
+            note(f"  {way}")
             follow.next = engine = policies(size)
-            until(lambda engine=engine: guarding.stats()["version"] == engine.version, watch)
-            stats = guarding.stats()
-            if stats["unheld"]:
-                raise SystemExit(f"not held: {stats['unheld']}")
-            rows.setdefault(f"{size:,} policies", []).append(measured(group, folder, count, watch))
-            rows.setdefault("filled", []).append((size, stats["answers"], guarding.filled))
-            began = time.perf_counter()
-            other = container(1, cgroup + 1)
-            guarding.found([other])
-            until(lambda: guarding.stats()["guarded"] == 2, watch, 0.0005)
-            rows.setdefault("new kind", []).append((size, time.perf_counter() - began))
-            guarding.gone([other.cgroup])
-            until(lambda: guarding.stats()["guarded"] == 1, watch)
-        return sensor.facts.tier.value
+            version = engine.version
+            until(lambda version=version: guarding.stats()["version"] == version, watch)  # type: ignore[misc]
+            if unheld := guarding.stats()["unheld"]:
+                raise SystemExit(f"not held: {unheld}")
+            times, others = Times(), Times()
+            for _ in range(BLOCKS):
+                base(others)
+                held(times)
+            unstopped(times, figures)
+            if size == SIZES[0]:
+                tell("no sensor", without, others, figures)
+            tell(BASE, others, others, figures)
+            tell(way, times, others, figures)
+            usual = cut(others.ns[DECIDED]).p50
+            figures.add(DECISION, way, cut(times.ns[DECIDED]).beyond(usual))
+            figures.add(APPLIED, way, cut([guarding.filled * 1e9]))
+            figures.add(NEW, way, cut([filled(guarding, cgroup, n) for n in range(kinds)]))
+            guarding.gone([cgroup])
     finally:
         guarding.close()
         sensor.close()
 
 
+def filled(guarding: Guarding, cgroup: int, number: int) -> float:
+    """ns until a container is held. Those of a round have names, and so answers, of their own."""
+    began = time.perf_counter_ns()
+    other = container(number + 1, cgroup + number + 1)
+    guarding.found([other])
+    until(lambda: guarding.stats()["guarded"] == 2, lambda: None, 0.0005)
+    took = time.perf_counter_ns() - began
+    guarding.gone([other.cgroup])
+    until(lambda: guarding.stats()["guarded"] == 1, lambda: None)
+    return took
+
+
+def unstopped(times: Times, figures: Figures) -> None:
+    """What policies ought to stop, and do not here, is not measured."""
+    for kind in CALLS:
+        if kind.name.endswith("blocked") and kind.name not in times.stopped:
+            tier = figures.head["tier"]
+            why = f"nothing stops it on the {tier} tier; in a guest: tests/vm/run.py"
+            figures.missing[kind.name] = why
+
+
+def tell(way: str, times: Times, base: Times, figures: Figures) -> None:
+    """Of one round. base: what took turns with it."""
+    for kind in CALLS:
+        if kind.name not in figures.missing:
+            figures.add(kind, way, cut(times.ns[kind.name]), cut(base.ns[kind.name]))
+
+
 def until(done: Callable[[], bool], watch: Callable[[], object], pause: float = 0.02) -> None:
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     while not done():
         if time.monotonic() > limit:
-            raise SystemExit("it did not come into force within two minutes")
+            raise SystemExit("it did not come into force within ten minutes")
         watch()
         time.sleep(pause)
-
-
-def cuts(times: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
-    found = statistics.quantiles(times, n=100, method="inclusive")
-    return found[49], found[98]
-
-
-def asked(size: int, count: int) -> dict[str, tuple[float, float]]:
-    """µs of a decision of the engine, as the gateway asks it."""
-    engine = Engine.of([("\n".join(texts(size)), "bench.cedar")])
-    found: dict[str, tuple[float, float]] = {}
-    for name in ("asked", "cached"):
-        took = []
-        for number in range(count):
-            one = question(number)
-            began = time.perf_counter_ns()
-            engine.decide(one)
-            took.append((time.perf_counter_ns() - began) / 1000)
-        found[name] = cuts(took)
-    return found
-
-
-def summary(rows: dict[str, list[Any]], tier: str) -> dict[str, Any]:
-    modes = [mode for mode in rows if mode not in ("filled", "new kind")]
-    calls: dict[str, Any] = {}
-    missing: dict[str, str] = {}
-    for call in CALLS:
-        held = [mode for mode in modes if mode.endswith("policies")]
-        if call.endswith("blocked") and not all(
-            one[call]["stopped"] for mode in held for one in rows[mode]
-        ):
-            missing[call] = f"nothing stops it on the {tier} tier; in a guest: tests/vm/run.py"
-            continue
-        calls[call] = {}
-        for mode in modes:
-            both = [cuts(one[call]["ns"]) for one in rows[mode]]
-            ratios = [
-                cut[0] / cuts(base[call]["ns"])[0]
-                for cut, base in zip(both, rows["none"], strict=True)
-            ]
-            calls[call][mode] = {
-                "p50_us": round(statistics.median(cut[0] for cut in both) / 1000, 2),
-                "p99_us": round(statistics.median(cut[1] for cut in both) / 1000, 2),
-                "ratio": round(statistics.median(ratios), 3),
-            }
-    decisions: dict[str, Any] = {}
-    for mode in (mode for mode in modes if mode.endswith("policies")):
-        added = [
-            cuts(one["connect UDP"]["ns"])[0] - cuts(base["connect UDP"]["ns"])[0]
-            for one, base in zip(rows[mode], rows["no policy"], strict=True)
-        ]
-        decisions[f"kernel, {mode}, ns"] = round(statistics.median(added))
-    for size in SIZES:
-        answers, took = zip(*((a, s) for n, a, s in rows["filled"] if n == size), strict=True)
-        decisions[f"a set of {size:,} applied, ms"] = round(statistics.median(took) * 1e3, 1)
-        decisions[f"a set of {size:,}, answers"] = answers[0]
-        new = [took for n, took in rows["new kind"] if n == size]
-        decisions[f"a new kind of container, {size:,} policies, ms"] = round(
-            statistics.median(new) * 1e3, 1
-        )
-    missing["held until approved"] = "an approval holds calls at the gateway: bench/gateway.py"
-    return {"tier": tier, "calls": calls, "decisions": decisions, "not measured": missing}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", type=int, default=20_000, help="opens and connects a turn")
+    parser.add_argument("--kinds", type=int, default=5, help="of new containers a turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows: dict[str, list[Any]] = {}
-    tier = ""
+    figures = Figures()
     with place() as (group, folder):
-        for _ in range(options.rounds):
-            tier = turn(group, folder, options.calls, rows)
-    found = summary(rows, tier)
-    engine = {size: asked(size, 2_000) for size in SIZES}
-    for size, by in engine.items():
-        for name, (p50, p99) in by.items():
-            found["decisions"][f"engine, {size:,} policies, {name}, µs p50"] = round(p50, 1)
-            found["decisions"][f"engine, {size:,} policies, {name}, µs p99"] = round(p99, 1)
-    if options.json:
-        print(json.dumps(found))
-        return
-    print(f"tier {found['tier']}; µs: p50, p99 (ratio of p50 to none)")
-    for call, modes in found["calls"].items():
-        print(call)
-        for mode, row in modes.items():
-            print(f"  {mode:<16} {row['p50_us']:>9.2f} {row['p99_us']:>9.2f} ({row['ratio']:.3f})")
-    print("decisions")
-    for name, value in found["decisions"].items():
-        print(f"  {name:<52} {value:>10,}")
-    for name, why in found["not measured"].items():
-        print(f"not measured: {name}: {why}")
+        once = partial(turn, group, folder, options.calls, options.kinds, figures)
+        in_turns(options.rounds, [("policies in the kernel", once)])
+    figures.show(options.rounds, options.json)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Guarded:
         self.until(lambda: bool(self.counts.version and self.counts.guarded))
 
     def until(self, question: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not question():
             if time.monotonic() > deadline:
                 raise TimeoutError("the doorkeeper does not answer")

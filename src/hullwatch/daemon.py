@@ -8,7 +8,6 @@ A fault in one stage is counted, written down and shown, and the others go on.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import ipaddress
 import os
@@ -52,6 +51,7 @@ from hullwatch.feedback import Feedback
 from hullwatch.guarding import Guarding, Named, stopped_of
 from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
+from hullwatch.memory import give_back
 from hullwatch.opens import Opens, Stop, handed, is_told
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
@@ -141,7 +141,6 @@ class Daemon:
         on_findings: Callable[[list[Finding]], None] | None = None,
         on_notice: Callable[[str, str], None] | None = None,
     ) -> None:
-        _be_frugal()
         self.options = options
         self.rules = rules
         self.rights = rights
@@ -240,7 +239,7 @@ class Daemon:
         # The start-up objects never die: keep the collector from walking them again and again.
         gc.collect()
         gc.freeze()
-        _give_back()  # what loading took: BTF, rules
+        give_back()  # what loading took: BTF, rules
         # What loading took is not what watching takes.
         self._governed_at = (time.monotonic(), _cpu(), self.sensor.bulk_events)
         self._watching = True
@@ -756,21 +755,6 @@ def _be_preferred(thread: int) -> None:
         os.setpriority(os.PRIO_PROCESS, thread, -10)
     except OSError:
         return  # without CAP_SYS_NICE it runs as it is
-
-
-def _be_frugal() -> None:
-    """Before anything is allocated: have memory given back. By default glibc keeps what a burst
-    took, in a heap for each thread."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in ((-8, 1), (-3, 128 << 10), (-1, 128 << 10)):
-            libc.mallopt(option, value)  # M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-
-
-def _give_back() -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def _cpu() -> float:

@@ -29,6 +29,7 @@ from hullwatch.decide.quarantine import How, Quarantine
 from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.baseline.objects import dns_object
 from hullwatch.detect.row import Row as EventRow
+from hullwatch.memory import give_back
 from hullwatch.questions import Act, Asked, act_of, asked, of_workload, workload_name
 from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import POLICY_ACTIONS
@@ -446,6 +447,7 @@ class Guarding:
         self.unheld = (
             dict(plan.unheld) if opens is None else opens.use(engine, plan.unheld, plan.tools)
         )
+        give_back()  # what filling took
         self._say(
             "policy",
             f"set {plan.version[:12]} is in force in the kernel: {len(plan.policies)} policies,"

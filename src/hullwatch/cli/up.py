@@ -208,12 +208,13 @@ def up(
     json: Json = False,
 ) -> None:
     """Watch every container and process of this host; findings appear as they happen."""
-    from hullwatch import privileges
+    from hullwatch import memory, privileges
     from hullwatch.cli.when import parse_duration
     from hullwatch.store import lock
 
     # Command lines and paths of every workload end up in these files: for the agent's user only.
     os.umask(0o077)
+    memory.be_frugal()
     max_seconds = parse_duration(max_age, "--max-age")
     given = tuple(name for name in labels.split(",") if name and name != "none")
     _check_labels(given, private or (), trusted or ())

@@ -18,6 +18,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from functools import cache
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
@@ -426,7 +427,7 @@ def _version(policies: Iterable[Policy]) -> str:
 def _part(action: str, policies: Iterable[Policy]) -> _Part:
     chosen = tuple(one for one in policies if action in one.actions)
     if not chosen:  # a plan has thousands of small sets
-        return _NONE
+        return _none()
     words: set[str] = set()
     for one in chosen:
         words |= _ALL if one.reads is None else one.reads
@@ -438,7 +439,9 @@ def _part(action: str, policies: Iterable[Policy]) -> _Part:
     return _Part(chosen, handle, read(CONTEXT), {kind: read(of) for kind, of in ENTITIES.items()})
 
 
-_NONE = _Part((), cedarpy.PolicySet.from_str(""), (), dict.fromkeys(ENTITIES, ()))
+@cache
+def _none() -> _Part:
+    return _Part((), cedarpy.PolicySet.from_str(""), (), dict.fromkeys(ENTITIES, ()))
 
 
 def _asked(part: _Part, question: Question, now: datetime | None) -> _Asked:

@@ -30,7 +30,9 @@ class KeyTable:
 
     def clear(self) -> None:
         self.ids.clear()
-        self.front_keys = np.full(_SIZE, _EMPTY, np.uint64)
+        # Zeros take memory only where they are written. Key 0 has slot 0, so no other is mistaken.
+        self.front_keys = np.zeros(_SIZE, np.uint64)
+        self.front_keys[0] = _EMPTY
         self.front_ids = np.zeros(_SIZE, np.int32)
 
     @property

@@ -8,6 +8,7 @@ patterns that are known by their end read from there.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ def compiled(patterns: Iterable[Pattern]) -> Tables:
     for number, letter in enumerate(letters, 1):
         for byte in {ord(letter), ord(letter.upper())}:
             table["class_of"][0][byte] = number
-    rows: list[tuple[list[int], int, int]] = [([0] * _CLASSES, 0, 0)]
+    rows: list[_Row] = [(array("H", [0]) * _CLASSES, 0, 0)]
     # Apart, as the ranks of one cannot cut the other short.
     for ranked in (True, False):
         some = [one for one in given if (one[0].rank > 0) is ranked]
@@ -132,7 +133,7 @@ def told_apart(
 
 
 def _texts(
-    made: Sequence[tuple[list[int], int, int]], base: int, letters: list[str], backwards: bool
+    made: Sequence[_Row], base: int, letters: list[str], backwards: bool
 ) -> list[bytes]:
     """The shortest text that leads to each state."""
     other = next(chr(code) for code in range(33, 127) if chr(code) not in letters)
@@ -158,6 +159,8 @@ def _letters(given: Sequence[_Given]) -> list[str]:
 
 
 _Given = tuple[Pattern, list[str]]
+_Row = tuple["array[int]", int, int]
+"""A state: where each class of characters leads, labels, rank."""
 
 
 def _add(
@@ -165,7 +168,7 @@ def _add(
     backwards: bool,
     letters: list[str],
     table: np.ndarray,
-    rows: list[tuple[list[int], int, int]],
+    rows: list[_Row],
 ) -> None:
     """Put automata for these patterns into the table, as many as it takes."""
     if not group:
@@ -204,7 +207,7 @@ def _tokens(text: str) -> list[str]:
 
 def _automaton(
     group: list[_Given], backwards: bool, letters: list[str], base: int, dead: bool = False
-) -> list[tuple[list[int], int, int]] | None:
+) -> list[_Row] | None:
     """All states that can be reached, numbered from `base`; None: there are too many. dead: also
     the one that nothing leaves, which otherwise is 0.
 
@@ -259,11 +262,11 @@ def _automaton(
     waiting: list[int] = []
     numbers = {} if dead else {0: 0}
     number_of(start)
-    rows: list[tuple[list[int], int, int]] = []
+    rows: list[_Row] = []
     slash = letters.index("/") + 1
     for state in waiting:
         within = state & at[_ACROSS] | state & at[_WITHIN] | (state & at[_ONE]) << 1
-        following = [number_of(within)] * _CLASSES  # what no pattern here names
+        following = array("H", [number_of(within)]) * _CLASSES  # what no pattern here names
         for number, letter in enumerate(on, 1):
             if number == slash:
                 following[number] = number_of(state & at[_ACROSS] | (state & letter) << 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +56,7 @@ class _Source:
         self.path = path
         self.text = text
         self.lines = [0, *(found.end() for found in re.finditer("\n", text))]
-        self.maps: dict[int, list[int]] = {}
+        self.maps: dict[int, array[int]] = {}
 
     def place_at(self, index: int) -> Place:
         line = bisect.bisect_right(self.lines, index)
@@ -67,7 +68,7 @@ class _Source:
             found = self.maps[start] = self.map(start, value)
         return self.place_at(found[min(max(offset, 0), len(found) - 1)])
 
-    def map(self, start: int, value: str) -> list[int]:
+    def map(self, start: int, value: str) -> array[int]:
         """For each character of a scalar, its index in the file.
 
         Folding and indentation change blanks only, so the others pair up in order.
@@ -77,7 +78,7 @@ class _Source:
             index = text.find("\n", index) + 1
         elif text[index : index + 1] in ("'", '"'):
             index += 1
-        found: list[int] = []
+        found = array("L")
         for char in value:
             if not char.isspace():
                 while index < len(text) - 1 and text[index].isspace():
