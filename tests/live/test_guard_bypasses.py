@@ -61,6 +61,11 @@ unless { resource.name == "localhost" };
 forbid (principal, action == Action::"connect", resource is Host)
 when { context.container == "guarded" && resource.name like "*.evil.example" };
 
+@id("reports-stay")
+forbid (principal, action == Action::"connect", resource is Address)
+when { context.container == "guarded" && context has tool_call && context.tool_call == "report" }
+when { resource has ip && resource.ip.isInRange(ip("198.51.100.14/32")) };
+
 @id("no-shell")
 forbid (principal, action == Action::"exec", resource)
 when { context.container == "guarded" && ["sh", "ash"].contains(resource.name) };
@@ -1136,6 +1141,59 @@ def _(stage: Stage, puppet: Puppet) -> object:
     return who.do(here + "said = delivers(*link(), EVIL)")
 
 
+# -- tool calls -------------------------------------------------------------------------------
+
+TELLS = """
+link = socket.socket(socket.AF_UNIX)
+link.connect('/calls/sock')
+def tell(**said):
+    link.sendall(json.dumps(said).encode() + b'\\n')
+    said = json.loads(link.recv(4096))
+    assert 'error' not in said, said
+def call(name):
+    ident = int.from_bytes(os.urandom(7), 'little')
+    return dict(id=ident, kind='tool', source='context', name=name, begin=time.time_ns())
+def wait(condition):
+    until = time.monotonic() + 30
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+"""
+
+
+@attempt("call-forged")
+def _(stage: Stage, puppet: Puppet) -> object:
+    """A server that acts for a call is told to act for another one, by a container beside it."""
+    where = f"/shared/{puppet.container.name}"
+    server = puppet.begin(
+        PRELUDE
+        + TELLS
+        + f"""
+tell(begin=call('report'), scope='process')
+listens = socket.create_server(('127.0.0.1', 0))
+before = tried(lambda: reach(address='198.51.100.14'))
+open({where!r}, 'w').write(str(listens.getsockname()[1]))
+wait(lambda: not os.path.exists({where!r}))
+said = before, tried(lambda: reach(address='198.51.100.14'))
+"""
+    )
+    stage.free.do(
+        PRELUDE
+        + TELLS
+        + f"""
+wait(lambda: os.path.exists({where!r}) and open({where!r}).read())
+for _ in range(15):  # who listens there has to be known
+    tell(serve='another', port=int(open({where!r}).read()))
+    time.sleep(0.1)
+tell(begin=call('other'), scope='server')
+os.unlink({where!r})
+time.sleep(1)
+"""
+    )
+    before, then = puppet.end(server)
+    assert before == (puppet is stage.free), "what its own call forbids"
+    return then
+
+
 # -- Hullwatch itself -------------------------------------------------------------------------
 
 
@@ -1213,12 +1271,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     apply(store, POLICIES)
     network = Network("bypasses")
     for address in (
-        *(f"198.51.100.{n}/32" for n in (9, 10, 11, 12, 13, 53)),
+        *(f"198.51.100.{n}/32" for n in (9, 10, 11, 12, 13, 14, 53)),
         f"{FORBIDDEN}/32",
         "fd00::9/128",
     ):
         network.add_address(address)
-    shares = [Mount(shared, "/shared", writable=True)]
+    (calls := folder / "calls").mkdir()
+    shares = [Mount(shared, "/shared", writable=True), Mount(calls, "/calls", writable=True)]
 
     def puppet(name: str, **options: object) -> Puppet:
         made = Puppet(runc, python_image, folder, name, network=network.path, **options)
@@ -1242,7 +1301,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
 
     try:
         with (
-            Agent(store, rules=RULES, resolvers=(RESOLVER, *FORGED)) as agent,
+            Agent(store, rules=RULES, resolvers=(RESOLVER, *FORGED), calls=calls / "sock") as agent,
             Runc(python_image) as runc,
         ):
             guarded = puppet("guarded", privileged=True, mounts=shares)

@@ -229,6 +229,13 @@ PROMISES: tuple[Promise, ...] = (
         _NOWHERE,
         "permit hosts by their names, or take UDP port 443 from the container's network",
     ),
+    # tool calls
+    Promise(
+        "call-forged",
+        "a tool call told of another container's server, by one of its pod that has the socket",
+        _NOWHERE,
+        "mount the socket of calls into the gateway's container alone",
+    ),
     # labels
     Promise("label-connect", "a connection after a secret was read", _BOTH),
     Promise("label-open-connection", "a secret over a connection from before", _BOTH),
