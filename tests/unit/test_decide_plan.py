@@ -287,7 +287,8 @@ def test_server_names(made: list[str], seed: int):
     here = steered(made)
     chosen = random.Random(seed)
     for _ in range(20):
-        address, port, name = map(chosen.choice, (ADDRESSES, PORTS[2:], SERVERS))
+        address, port = chosen.choice(ADDRESSES), chosen.choice(PORTS[2:])
+        name = chosen.choice(SERVERS)
         who, labels = chosen.choice(WORKLOADS), chosen.choice(LABELS)
         end = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         act = Act(int(Class.TLS), end, Actor(who, labels=labels), names=(name,))
