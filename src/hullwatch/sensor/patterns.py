@@ -128,9 +128,7 @@ def told_apart(
     return Tables(table, np.concatenate(parts) if parts else np.zeros(0, PATH_STATE))
 
 
-def _texts(
-    made: Sequence[_Row], base: int, letters: list[str], backwards: bool
-) -> list[bytes]:
+def _texts(made: Sequence[_Row], base: int, letters: list[str], backwards: bool) -> list[bytes]:
     """The shortest text that leads to each state."""
     other = next(chr(code) for code in range(33, 127) if chr(code) not in letters)
     signs = [other, *letters]
