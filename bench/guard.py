@@ -3,12 +3,11 @@
     python bench/guard.py [--calls N] [--rounds N] [--json]          (root)
 
 A process in a cgroup and mount namespace of its own, as a container has them, calls exec, open and
-connect: without a sensor; with one, as a container that no policy holds; and with 10, 100 and 1,000
-policies that the kernel holds it to. What is allowed, then what is blocked. With and without
-policies take turns within a round, and ratios are to `no policy` in these turns. Then a decision in
-the kernel: what a connect takes longer than the median one with no policy, so that its p99 has the
-connect's own in it; and how long it takes until a set, and a container of a new kind, has its
-answers.
+connect: without a sensor; with one and no set; while a set is in force that does not hold it; and
+held to 10, 100 and 1,000 policies. What is allowed, then what is blocked. The last two take turns
+within a round; ratios are to what is not held. Then a decision in the kernel: what a connect
+takes longer than the median one that is not held, so that its p99 has the connect's own in it; and
+how long it takes until a set, and a container of a new kind, has its answers.
 `bench/decisions.py` shows this beside what asks Cedar and what waits for people.
 """
 
@@ -56,7 +55,7 @@ STOPS = (
     'resource.path like "*/forbidden-file"',
     'resource has ip && resource.ip.isInRange(ip("198.51.100.0/24"))',
 )
-BASE = "no policy"
+BASE = "no policy holds it"
 CALLS = tuple(
     Kind(name, "µs")
     for name in (
@@ -253,6 +252,9 @@ def turn(group: Path, folder: Path, count: int, kinds: int, figures: Figures) ->
         sensor.start()
         sensor.drain()
         figures.head["tier"] = sensor.facts.tier.value
+        idle = Times()
+        for _ in range(BLOCKS):
+            idle.add(measured(group, folder, some, watch))
         guarding.start()
         for size in SIZES:
             way = f"{size:,} policies"
@@ -269,6 +271,7 @@ def turn(group: Path, folder: Path, count: int, kinds: int, figures: Figures) ->
             unstopped(times, figures)
             if size == SIZES[0]:
                 tell("no sensor", without, others, figures)
+                tell("no set in force", idle, others, figures)
             tell(BASE, others, others, figures)
             tell(way, times, others, figures)
             usual = cut(others.ns[DECIDED]).p50
