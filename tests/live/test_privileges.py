@@ -227,7 +227,7 @@ def test_compaction_works_with_less(tmp_path: Path, runc: Runc, rules: list[Path
         assert status is not None and status["privileges"]["held"] == rights
         marked(agent, container, "stored")
     # The next one makes a segment of what this one left.
-    with Agent(store, rules=rules) as agent:
+    with Agent(store, rules=rules, files=False) as agent:
         poll(
             lambda: list((store / "segments").glob("*.parquet")),
             seconds=120,
