@@ -315,7 +315,7 @@ said = end(child(act)) == 7
 code(
     "exec-many",
     """
-pids = [child(lambda: os.execve('/bin/sh', ['sh', '-c', 'exit 7'], {})) for _ in range(200)]
+pids = [child(lambda: os.execve('/bin/sh', ['sh', '-c', 'exit 7'], {})) for _ in range(100)]
 said = 7 in [end(pid) for pid in pids]
 """,
 )
@@ -411,7 +411,7 @@ flipper.join()
 code(
     "open-many",
     """
-pids = [child(lambda: tried(lambda: 'root' in open('/etc/shadow').read())) for _ in range(200)]
+pids = [child(lambda: tried(lambda: 'root' in open('/etc/shadow').read())) for _ in range(100)]
 said = 7 in [end(pid) for pid in pids]
 """,
 )
@@ -419,7 +419,7 @@ code(
     "open-threads",
     """
 os.symlink('/etc/hostname', at := place())
-found, until = [], time.monotonic() + 0.4
+found, until = [], time.monotonic() + 0.8
 def flip(number):
     while time.monotonic() < until:
         for one in ('/etc/shadow', '/etc/hostname'):
@@ -580,7 +580,7 @@ os.rmdir(other)
 code(
     "connect-many",
     """
-pids = [child(lambda: tried(reach)) for _ in range(200)]
+pids = [child(lambda: tried(reach)) for _ in range(100)]
 said = 7 in [end(pid) for pid in pids]
 """,
 )

@@ -85,7 +85,7 @@ PROMISES: tuple[Promise, ...] = (
         _NOWHERE,
         "forbid the interpreter, or what it must not reach: files, networks, labels",
     ),
-    Promise("exec-many", "a forbidden program, by hundreds of short processes at once", _BOTH),
+    Promise("exec-many", "a forbidden program, by a hundred short processes at once", _BOTH),
     Promise("exec-race", "a link that changes its target while it is executed", _BOTH),
     Promise("exec-namespaces", "a forbidden program in new user, mount and pid namespaces", _BOTH),
     Promise("exec-joins", "a forbidden program started by the runtime (`docker exec`)", _BOTH),
@@ -118,7 +118,7 @@ PROMISES: tuple[Promise, ...] = (
     ),
     Promise("open-handle", "a forbidden file by its handle (open_by_handle_at)", _LSM, _FILES),
     Promise("open-race", "a link that changes its target while it is opened", _LSM, _FILES),
-    Promise("open-many", "a forbidden file, by hundreds of short processes at once", _LSM, _FILES),
+    Promise("open-many", "a forbidden file, by a hundred short processes at once", _LSM, _FILES),
     Promise(
         "open-threads",
         "a link that some threads change while others open it",
@@ -181,7 +181,7 @@ PROMISES: tuple[Promise, ...] = (
     ),
     Promise("connect-race", "an address that changes while it is connected to", _BOTH),
     Promise("connect-threads", "an address that some threads change while others connect", _BOTH),
-    Promise("connect-many", "a forbidden address, by hundreds of short processes at once", _BOTH),
+    Promise("connect-many", "a forbidden address, by a hundred short processes at once", _BOTH),
     Promise("name-rebound", "a permitted name whose answer is a forbidden address", _BOTH),
     Promise("name-answered-by-others", "a permitted name, answered by who is no resolver", _BOTH),
     Promise(
