@@ -338,7 +338,7 @@ said = end(child(act)) == 7
 code(
     "exec-many",
     """
-pids = [child(lambda: os.execve('/bin/sh', ['sh', '-c', 'exit 7'], {})) for _ in range(200)]
+pids = [child(lambda: os.execve('/bin/sh', ['sh', '-c', 'exit 7'], {})) for _ in range(100)]
 said = 7 in [end(pid) for pid in pids]
 """,
 )
@@ -436,7 +436,7 @@ flipper.join()
 code(
     "open-many",
     """
-pids = [child(lambda: tried(lambda: 'root' in open('/etc/shadow').read())) for _ in range(200)]
+pids = [child(lambda: tried(lambda: 'root' in open('/etc/shadow').read())) for _ in range(100)]
 said = 7 in [end(pid) for pid in pids]
 """,
 )
@@ -444,7 +444,7 @@ code(
     "open-threads",
     """
 os.symlink('/etc/hostname', at := place())
-found, until = [], time.monotonic() + 0.4
+found, until = [], time.monotonic() + 0.8
 def flip(number):
     while time.monotonic() < until:
         for one in ('/etc/shadow', '/etc/hostname'):
@@ -605,7 +605,7 @@ os.rmdir(other)
 code(
     "connect-many",
     """
-pids = [child(lambda: tried(reach)) for _ in range(200)]
+pids = [child(lambda: tried(reach)) for _ in range(100)]
 said = 7 in [end(pid) for pid in pids]
 """,
 )
