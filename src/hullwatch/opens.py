@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hullwatch.context.call import Signal
+from hullwatch.context.told import told_signal
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
@@ -24,7 +26,7 @@ from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Effect, Value
 from hullwatch.permits.carried import Handed, Numbered
 from hullwatch.permits.doorkeeper import Doorkeeper
-from hullwatch.permits.messages import OPENS, Counts, Problem, Told
+from hullwatch.permits.messages import OPENS, Counts, Flood, Problem, Told
 from hullwatch.questions import of_workload, workload_name
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.labels import names_of
@@ -177,6 +179,8 @@ class Opens:
                     self._once(text)
                 case Counts():
                     self._count(message)
+                case Flood(signal):
+                    self._flood(signal)
                 case _:
                     pass
         if not keeper.alive:
@@ -241,6 +245,13 @@ class Opens:
         )
         if done == Done.DENIED:
             self._stopped(Stop(workload, entry.action, path, entry.policies))
+
+    def _flood(self, signal: Signal) -> None:
+        name = signal.subject.partition(":")[2]
+        for one in self._living.values():
+            if workload_name(one) == name:
+                self._tell(told_signal(signal, 0, one.cgroup))
+                return
 
     def _count(self, now: Counts) -> None:
         if self._counts.worker not in (0, now.worker):

@@ -25,7 +25,7 @@ from support.runc import Runc
 from support.scratch import poll
 from support.watch import missing_bpf
 
-pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)  # no scenario: guests have BPF LSM
 
 POLICIES = """
 @id("no-keys") @reason("keys are for the sidecar") @quarantine("network")
@@ -35,6 +35,10 @@ when { context.container == "agent" && resource.path == "/etc/key" };
 @id("plan") @effect("challenge") @deadline("5m")
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "agent" && resource.path == "/etc/plan" };
+
+@id("soon") @effect("challenge") @deadline("1s")
+forbid (principal, action == Action::"open-read", resource)
+when { context.container == "agent" && resource.path == "/etc/soon" };
 
 @id("seen") @mode("observe")
 forbid (principal, action == Action::"open-write", resource)
@@ -59,7 +63,15 @@ when { resource.path == "/etc/motd" };
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "agent" && context has command && context.command like "*" };
 """
-FILES = ("etc/key", "etc/plan", "etc/seen", "etc/figures", "etc/motd", "root/.aws/credentials")
+FILES = (
+    "etc/key",
+    "etc/plan",
+    "etc/soon",
+    "etc/seen",
+    "etc/figures",
+    "etc/motd",
+    "root/.aws/credentials",
+)
 
 
 class Stage(NamedTuple):
@@ -102,7 +114,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     mounts = (Mount(calls, "/calls"), Mount(Path(tool_call.__file__).parent, "/lib-hullwatch"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HULLWATCH_APPROVALS", str(desk))
-        rules = (PACK / "base.yaml", PACK / "policy")
+        rules = (PACK / "base.yaml", PACK / "policy", PACK / "agent" / "tools.yaml")
         with (
             Agent(store, rules=rules, calls=calls / "calls.sock") as agent,
             Runc(python_image) as runc,
@@ -116,6 +128,29 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
             box.until(reading("/etc/key"), "EPERM")
             yield Stage(agent, store, box)
             assert not (agent.status() or {}).get("faults")
+
+
+def test_a_flood_of_held_opens_is_found(stage: Stage):
+    many = """
+import threading
+said = []
+def ask():
+    try:
+        open('/etc/soon').read()
+    except PermissionError:
+        said.append(1)
+asks = [threading.Thread(target=ask) for _ in range(8)]
+for one in asks: one.start()
+for one in asks: one.join()
+said = len(said)
+"""
+    assert stage.box.do(many) == 8
+
+    def found() -> bool:
+        names = {one["rule"] for one in stage.agent.stored(stage.box.container.id)}
+        return "Flood of actions that wait for a person" in names
+
+    poll(found, seconds=30, waiting_for="the finding")
 
 
 def test_an_open_is_refused_and_seen_as_any_stop(stage: Stage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import signal
 import time
@@ -170,8 +171,11 @@ class _Screen:
         self._lost: dict[str, int] = {}
 
     def show(self, message: Message) -> None:
-        from hullwatch.permits.messages import Counts, Problem, Told
+        from hullwatch.agent.link import tell
+        from hullwatch.permits.messages import Counts, Flood, Problem, Told
 
+        if isinstance(message, Flood):
+            asyncio.run(tell(message.signal))
         if self._as_json:
             import msgspec
 
@@ -180,6 +184,8 @@ class _Screen:
         match message:
             case Told(entry):
                 _print(entry)
+            case Flood(signal):
+                say(f"approvals: {safe(signal.subject)}: {signal.detail}")
             case Problem(text, gap):
                 say(safe(f"gap: {text}" if gap else text))
             case Counts():

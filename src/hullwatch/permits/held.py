@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from hullwatch.context.call import Signal
 from hullwatch.decide.approvals import Approvals, Full, Person, Refused, Terms, Waiting
 from hullwatch.decide.desk import Desk
 from hullwatch.decide.log import Entry, Log, LogError
@@ -77,6 +78,7 @@ class Holding:
         self._wake = wake
         self._requester = requester
         self._outcomes: deque[Outcome] = deque()
+        self._floods: deque[Signal] = deque()
         self._entries: deque[Entry] = deque()
         self._held: dict[int, Waiting] = {}
         self._expire: dict[int, asyncio.TimerHandle] = {}
@@ -116,6 +118,10 @@ class Holding:
                 found.append(self._outcomes.popleft())
         return found
 
+    def floods(self) -> list[Signal]:
+        """Since it was asked last."""
+        return [self._floods.popleft() for _ in range(len(self._floods))]
+
     def close(self, seconds: float) -> None:
         """Cancel all that is held and write what is not written; within a time."""
         self._call(self._loop.stop)
@@ -133,6 +139,7 @@ class Holding:
             self._log = Log(self._folder, self._head)
             self._approvals = _Approvals(self._log)
             self._approvals.requester = self._requester
+            self._approvals.on_flood = self._floods.append  # whoever is held wakes us, too
             self._approvals.sweep()
             self._desk = Desk(self._approvals, self._story)
             self._loop.run_until_complete(self._desk.open())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from hullwatch.context.call import Signal
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Value
 
@@ -20,6 +21,7 @@ __all__ = [
     "OPENS",
     "Channel",
     "Counts",
+    "Flood",
     "Message",
     "Ping",
     "Policies",
@@ -105,7 +107,13 @@ class Counts(msgspec.Struct, frozen=True, tag=True):
     worker: int = 0
 
 
-Message = Policies | Watch | Release | Ping | Told | Problem | Counts
+class Flood(msgspec.Struct, frozen=True, tag=True):
+    """So much is held of somebody that a person may tire."""
+
+    signal: Signal
+
+
+Message = Policies | Watch | Release | Ping | Told | Problem | Counts | Flood
 _DECODER = msgspec.msgpack.Decoder(Message)
 _ENCODER = msgspec.msgpack.Encoder()
 

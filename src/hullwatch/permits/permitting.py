@@ -48,6 +48,7 @@ from hullwatch.permits.messages import (
     OPENS,
     Channel,
     Counts,
+    Flood,
     Ping,
     Policies,
     Problem,
@@ -677,6 +678,8 @@ class Permitting:
             self._done.popleft()()
         for outcome in self._holding.take():
             self._outcome(outcome)
+        for flood in self._holding.floods():
+            self._channel.send(Flood(flood))
 
     def _number(self) -> int:
         self._last += 1
