@@ -18,6 +18,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, product
 from typing import NamedTuple, Protocol
 
 from hullwatch.context.call import Call
@@ -35,7 +36,14 @@ from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.guard import Answers, Guard
 from hullwatch.sensor.labels import bits_of
-from hullwatch.sensor.patterns import ROWED, Pattern, Tables, TooManyPatterns, told_apart
+from hullwatch.sensor.patterns import (
+    ROWED,
+    Pattern,
+    Tables,
+    TooManyPatterns,
+    matches,
+    told_apart,
+)
 from hullwatch.sensor.wire import (
     FACT_UPPER,
     NAME_ALONE,
@@ -496,7 +504,7 @@ class Guarding:
 
         def row(_: int, held: int, text: bytes) -> int:
             fits = (one for bit, one in enumerate(plan.hosts) if held >> bit & 1)
-            name = text.decode()[1:] if held else _other_than(plan.hosts)
+            name = _name(plan.hosts, held, text.decode()) if held else _other_than(plan.hosts)
             rows.append(HostRow(name, frozenset(fits)))
             return len(rows)
 
@@ -811,6 +819,20 @@ _THREAD = {
     state: f"the thread that keeps policies in the kernel {state}: what fails closed stays in force"
     for state in ("ended", "hangs")
 }
+
+
+def _name(patterns: Sequence[str], held: int, text: str) -> str:
+    """A name for which exactly these hold, as `text` is, a slash before it. That is the shortest,
+    which may end in a dot: such a name is asked about without it, and is another one then."""
+    if text[-1] not in "/.":
+        return text[1:]
+    signs = [*sorted({*"".join(patterns)} - {*"*?/[]:"}), _other_than(patterns)]
+    for more in chain(signs, map("".join, product(signs, repeat=2))):
+        if more[-1] != "." and all(
+            matches(one, text + more) == bool(held >> bit & 1) for bit, one in enumerate(patterns)
+        ):
+            return text[1:] + more
+    return text[1:]  # there is none
 
 
 def _other_than(patterns: Sequence[str]) -> str:

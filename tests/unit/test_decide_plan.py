@@ -176,13 +176,14 @@ def verdict(here: Steered, act: Act, action: str, only: tuple[str, ...] = ()) ->
         if one.id not in here.guarding.unheld and (not only or one.does in only)
     ]
     name = workload_name(act.actor.workload)
+    socket = action == "connect" and act.object[:1] in ("/", "@")
     loose = {
         one.mode
         for one in engine.policies.values()
         if one.id in here.guarding.unheld
         and one.does is Effect.ALLOW
         and action in one.actions
-        and one.lists(Entity("Workload", name), act.object[:1] in ("/", "@"))
+        and one.lists(Entity("Workload", name), socket)
     }
     worst = PASSES
     for one in asked(act, RESOLVERS):

@@ -8,6 +8,7 @@ patterns that are known by their end read from there.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 
 from hullwatch.sensor.wire import GUARD_ROWS, PATH_STATE, PATH_TABLE
 
-__all__ = ["Pattern", "Tables", "TooManyPatterns", "compiled", "told_apart"]
+__all__ = ["Pattern", "Tables", "TooManyPatterns", "compiled", "matches", "told_apart"]
 
 _ACROSS, _WITHIN, _ONE, _END = "**", "*", "?", ""
 _MOST_STATES = 2_048  # of one automaton, before its patterns are split
@@ -67,6 +68,12 @@ class Tables(NamedTuple):
             elif rank < lowest:
                 lowest, ranked = rank, found
         return labels | ranked
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether it holds for a text, where case counts, as `told_apart` has it."""
+    parts = {_ACROSS: "(?s:.*)", _WITHIN: "[^/]*", _ONE: "[^/]"}
+    return bool(re.fullmatch("".join(parts.get(t) or re.escape(t) for t in _tokens(pattern)), text))
 
 
 def compiled(patterns: Iterable[Pattern]) -> Tables:
