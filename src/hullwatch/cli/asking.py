@@ -48,7 +48,7 @@ Secret = Annotated[
         "--approval-webhook-secret",
         metavar="file:PATH|env:NAME",
         help="Sign what is told with it (HMAC-SHA256). A variable is taken out of the environment"
-        " before the server starts.",
+        " before anything is started.",
     ),
 ]
 Listen = Annotated[
