@@ -37,6 +37,7 @@ from hullwatch.context.resolver import Resolver
 from hullwatch.context.told import told_call, told_signal
 from hullwatch.control import Control
 from hullwatch.decide.applied import Applied
+from hullwatch.decide.elsewhere import Elsewhere
 from hullwatch.decide.following import Following
 from hullwatch.decide.log import Log
 from hullwatch.detect.engine import Engine
@@ -124,6 +125,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     export_ca: Path | None = None
     enforce: bool = True  # policies that were applied, in the kernel
     files: bool = True  # those about opens, too, where that takes a process that is asked
+    elsewhere: Elsewhere | None = None  # who is told of the opens that wait for a person
     resolvers: tuple[str, ...] = ()  # whose word about names counts
 
 
@@ -571,6 +573,10 @@ class Daemon:
             self._say("policy", f"it ends with this agent: {problem}")
         if self.sensor.facts.tier is not Tier.LSM:
             self.opens = self._ask_about_opens()
+        told = self.options.elsewhere
+        if told and (self.opens is None or self.opens.stats()["state"] == "off"):
+            os.close(told.listening)
+            self._say("policy", "the webhook is told of nothing: no open waits for a person here")
         return Guarding(
             self.sensor.guard,
             Following(Applied(store)),
@@ -595,7 +601,10 @@ class Daemon:
         if not why:
             given = handed(self.sensor, numbered)
             more = [one.name for one in self.rights.kept if one.name == "DAC_OVERRIDE"]
-            keeper = self.rights.call(lambda: Doorkeeper(store, handed=given, more=more))
+            told = self.options.elsewhere
+            keeper = self.rights.call(
+                lambda: Doorkeeper(store, handed=given, more=more, elsewhere=told)
+            )
 
         def stopped(one: Stop) -> None:
             if self.guarding is not None:

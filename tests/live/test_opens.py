@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from hullwatch.context import tool_call
+from hullwatch.decide.webhook import signature
 from support.agent import PACK, Agent
 from support.bundles import Mount
 from support.guarded import apply, hullwatch
+from support.hook import Hook, answer
 from support.images import Image
 from support.needs import missing
 from support.puppet import Puppet
@@ -35,6 +37,10 @@ when { context.container == "agent" && resource.path == "/etc/key" };
 @id("plan") @effect("challenge") @deadline("5m")
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "agent" && resource.path == "/etc/plan" };
+
+@id("on-call") @effect("challenge") @deadline("5m") @approvers("link:oncall")
+forbid (principal, action == Action::"open-read", resource)
+when { context.container == "agent" && resource.path == "/etc/call" };
 
 @id("soon") @effect("challenge") @deadline("1s")
 forbid (principal, action == Action::"open-read", resource)
@@ -63,9 +69,11 @@ when { resource.path == "/etc/motd" };
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "agent" && context has command && context.command like "*" };
 """
+SECRET = "sixteen bytes or more"
 FILES = (
     "etc/key",
     "etc/plan",
+    "etc/call",
     "etc/soon",
     "etc/seen",
     "etc/figures",
@@ -78,6 +86,7 @@ class Stage(NamedTuple):
     agent: Agent
     store: Path
     box: Puppet
+    hook: Hook
 
     @property
     def opens(self) -> dict[str, Any]:
@@ -112,8 +121,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     (calls := folder / "calls").mkdir()
     apply(store, POLICIES)
     mounts = (Mount(calls, "/calls"), Mount(Path(tool_call.__file__).parent, "/lib-hullwatch"))
-    with pytest.MonkeyPatch.context() as patch:
+    (secret := folder / "secret").write_text(SECRET)
+    secret.chmod(0o600)
+    with pytest.MonkeyPatch.context() as patch, Hook() as hook:
         patch.setenv("HULLWATCH_APPROVALS", str(desk))
+        asking = {"hook": hook.url, "secret": f"file:{secret}", "name": "oncall"}
+        patch.setenv("ASKING", json.dumps(asking))
         rules = (PACK / "base.yaml", PACK / "policy", PACK / "agent" / "tools.yaml")
         with (
             Agent(store, rules=rules, calls=calls / "calls.sock") as agent,
@@ -126,7 +139,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
                 (box.rootfs / name).parent.mkdir(parents=True, exist_ok=True)
                 (box.rootfs / name).write_text("key")
             box.until(reading("/etc/key"), "EPERM")
-            yield Stage(agent, store, box)
+            patch.delenv("ASKING")
+            yield Stage(agent, store, box, hook)
             assert not (agent.status() or {}).get("faults")
 
 
@@ -199,6 +213,27 @@ def test_a_challenge_waits_for_a_person(stage: Stage):
         assert stage.box.end(waits) == said
     tree = hullwatch("tree", stage.box.container.name, "--store", str(stage.store))
     assert tree.count("STOPPED  open-read /etc/plan, by plan") == 1, tree
+
+
+def test_somebody_elsewhere_is_told_and_answers_by_link(stage: Stage):
+    waits = stage.box.begin(reading("/etc/call"))
+
+    def told() -> tuple[dict[str, str], bytes] | None:
+        return next((one for one in stage.hook.told if b"/etc/call" in one[1]), None)
+
+    headers, body = poll(told, seconds=30, waiting_for="the webhook")
+    signed = signature(SECRET.encode(), headers["Hullwatch-Timestamp"], body)
+    assert headers["Hullwatch-Signature"] == signed
+    answer(json.loads(body)["link"], "approve", "ticket 7")
+    assert stage.box.end(waits) == "key"
+    assert stage.logged(policies=["on-call"], kind="approved")["by"] == "link:oncall"
+    assert stage.opens["webhook_sent"] and not stage.opens["webhook_failed"]
+    # Neither is to be read off the processes.
+    keeper = Path(f"/proc/{stage.opens['worker']}/stat").read_text().rpartition(")")[2].split()[1]
+    for pid in (keeper, stage.opens["worker"]):
+        for name in ("cmdline", "environ"):
+            found = Path(f"/proc/{pid}/{name}").read_bytes()
+            assert SECRET.encode() not in found and b"/hook" not in found
 
 
 def test_labels_calls_and_programs_count(stage: Stage):

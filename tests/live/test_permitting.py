@@ -12,24 +12,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 
 from hullwatch.decide.log import Entry, Log
+from hullwatch.decide.webhook import signature
 from hullwatch.demo.runc import cgroup2_root
 from hullwatch.permits import doorkeeper
 from hullwatch.permits.doorkeeper import Doorkeeper
 from hullwatch.permits.messages import Counts, Problem, Told
 from hullwatch.sensor.fanotify import Group
 from support.bundles import Mount
+from support.hook import Hook, answer
 from support.images import Image
 from support.needs import missing
 from support.runc import Container, Done, Runc
 from support.scratch import poll
 
 T = TypeVar("T")
+KEY = "sixteen bytes or more"
 RAW_CALLS = Path(__file__).parents[1] / "support" / "raw_calls.c"
 
 
@@ -567,27 +572,53 @@ def test_a_container_is_guarded_from_its_beginning(guarded, runc: Runc, python_i
 
 
 def test_the_command_guards_until_it_is_ended(runc: Runc, tmp_path: Path):
+    """And tells somebody elsewhere of what waits; a new start of who answers does, too."""
     if reason := unusable():
         pytest.skip(reason)
     container = runc.start(["sleep", "600"], name="cell")
-    (tmp_path / "p.cedar").write_text(SECRET.replace('Workload::"box"', 'Workload::"cell"'))
+    policies = SECRET.replace('Workload::"box"', 'Workload::"cell"') + CHALLENGED
+    named = policies.replace('@id("asked")', '@id("asked") @approvers("link:oncall")')
+    (tmp_path / "p.cedar").write_text(named)
     path = container.bundle.rootfs / "etc/keys/secret"
     path.parent.mkdir()
     path.write_text("s3cret")
+    (container.bundle.rootfs / "etc/plan").write_text("a plan")
     command = [sys.executable, "-m", "hullwatch", "guard", container.id[:12], "--json"]
     command += ["--policy", str(tmp_path / "p.cedar"), "--log", str(tmp_path / "log")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        rows = map(json.loads, process.stdout)
-        next(row for row in rows if "open" in row.get("guarded", {}).values())
-        assert container.exec(["cat", "/etc/keys/secret"]).status == 1
-        told = next(row for row in rows if row["what"] == "told")
-        assert told["entry"]["resource"] == "Path:/etc/keys/secret"
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+    command += ["--approval-webhook", "env:HOOK", "--approval-webhook-secret", "env:KEY"]
+    command += ["--approval-link-as", "oncall"]
+    with Hook() as hook, ThreadPoolExecutor() as others:
+        env = os.environ | {"HOOK": hook.url, "KEY": KEY}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+        assert process.stdout is not None
+        try:
+            rows = map(json.loads, process.stdout)
+            asks = next(row for row in rows if "open" in row.get("guarded", {}).values())
+            assert container.exec(["cat", "/etc/keys/secret"]).status == 1
+            told = next(row for row in rows if row["what"] == "told")
+            assert told["entry"]["resource"] == "Path:/etc/keys/secret"
+
+            reading = others.submit(container.exec, ["cat", "/etc/plan"])
+            first = hook.post(0)
+            headers, body = hook.told[0]
+            signed = signature(KEY.encode(), headers["Hullwatch-Timestamp"], body)
+            assert headers["Hullwatch-Signature"] == signed
+            answer(first["link"], "approve", "ticket 7")
+            assert reading.result(20).stdout == "a plan"
+
+            os.kill(asks["worker"], signal.SIGKILL)
+            fresh = (row for row in rows if row.get("worker", asks["worker"]) != asks["worker"])
+            next(row for row in fresh if "open" in row["guarded"].values())
+            reading = others.submit(container.exec, ["cat", "/etc/plan"])
+            second = hook.post(1)
+            assert urlsplit(second["link"]).netloc == urlsplit(first["link"]).netloc
+            answer(second["link"], "deny", "not again")
+            assert reading.result(20).status == 1
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
     assert container.exec(["cat", "/etc/keys/secret"]).stdout == "s3cret"
     log = Log(tmp_path / "log", write=False)
     assert [one.effect for one in log.entries(kinds=("verdict",))] == ["block"]
+    assert {one.by for one in log.entries(kinds=("approved", "denied"))} == {"link:oncall"}
     log.close()

@@ -1,6 +1,7 @@
 """What support.agent starts: `hullwatch up` with options that its command line does not have.
 
 Usage: agent_main.py OPTIONS_JSON RULES...
+ASKING: of a webhook, as `hullwatch.cli.asking` has it from the command line, JSON.
 PATIENCE: s that it may be silent, and its policy thread, before policies that fail open let go.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 from hullwatch import privileges
+from hullwatch.cli.asking import Asking
 from hullwatch.store import lock
 
 
@@ -21,6 +23,7 @@ def main() -> None:
     os.umask(0o077)
     store = Path(json.loads(sys.argv[1])["store"])
     lock.make(store)
+    told = Asking(**json.loads(os.environ.get("ASKING", "{}"))).checked(True).opened()
     rights = privileges.begin(store, *store.iterdir())
 
     import msgspec
@@ -32,6 +35,7 @@ def main() -> None:
     options = msgspec.json.decode(
         sys.argv[1], type=Options, dec_hook=lambda kind, value: kind(value)
     )
+    options = msgspec.structs.replace(options, elsewhere=told)
     if patience := os.environ.get("PATIENCE"):
         from hullwatch import guarding
         from hullwatch.sensor import guard

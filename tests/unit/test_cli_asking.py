@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from hullwatch.cli.asking import Asking
 from hullwatch.cli.errors import CommandError
+from hullwatch.decide.elsewhere import Elsewhere, listen
 
 SECRET = "correct horse battery"
 
@@ -52,3 +54,39 @@ def test_nothing_is_read_where_nobody_is_told(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(CommandError, match="needs --approval-webhook"):
         Asking(secret="env:HOOK_SECRET").checked(policy=True)
     assert os.environ["HOOK_SECRET"] == SECRET
+
+
+# --- where links are answered -------------------------------------------------------------
+
+
+def opened(**said: str) -> Elsewhere:
+    found = Asking("https://hook.example/T0/B0", name="oncall", **said).opened()
+    assert found is not None
+    os.close(found.listening)
+    return found
+
+
+def test_where_links_lead(capsys: pytest.CaptureFixture[str]):
+    found = Asking("https://hook.example/T0/B0", SECRET, name="oncall").opened()
+    assert found is not None and Asking().opened() is None
+    with socket.socket(fileno=found.listening) as listening:
+        port = listening.getsockname()[1]
+        assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert found.base == f"http://127.0.0.1:{port}"
+    said = capsys.readouterr().err
+    assert f"{found.base}/answer/..., as link:oncall" in said and "signature" not in said
+    for secret in (SECRET, "T0"):
+        assert secret not in said + repr(found) + str(found)
+    assert opened(listen="0.0.0.0:0", url="https://ask.example/a/").base == "https://ask.example/a"
+    assert "without a signature" in capsys.readouterr().err
+
+
+def test_where_nothing_can_listen_is_said():
+    with listen("127.0.0.1", 0) as other:
+        at = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(CommandError, match=f"--approval-listen {at}: .*in use"):
+            opened(listen=at)
+    with pytest.raises(CommandError, match="there is no TLS on it"):
+        opened(listen="0.0.0.0:0")
+    with pytest.raises(CommandError, match="--approval-webhook: .*https"):
+        Asking("http://hook.example/").opened()

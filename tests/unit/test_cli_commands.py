@@ -566,6 +566,10 @@ def test_usage_errors(store, run):
     ):
         run("up", option, value, code=ExitCode.USAGE)
         assert option in run.both.err and why in run.both.err
+    run("up", "--no-files", "--approval-webhook", "https://h.example/", code=ExitCode.USAGE)
+    assert "needs --enforce and --files" in run.both.err
+    run("guard", "--approval-link-as", "oncall", code=ExitCode.USAGE)
+    assert "needs --approval-webhook" in run.both.err
     run("record", "x", "--seconds", "-1", code=ExitCode.USAGE)
     for words in (["f1"], ["list", "f1"], ["show"], ["show", "f1", "f2"]):
         run("findings", *words, code=ExitCode.USAGE)

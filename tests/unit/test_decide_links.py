@@ -14,11 +14,12 @@ import pytest
 
 from hullwatch.decide import webhook as module
 from hullwatch.decide.approvals import Approvals, Person, Refused, Terms, Waiting
-from hullwatch.decide.links import Links, Over
+from hullwatch.decide.elsewhere import WebhookError, check, listen
+from hullwatch.decide.links import PATH, Links, Over
 from hullwatch.decide.log import Entry, Log
-from hullwatch.decide.page import PATH, Page
+from hullwatch.decide.page import Page
 from hullwatch.decide.question import Effect
-from hullwatch.decide.webhook import Webhook, WebhookError, signature
+from hullwatch.decide.webhook import Webhook, signature
 
 BY_LINK = Terms(approvers=(("link:oncall", "uid:1001"),))
 ALICE = Person(1001, 7, 1001)
@@ -205,7 +206,9 @@ async def talk(port: int, data: bytes) -> bytes:
 
 def test_the_page_over_http(scene: Scene):
     async def play() -> None:
-        port = await scene.page.listen("127.0.0.1", 0)
+        listening = listen("127.0.0.1", 0)
+        port = listening.getsockname()[1]
+        await scene.page.listen(listening)
         waiting = scene.hold()
         target = f"{PATH}{scene.links.token(waiting)}".encode()
         head = b" HTTP/1.1\r\nHost: x\r\n"
@@ -345,11 +348,15 @@ async def test_what_is_over_is_not_told_any_more(scene, hook, webhook, said):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://h/", "http://example.org/x", "https://u:p@h/", "host.x", "", "https://"]
+    "url",
+    [
+        *("ftp://h/", "http://example.org/x", "https://u:p@h/", "host.x", "", "https://"),
+        *("http://[x", "https://h:99999/", "https://h/a b", "https://h/\n"),
+    ],
 )
 def test_addresses_that_are_refused_and_not_said(url: str):
     with pytest.raises(WebhookError) as error:
-        Webhook(url)
+        check(url)
     assert not url or url not in str(error.value)
     Webhook("https://example.org/x")
     Webhook("http://[::1]:9/x")

@@ -7,15 +7,19 @@ import socket
 import threading
 import time
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 
 from hullwatch.context.workload import Workload
 from hullwatch.decide.approvals import Terms
 from hullwatch.decide.desk import DeskError, ask
+from hullwatch.decide.elsewhere import Elsewhere, listen
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
+from hullwatch.decide.webhook import signature
 from hullwatch.permits import held
 from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits.doorkeeper import facts_of
@@ -24,6 +28,8 @@ from hullwatch.permits.messages import Channel, Ping, Policies, Told, Watch
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
 from hullwatch.sensor.opening import read_purpose
+from support.hook import Hook, answer
+from support.scratch import poll
 
 TAIL = b"0x7ffd0 0x7f1"
 
@@ -265,16 +271,25 @@ def test_who_does_not_read_costs_messages_and_not_memory():
 class Desk:
     """Holding, and the end at which people answer."""
 
-    def __init__(self, folder: Path, requester: bool = False) -> None:
+    def __init__(
+        self, folder: Path, requester: bool = False, elsewhere: Elsewhere | None = None
+    ) -> None:
         self.woken = threading.Event()
-        self.holding = Holding(folder / "log", None, self.woken.set, lambda pid: requester)
+        self.holding = Holding(
+            folder / "log", None, self.woken.set, lambda pid: requester, elsewhere
+        )
         self.path = folder / f"{os.getpid()}.sock"
 
-    def hold(self, number: int) -> None:
+    def hold(self, number: int, *approvers: str) -> None:
         entry = Entry(time=time.time_ns(), principal="Workload:box", action="open-read",
                       resource="Path:/x", effect=Effect.CHALLENGE, wanted=Effect.CHALLENGE,
                       policies=("p",), tier="fanotify")  # fmt: skip
-        self.holding.hold(number, entry, Terms(deadline=60), {"said": "open-read /x"})
+        self.holding.hold(
+            number,
+            entry,
+            Terms(approvers=(approvers,) if approvers else (), deadline=60),
+            {"said": "open-read /x"},
+        )
 
     def outcome(self) -> Outcome:
         found = self.holding.take()
@@ -317,6 +332,59 @@ def test_whoever_is_asked_about_does_not_approve(folder):
         desk.answer(held, True)
     assert desk.answer(held, False) == "denied"  # that much it may
     assert desk.outcome().effect == "block"
+    desk.holding.close(5)
+
+
+def elsewhere(hook: str) -> Elsewhere:
+    sock = listen("127.0.0.1", 0)
+    base = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    return Elsewhere(
+        hook=hook, secret="of sixteen bytes", base=base, name="oncall", listening=sock.detach()
+    )
+
+
+def test_somebody_elsewhere_is_told_and_answers_by_link(folder):
+    with Hook() as hook:
+        # Whose requests come from the machine itself: a link is no process below who asks.
+        desk = Desk(folder, requester=True, elsewhere=elsewhere(hook.url))
+        desk.hold(1, "link:oncall")
+        assert desk.outcome().effect == "challenge"
+        told = hook.post(0)
+        headers, body = hook.told[0]
+        signed = signature(b"of sixteen bytes", headers["Hullwatch-Timestamp"], body)
+        assert headers["Hullwatch-Signature"] == signed and told["resource"] == "Path:/x"
+        answer(told["link"], "approve", "ticket 1")
+        over = desk.outcome()
+        assert (over.effect, over.entry.kind) == ("allow", "approved")
+        poll(lambda: desk.holding.told()["webhook_sent"] == 1, seconds=10, waiting_for="the count")
+        desk.hold(2, "alice")  # whose policy names no link
+        held = desk.outcome()
+        assert hook.post(1)["link"] == ""
+        desk.holding.close(5)
+        assert desk.outcome().effect == "block"
+    log = Log(folder / "log", write=False)
+    assert [(one.kind, one.by) for one in log.entries(kinds=("approved", "cancelled"))] == [
+        ("approved", "link:oncall"),
+        ("cancelled", ""),
+    ]
+    log.close()
+    with pytest.raises(URLError):  # the page has ended, too
+        urlopen(told["link"], timeout=10)
+    assert held.entry.held == hook.post(1)["id"]
+
+
+def test_what_the_webhook_was_not_told_is_counted_and_why(folder, monkeypatch):
+    monkeypatch.setattr("hullwatch.decide.webhook.TRIES", (0.0,))
+    with listen("127.0.0.1", 0) as nobody:
+        port = nobody.getsockname()[1]
+    desk = Desk(folder, elsewhere=elsewhere(f"http://127.0.0.1:{port}/"))
+    assert desk.holding.told() == {"webhook_sent": 0, "webhook_failed": 0}
+    assert desk.holding.unheard == ""
+    desk.hold(1)
+    held = desk.outcome()
+    poll(lambda: desk.holding.told()["webhook_failed"] == 1, seconds=10, waiting_for="the count")
+    assert desk.holding.unheard
+    assert desk.answer(held.entry.held, True) == "approved"  # it waits for a person all the same
     desk.holding.close(5)
 
 

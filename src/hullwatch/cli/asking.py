@@ -20,7 +20,8 @@ from hullwatch.cli.show import safe, say
 
 if TYPE_CHECKING:
     from hullwatch.context.call import Signal
-    from hullwatch.decide.approvals import Approvals, Waiting
+    from hullwatch.decide.approvals import Approvals
+    from hullwatch.decide.elsewhere import Elsewhere
     from hullwatch.gatekeeper import Gatekeeper
     from hullwatch.holding import Holder
 
@@ -86,15 +87,16 @@ class Asking(NamedTuple):
     url: str = ""
     name: str = DEFAULT_NAME
 
-    def checked(self, policy: bool) -> Asking:
-        """With the address and the secret read. CommandError."""
+    def checked(self, policy: bool, needs: str = "--policy") -> Asking:
+        """With the address and the secret read. policy: whether something may be held; needs: what
+        that takes. CommandError."""
         address("--approval-listen", self.listen)
         if not self.hook:
             if self != Asking():
                 raise CommandError("--approval-...: needs --approval-webhook", ExitCode.USAGE)
             return self
         if not policy:
-            raise CommandError("--approval-webhook: needs --policy", ExitCode.USAGE)
+            raise CommandError(f"--approval-webhook: needs {needs}", ExitCode.USAGE)
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.name):
             raise CommandError("--approval-link-as: letters, digits and ._-", ExitCode.USAGE)
         parts = urlsplit(self.url)
@@ -107,6 +109,41 @@ class Asking(NamedTuple):
         if secret:
             secret = _read("--approval-webhook-secret", secret, _MIN_SECRET)
         return self._replace(hook=hook, secret=secret)
+
+    def opened(self) -> Elsewhere | None:
+        """Of what was checked: from now on it listens, and says where. None: nobody is told.
+        CommandError."""
+        if not self.hook:
+            return None
+        from hullwatch.decide.elsewhere import Elsewhere, WebhookError, check, is_here, listen
+        from hullwatch.decide.links import PATH
+
+        host, port = address("--approval-listen", self.listen)
+        if not self.url and not is_here(host):
+            raise CommandError(
+                f"--approval-listen {self.listen}: there is no TLS on it, and who reads a link may"
+                " answer; put a proxy before it and give --approval-url",
+                ExitCode.USAGE,
+            )
+        try:
+            check(self.hook)
+            listening = listen(host, port)
+        except WebhookError as error:
+            raise CommandError(f"--approval-webhook: {error}", ExitCode.USAGE) from None
+        except OSError as error:
+            raise CommandError(f"--approval-listen {self.listen}: {error.strerror}") from None
+        shown = f"[{host}]" if ":" in host else host
+        base = (self.url or f"http://{shown}:{listening.getsockname()[1]}").rstrip("/")
+        say(f"approvals by link: {base}{PATH}..., as link:{self.name}, where a policy names it")
+        if not self.secret:
+            say("the webhook is told without a signature; --approval-webhook-secret gives it one")
+        return Elsewhere(
+            hook=self.hook,
+            secret=self.secret,
+            base=base,
+            name=self.name,
+            listening=listening.detach(),
+        )
 
 
 def address(option: str, listen: str) -> tuple[str, int]:
@@ -181,43 +218,12 @@ _telling: set[asyncio.Task[bool]] = set()
 
 @contextlib.asynccontextmanager
 async def asking(said: Asking, approvals: Approvals) -> AsyncIterator[None]:
-    """While it runs, what waits is told."""
-    if not said.hook:
+    """While it runs, what waits is told. CommandError."""
+    to = said.opened()
+    if to is None:
         yield
         return
-    from hullwatch.decide.links import Links
-    from hullwatch.decide.page import PATH, Page
-    from hullwatch.decide.webhook import Webhook, WebhookError, is_here
+    from hullwatch.decide.elsewhere import telling
 
-    host, port = address("--approval-listen", said.listen)
-    if not said.url and not is_here(host):
-        raise CommandError(
-            f"--approval-listen {said.listen}: there is no TLS on it, and who reads a link may"
-            " answer; put a proxy before it and give --approval-url",
-            ExitCode.USAGE,
-        )
-    links = Links(approvals, said.name)
-    page = Page(links)
-    try:
-        webhook = Webhook(said.hook, said.secret.encode(), say)
-        got = await page.listen(host, port)
-    except WebhookError as error:
-        raise CommandError(f"--approval-webhook: {error}", ExitCode.USAGE) from None
-    except OSError as error:
-        raise CommandError(f"--approval-listen {said.listen}: {error.strerror}") from None
-    shown = f"[{host}]" if ":" in host else host
-    base = (said.url or f"http://{shown}:{got}").rstrip("/")
-    say(f"approvals by link: {base}{PATH}..., as link:{said.name}, where a policy names it")
-    if not said.secret:
-        say("the webhook is told without a signature; --approval-webhook-secret gives it one")
-
-    def held(waiting: Waiting) -> None:
-        link = f"{base}{PATH}{links.token(waiting)}" if links.counts(waiting) else ""
-        webhook.held(waiting, link)
-
-    approvals.on_held = held
-    try:
+    async with telling(to, approvals, say):
         yield
-    finally:
-        page.close()
-        await webhook.close()

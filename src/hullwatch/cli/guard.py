@@ -12,6 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hullwatch.cli.asking import (
+    DEFAULT_LISTEN,
+    DEFAULT_NAME,
+    As,
+    Asking,
+    Hook,
+    Listen,
+    Secret,
+    Url,
+)
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
@@ -53,11 +63,17 @@ def guard(
     log: LogFolder = None,
     head: HeadFile = None,
     store: Store = DEFAULT_STORE,
+    approval_webhook: Hook = "",
+    approval_webhook_secret: Secret = "",
+    approval_listen: Listen = DEFAULT_LISTEN,
+    approval_url: Url = "",
+    approval_link_as: As = DEFAULT_NAME,
     json: Json = False,
 ) -> None:
     """Ask policies before containers open files or run programs, until Ctrl-C.
 
-    What a policy forbids ends with EPERM; what it challenges waits for `hullwatch approvals`.
+    What a policy forbids ends with EPERM; what it challenges waits for `hullwatch approvals`, or
+    for the link that `--approval-webhook` tells of.
     Policies of open-read, open-write and exec are asked; containers that none of them speaks of
     cost nothing. Prints what is stopped or held, and what is not covered. Where `hullwatch up`
     asks about opens already, of the set in force only exec is asked about here.
@@ -69,6 +85,9 @@ def guard(
     from hullwatch.permits.doorkeeper import Doorkeeper, facts_of
     from hullwatch.sensor.fanotify import Group
 
+    told = Asking(
+        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
+    ).checked(True)
     found = _set(policy, store)
     actions = _left_to_ask(found, bool(policy), store)
     try:
@@ -77,7 +96,7 @@ def guard(
         raise CommandError(f"guard: {error.strerror}; run as root", ExitCode.SENSOR) from None
     wanted = _wanted(containers or [])
     resolver = Resolver()
-    keeper = Doorkeeper(log or directory(), head)
+    keeper = Doorkeeper(log or directory(), head, elsewhere=told.opened())
     screen = _Screen(json)
     watched: dict[str, object] = {}
     over: list[int] = []

@@ -15,6 +15,16 @@ import typer
 
 from hullwatch.agent.planted import FOLDER
 from hullwatch.cli.alert import Alerts, show_finding
+from hullwatch.cli.asking import (
+    DEFAULT_LISTEN,
+    DEFAULT_NAME,
+    As,
+    Asking,
+    Hook,
+    Listen,
+    Secret,
+    Url,
+)
 from hullwatch.cli.canary import planted_values
 from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.options import DEFAULT_STORE, Json, Rules, Store
@@ -171,6 +181,11 @@ def up(
             " container that one could hold for then waits for an answer (docs/files.md).",
         ),
     ] = True,
+    approval_webhook: Hook = "",
+    approval_webhook_secret: Secret = "",
+    approval_listen: Listen = DEFAULT_LISTEN,
+    approval_url: Url = "",
+    approval_link_as: As = DEFAULT_NAME,
     resolver: Annotated[
         list[str] | None,
         typer.Option(
@@ -223,9 +238,13 @@ def up(
     content_seconds = parse_duration(content_keep, "--content-keep")
     if content_seconds < 1:
         raise CommandError(f"--content-keep {content_keep}: at least 1s", ExitCode.USAGE)
+    told = Asking(
+        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
+    ).checked(enforce and files, "--enforce and --files")
     # Before anybody watches: to open a canary is a use of it.
     canaries = planted_values(rules or [FOLDER]) if content else ()
     lock.make(store)
+    elsewhere = told.opened()  # while any port may be taken
     rights = privileges.begin(store, *store.iterdir())
     # From here on, as importing them makes threads.
     from hullwatch.daemon import Daemon, Options, route_signals
@@ -257,6 +276,7 @@ def up(
         export_ca=export_ca,
         enforce=enforce,
         files=files,
+        elsewhere=elsewhere,
         resolvers=tuple(resolver or name_servers()),
         calls=calls or (_CALLS if store == DEFAULT_STORE else store / "calls.sock"),
     )

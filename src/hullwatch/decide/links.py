@@ -17,8 +17,10 @@ from hashlib import sha256
 
 from hullwatch.decide.approvals import Approvals, Person, Refused, Waiting
 
-__all__ = ["Links", "Over"]
+__all__ = ["PATH", "Links", "Over"]
 
+PATH = "/answer/"
+"""Before the token, in a link."""
 _MAX_TOKEN = 200  # characters
 
 

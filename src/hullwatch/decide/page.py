@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -16,12 +17,11 @@ from urllib.parse import parse_qs
 import h11
 
 from hullwatch.decide.approvals import MAX_WHY, Refused, Waiting
-from hullwatch.decide.links import Links, Over
+from hullwatch.decide.links import PATH, Links, Over
 from hullwatch.decide.log import LogError
 
-__all__ = ["PATH", "Page"]
+__all__ = ["Page"]
 
-PATH = "/answer/"
 _HEAD_MAX = 16 << 10  # bytes
 _BODY_MAX = 8 << 10
 _PATIENCE = 10.0  # s for a whole exchange
@@ -45,10 +45,9 @@ class Page:
         self._server: asyncio.Server | None = None
         self._clients = 0
 
-    async def listen(self, host: str, port: int) -> int:
-        """The port that it got. OSError."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_HEAD_MAX)
-        return int(self._server.sockets[0].getsockname()[1])
+    async def listen(self, listening: socket.socket) -> None:
+        """At a socket that listens; it is the page's from then on."""
+        self._server = await asyncio.start_server(self._serve, sock=listening, limit=_HEAD_MAX)
 
     def close(self) -> None:
         if self._server is not None:

@@ -11,9 +11,7 @@ times; what was given up is counted and said.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
-import ipaddress
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,8 +23,9 @@ import msgspec
 
 from hullwatch.agent.mcp.upstream import Unreachable, Upstream, UrlError
 from hullwatch.decide.approvals import Waiting
+from hullwatch.decide.elsewhere import WebhookError, check
 
-__all__ = ["Webhook", "WebhookError", "is_here", "signature"]
+__all__ = ["Webhook", "signature"]
 
 TRIES = (0.0, 1.0, 4.0, 16.0)  # s before each
 ATTEMPT = 10.0  # s that one may take
@@ -36,39 +35,31 @@ _SAID = 60.0  # s between two words about what was given up
 _AGAIN = (408, 425, 429)  # of the client's errors those that pass
 
 
-class WebhookError(Exception):
-    """An address that cannot be used: why, mend."""
-
-
 def signature(secret: bytes, timestamp: str, body: bytes) -> str:
     mac = hmac.new(secret, timestamp.encode() + b"." + body, sha256)
     return f"v1={mac.hexdigest()}"
 
 
 class Webhook:
-    """url: https, or http to this machine. secret: empty, not signed. counts: sent, retried and
-    failed."""
+    """url: as `check` wants it (WebhookError). secret: empty, not signed. counts: sent, retried and
+    failed. problem: why the last was given up; ''."""
 
     def __init__(
         self, url: str, secret: bytes = b"", tell: Callable[[str], None] = lambda said: None
     ) -> None:
-        parts = urlsplit(url)
+        check(url)
         try:
-            if not (url.isascii() and url.isprintable()) or " " in url:
-                raise UrlError
             self._to = Upstream(url)
-        except UrlError:
-            # The address may be a secret of its own, so it is not said.
-            said = "the webhook's address is no http or https URL without user and password"
-            raise WebhookError(said) from None
-        if parts.scheme != "https" and not is_here(self._to.host):
-            raise WebhookError("the webhook's address: https, as who reads the link may answer")
-        self._target = self._to.path + (f"?{parts.query}" if parts.query else "")
+        except UrlError as error:  # TLS does not work here
+            raise WebhookError(str(error)) from None
+        query = urlsplit(url).query
+        self._target = self._to.path + (f"?{query}" if query else "")
         self._secret = secret
         self._tell = tell
         self._room = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._said = 0.0
+        self.problem = ""
         self.counts: Counter[str] = Counter()
 
     def held(self, waiting: Waiting, link: str) -> None:
@@ -108,6 +99,7 @@ class Webhook:
             why = f"HTTP {status}"
             if status < 500 and status not in _AGAIN:
                 break
+        self.problem = why
         self.counts["failed"] += 1
         now = time.monotonic()
         if not self._said or now - self._said >= _SAID:
@@ -168,10 +160,3 @@ def _body(waiting: Waiting, link: str) -> bytes:
         "command": f"hullwatch approvals show {entry.held}",
     }
     return msgspec.json.encode(said)
-
-
-def is_here(host: str) -> bool:
-    """Whether a name or an address is this machine's own."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from hullwatch.context.workload import Workload
+from hullwatch.decide.elsewhere import Elsewhere
 from hullwatch.decide.question import Value
 from hullwatch.permits.carried import Carried, Handed
 from hullwatch.permits.messages import (
@@ -51,24 +52,27 @@ _ENDS_WITHIN = 5.0
 _START = (
     "import json, select, signal, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
     " signal.signal(signal.SIGINT, signal.SIG_IGN);"  # of a terminal: the agent ends us
-    f" from hullwatch import privileges; said = privileges.keep_only(*{KEPT!r}, *sys.argv[3:]);"
+    f" from hullwatch import privileges; said = privileges.keep_only(*{KEPT!r}, *sys.argv[2:]);"
     " select.select([int(sys.argv[1])], [], []);"
     f" from {__name__} import main; main(said)"
 )
-_HANDED_ON = ("HULLWATCH_APPROVALS",)  # where people answer
+# Where people answer; whose word counts for a webhook's server.
+_HANDED_ON = ("HULLWATCH_APPROVALS", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class _Given(msgspec.Struct):
-    """On the command line. head: '' by default."""
+    """On standard input: a command line is everybody's to read. head: '' by default."""
 
     folder: str
     head: str
     handed: Handed | None
+    elsewhere: Elsewhere | None
 
 
 class Doorkeeper:
     """folder, head: of the decision log. handed: where labels and calls can be read. more: rights
-    that it keeps besides, to write the log. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE and
+    that it keeps besides, to write the log. elsewhere: who is told of what waits; its socket is the
+    process's from then on, and closed here. Needs CAP_SYS_ADMIN, CAP_SYS_PTRACE and
     CAP_DAC_READ_SEARCH only while it is made. Not for several threads; never blocks.
 
     alive: False once the process has ended, which is for good: nothing is asked about then.
@@ -80,19 +84,25 @@ class Doorkeeper:
         head: Path | None = None,
         handed: Handed | None = None,
         more: Sequence[str] = (),
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         paths = json.dumps([os.path.abspath(path) for path in sys.path])
-        given = _Given(str(folder), str(head or ""), handed)
-        named = [str(theirs.fileno()), msgspec.json.encode(given).decode(), *more]
-        with theirs:
+        given = _Given(str(folder), str(head or ""), handed, elsewhere)
+        kept = handed.descriptors if handed else ()
+        listening = (elsewhere.listening,) if elsewhere else ()
+        with theirs, open(os.memfd_create("hullwatch-given"), "w+b") as memory:
+            memory.write(msgspec.json.encode(given))
+            memory.seek(0)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, paths, *named],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-I", "-c", _START, paths, str(theirs.fileno()), *more],
+                stdin=memory,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *(handed.descriptors if handed else ())],
+                pass_fds=[theirs.fileno(), *kept, *listening],
                 env={name: os.environ[name] for name in _HANDED_ON if name in os.environ},
             )
+        for descriptor in listening:
+            os.close(descriptor)
         self._channel = Channel(ours)
 
     @property
@@ -244,7 +254,10 @@ class _Keeping:
                 self._agent.close()
                 head = Path(given.head) if given.head else None
                 carried = Carried(given.handed) if given.handed else None
-                permitting.main(Channel(theirs), Path(given.folder), head, known, carried)
+                permitting.main(
+                    *(Channel(theirs), Path(given.folder), head),
+                    *(known, carried, given.elsewhere),
+                )
                 status = 0
             except BaseException as error:
                 sys.stderr.write(f"permitting: {type(error).__name__}: {error}\n")
@@ -274,4 +287,6 @@ def main(problems: Sequence[str]) -> None:
     agent = Channel(socket.socket(fileno=int(sys.argv[1])))
     for text in problems:
         agent.send(Problem(text))
-    _Keeping(agent, msgspec.json.decode(sys.argv[2], type=_Given)).serve()
+    given = msgspec.json.decode(sys.stdin.buffer.read(), type=_Given)
+    os.ftruncate(sys.stdin.fileno(), 0)  # secrets, which nobody inherits
+    _Keeping(agent, given).serve()

@@ -13,15 +13,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from hullwatch.context.call import Signal
 from hullwatch.decide.approvals import Approvals, Full, Person, Refused, Terms, Waiting
 from hullwatch.decide.desk import Desk
+from hullwatch.decide.elsewhere import Elsewhere, WebhookError, telling
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect
+
+if TYPE_CHECKING:
+    from hullwatch.decide.webhook import Webhook
 
 __all__ = ["Holding", "Outcome"]
 
@@ -55,14 +59,15 @@ class _Approvals(Approvals):
         seconds: float = 0,
     ) -> str:
         waiting = self.waiting.get(ident)
-        if yes and waiting and not waiting.terms.requester and self.requester(person.pid):
+        asks = not person.link and self.requester(person.pid)
+        if yes and waiting and not waiting.terms.requester and asks:
             raise Refused("whoever asks does not approve; answer outside of the containers")
         return super().answer(ident, person, yes, why, scope, seconds)
 
 
 class Holding:
-    """folder, head: of the log. wake: called from the thread when `take` has something. LogError
-    and OSError where it cannot begin.
+    """folder, head: of the log. wake: called from the thread when `take` has something. elsewhere:
+    who is told of what waits. LogError, OSError and WebhookError where it cannot begin.
 
     unlogged: entries that were given up. problem: why the log cannot be written; ''.
     """
@@ -73,7 +78,10 @@ class Holding:
         head: Path | None,
         wake: Callable[[], None],
         requester: Callable[[int], bool],
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
+        self._webhook: Webhook | None = None
         self._folder, self._head = folder, head
         self._wake = wake
         self._requester = requester
@@ -122,6 +130,16 @@ class Holding:
         """Since it was asked last."""
         return [self._floods.popleft() for _ in range(len(self._floods))]
 
+    @property
+    def unheard(self) -> str:
+        """Why the webhook was not told last; ''."""
+        return self._webhook.problem if self._webhook else ""
+
+    def told(self) -> dict[str, int]:
+        """Counts of what began to wait, by what the webhook was told of it."""
+        counts = self._webhook.counts if self._webhook else {}
+        return {f"webhook_{name}": counts.get(name, 0) for name in ("sent", "failed")}
+
     def close(self, seconds: float) -> None:
         """Cancel all that is held and write what is not written; within a time."""
         self._call(self._loop.stop)
@@ -135,6 +153,7 @@ class Holding:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        told = contextlib.AsyncExitStack()
         try:
             self._log = Log(self._folder, self._head)
             self._approvals = _Approvals(self._log)
@@ -143,7 +162,10 @@ class Holding:
             self._approvals.sweep()
             self._desk = Desk(self._approvals, self._story)
             self._loop.run_until_complete(self._desk.open())
-        except (OSError, LogError) as error:
+            if self._elsewhere is not None:
+                entered = told.enter_async_context(telling(self._elsewhere, self._approvals))
+                self._webhook = self._loop.run_until_complete(entered)
+        except (OSError, LogError, WebhookError) as error:
             self._failed = error
             self._ready.set()
             return
@@ -152,6 +174,7 @@ class Holding:
         try:
             self._loop.run_forever()
         finally:
+            self._loop.run_until_complete(told.aclose())
             self._desk.close()
             with contextlib.suppress(LogError):
                 self._approvals.close()

@@ -41,6 +41,7 @@ LOSSES = {
     "faults": "questions failed",
     "unlogged": "entries could not be logged",
     "untold": "entries were not told",
+    "webhook_failed": "held actions could not be told to the webhook",
     "unknown_files": "files could not be remembered by inode",
     "unreadable": "opens were refused, as the file could not be opened for a look",
 }

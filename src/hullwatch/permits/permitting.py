@@ -26,6 +26,7 @@ import msgspec
 
 from hullwatch.context.cgroupfs import find_v2_root
 from hullwatch.decide.approvals import Terms, terms_of
+from hullwatch.decide.elsewhere import Elsewhere, WebhookError
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
@@ -164,8 +165,8 @@ class _Worker:
 
 class Permitting:
     """known: of the process that started this one. carried: None where labels and calls are not
-    known; policies that read them fail. LogError and OSError where it cannot begin. run: until the
-    channel or a signal ends it."""
+    known; policies that read them fail. elsewhere: who is told of what waits. LogError, OSError and
+    WebhookError where it cannot begin. run: until the channel or a signal ends it."""
 
     def __init__(
         self,
@@ -174,6 +175,7 @@ class Permitting:
         head: Path | None,
         known: Identities,
         carried: Carried | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self._channel = channel
         self._carried = carried
@@ -185,7 +187,7 @@ class Permitting:
         self._known = known
         self._poll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._holding = Holding(folder, head, self._wake, self._is_guarded)
+        self._holding = Holding(folder, head, self._wake, self._is_guarded, elsewhere)
         self._v2_root = find_v2_root() or ""
         self._own = cgroup_path(cgroup_text(os.getpid()))
         self._host: list[Mount] = []
@@ -302,6 +304,8 @@ class Permitting:
             self._problem(
                 f"{self._holding.problem}; what needs a person is blocked until it can be"
             )
+        if self._holding.unheard:
+            self._problem(f"webhook: {self._holding.unheard}")
         self._tell()
 
     def _end(self) -> None:
@@ -811,6 +815,7 @@ class Permitting:
             "unknown_files": self._known.refused,
             "unreadable": self._group.unreadable,
             "unlogged": self._holding.unlogged,
+            **self._holding.told(),
             "untold": self._channel.refused,
             "waiting": len(self._held),
         }
@@ -911,6 +916,7 @@ def main(
     head: Path | None,
     known: Identities,
     carried: Carried | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """In a process of its own, until the other end closes."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # one for each who waits
@@ -918,8 +924,8 @@ def main(
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        permitting = Permitting(channel, folder, head, known, carried)
-    except (OSError, LogError) as error:
+        permitting = Permitting(channel, folder, head, known, carried, elsewhere)
+    except (OSError, LogError, WebhookError) as error:
         channel.send(Problem(f"opens and execs are not asked about: {error}", gap=True))
         return
     signal.signal(signal.SIGTERM, permitting.stop)
