@@ -25,7 +25,8 @@ for name in "run policy approvals decisions errors show".split():
     importlib.import_module(f"hullwatch.cli.{name}")
 import concurrent.futures.thread, encodings.ascii
 import hullwatch.control, hullwatch.holding, hullwatch.decide.desk, hullwatch.store.errors
-import hullwatch.agent.link, hullwatch.decide.links, hullwatch.decide.page, hullwatch.decide.webhook
+import hullwatch.agent.link, hullwatch.decide.elsewhere, hullwatch.decide.page
+import hullwatch.decide.webhook, encodings.idna
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
