@@ -236,6 +236,7 @@ def test_somebody_elsewhere_is_told_and_answers_by_link(stage: Stage):
         for name in ("cmdline", "environ"):
             found = Path(f"/proc/{pid}/{name}").read_bytes()
             assert SECRET.encode() not in found and b"/hook" not in found
+        assert os.stat(f"/proc/{pid}/fd/0").st_size == 0
 
 
 def test_labels_calls_and_programs_count(stage: Stage):
