@@ -153,6 +153,11 @@ HOT bool is_guarded(void)
 	return settings.policy && !is_living_agent() && is_inside();
 }
 
+HOT bool speaks_of_secrets(void)
+{
+	return settings.policy_secrets[settings.policy & 1];
+}
+
 HOT int guard_opens(u64 address)
 {
 	struct file *file = (void *)address;
@@ -163,6 +168,9 @@ HOT int guard_opens(u64 address)
 		return 0;
 	if (f_mode & FMODE_READ)
 		ret = guard_file(HW_A_OPEN_READ, file, 0);
+	if (!ret && f_mode & FMODE_READ && speaks_of_secrets() &&
+	    (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFDIR)
+		ret = guard_file(HW_A_USE_SECRET, file, 0);
 	if (!ret && f_mode & FMODE_WRITE)
 		ret = guard_file(HW_A_OPEN_WRITE, file, 0);
 	return ret;
@@ -224,6 +232,8 @@ __noinline int guard_renames(u64 old_dir, u64 old, u64 new_dir, u64 new)
 {
 	int ret = guard_at(HW_A_OPEN_READ, (void *)old_dir, old);
 
+	if (!ret && speaks_of_secrets())
+		ret = guard_at(HW_A_USE_SECRET, (void *)old_dir, old);
 	if (!ret)
 		ret = guard_at(HW_A_OPEN_WRITE, (void *)old_dir, old);
 	return ret ? ret : guard_at(HW_A_OPEN_WRITE, (void *)new_dir, new);

@@ -81,7 +81,8 @@ struct {
 struct guard_path {
 	struct path_now of;
 	u32 generation;
-	u32 unknown; /* there is no path that could be asked about */
+	u16 unknown; /* there is no path that could be asked about */
+	u8 secrets[2]; /* ranks among the places of secrets, by each name; 0: it is none */
 	u32 rows[HW_GUARD_ROWS];
 };
 struct {
@@ -335,6 +336,19 @@ HOT struct hw_guard_value *guard_look(struct guard *g, u32 row)
 	return v;
 }
 
+/* Once for each question, in a row that says what was asked about. */
+HOT bool is_counted(const struct guard *g, u32 row)
+{
+	switch (g->key.action) {
+	case HW_A_CONNECT:
+	case HW_A_LISTEN:
+		return true;
+	case HW_A_USE_SECRET:
+		return row & HW_ROW_SECRET && !g->counted;
+	}
+	return row == HW_ROW_ANY;
+}
+
 /* The same, and what is allowed is counted; false: there is no answer. */
 HOT bool guard_row(struct guard *g, u32 row)
 {
@@ -342,7 +356,7 @@ HOT bool guard_row(struct guard *g, u32 row)
 
 	if (!v)
 		return false;
-	if (row == HW_ROW_ANY || g->key.action == HW_A_CONNECT || g->key.action == HW_A_LISTEN) {
+	if (is_counted(g, row)) {
 		__sync_fetch_and_add(&v->allowed, 1);
 		g->counted = row;
 	}
@@ -472,7 +486,8 @@ HOT bool is_pseudo(struct dentry *dentry)
 	return magic == PIPEFS_MAGIC || magic == TMPFS_MAGIC || magic == PROC_MAGIC;
 }
 
-/* Rows of the path that is in s->data[start .. start + len), for a first or a second name. */
+/* Rows of the path that is in s->data[start .. start + len), for a first or a second name. table: 1
+ * and the generation's bit. */
 HOT void guard_match(struct scratch *s, u32 start, u32 len, u32 table, bool second)
 {
 	struct guard_path *p;
@@ -490,6 +505,11 @@ HOT void guard_match(struct scratch *s, u32 start, u32 len, u32 table, bool seco
 		else
 			p->rows[i] = m->found[i];
 	}
+	if (!settings.policy_secrets[(table - 1) & 1])
+		return;
+	path_match(s, start, len, 0);
+	if (m->rank < 256)
+		p->secrets[second] = m->rank;
 }
 
 /*
@@ -583,6 +603,16 @@ __noinline int guard_abstract(struct scratch *s, u64 address, u32 table)
 	return 0;
 }
 
+HOT u32 guard_row_of(const struct guard_path *p, u32 i, u16 action)
+{
+	u8 rank;
+
+	if (action != HW_A_USE_SECRET)
+		return p->rows[i];
+	rank = i % (HW_GUARD_ROWS / 2) ? 0 : p->secrets[i / (HW_GUARD_ROWS / 2)];
+	return rank ? HW_ROW_SECRET | rank : 0;
+}
+
 #define SECOND_NAME (HW_G_PERMIT | HW_G_LISTED | HW_G_WOULD_PERMIT | HW_G_WOULD_LIST)
 
 /* Answers for a path, or without mnt for a struct unix_address. Returns what guard_says. */
@@ -590,7 +620,7 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 {
 	struct guard_path *p;
 	struct scratch *s;
-	u32 i;
+	u32 i, row;
 
 	if (!g || !guard_row(g, HW_ROW_ANY))
 		return PASSES; /* no policy speaks of such a thing */
@@ -609,7 +639,8 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 	for (i = 0; i < HW_GUARD_ROWS; i++) {
 		if (i == HW_GUARD_ROWS / 2) /* what a second name permits is not permitted by it */
 			g->without |= EVERY(SECOND_NAME);
-		if (p->rows[i] && !guard_row(g, p->rows[i]))
+		row = guard_row_of(p, i, g->key.action);
+		if (row && !guard_row(g, row))
 			guard_row(g, HW_ROW_UNKNOWN);
 	}
 	scratch_put(s);
