@@ -116,7 +116,7 @@ class Kernel:
         asked = self._asked(cgroup, action, labels)
         if asked is None:
             return PASSES
-        if self._facts & FACT_UPPER and upper:
+        if self._facts & FACT_UPPER and upper and action != "use-secret":
             asked = asked._replace(facts=asked.facts | FACT_UPPER)
         asked = asked._replace(port=privilege)
         found = [self._row(asked, ROW_ANY)]

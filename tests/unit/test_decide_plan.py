@@ -288,7 +288,8 @@ def test_secrets(made: list[str], seed: int):
     for _ in range(16):
         path, second = chosen.choice(PLACES), chosen.choice((None, *PLACES))
         who, labels = chosen.choice(WORKLOADS), chosen.choice(LABELS)
-        act = Act(int(Class.OPEN), path, Actor(who, labels=labels))
+        upper = chosen.random() < 0.5
+        act = Act(int(Class.OPEN), path, Actor(who, labels=labels), upper=upper)
         for action in ("open-read", "use-secret"):
             expected = verdict(here, act, action)
             if second is not None:
@@ -300,8 +301,9 @@ def test_secrets(made: list[str], seed: int):
                 path.encode(),
                 second=None if second is None else second.encode(),
                 labels=bits_of(labels),
+                upper=upper,
             )
-            assert said == expected, (action, path, second, who.name, labels, made)
+            assert said == expected, (action, path, second, who.name, labels, upper, made)
 
 
 def test_where_a_secrets_path_cannot_be_told_it_may_be_any():

@@ -153,25 +153,35 @@ HOT bool is_guarded(void)
 	return settings.policy && !is_living_agent() && is_inside();
 }
 
-HOT bool speaks_of_secrets(void)
+/* What is asked of an open file, as bits by action. Apart, as its callers stand on deep stacks. */
+__noinline u32 open_actions(u64 address)
 {
-	return settings.policy_secrets[settings.policy & 1];
+	struct file *file = (void *)address;
+	u32 f_mode = BPF_CORE_READ(file, f_mode), actions = 0;
+
+	if (f_mode & (0x20 | 0x20000000)) /* FMODE_EXEC: the hook above; FMODE_NOACCOUNT: overlayfs's own */
+		return 0;
+	if (f_mode & FMODE_READ)
+		actions |= 1 << HW_A_OPEN_READ;
+	if (f_mode & FMODE_READ && speaks_of_secrets() &&
+	    (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFDIR)
+		actions |= 1 << HW_A_USE_SECRET;
+	if (f_mode & FMODE_WRITE)
+		actions |= 1 << HW_A_OPEN_WRITE;
+	return actions;
 }
 
 HOT int guard_opens(u64 address)
 {
 	struct file *file = (void *)address;
-	u32 f_mode = BPF_CORE_READ(file, f_mode);
+	u32 actions = open_actions(address);
 	int ret = 0;
 
-	if (f_mode & (0x20 | 0x20000000)) /* FMODE_EXEC: the hook above; FMODE_NOACCOUNT: overlayfs's own */
-		return 0;
-	if (f_mode & FMODE_READ)
+	if (actions & 1 << HW_A_OPEN_READ)
 		ret = guard_file(HW_A_OPEN_READ, file, 0);
-	if (!ret && f_mode & FMODE_READ && speaks_of_secrets() &&
-	    (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFDIR)
+	if (!ret && actions & 1 << HW_A_USE_SECRET)
 		ret = guard_file(HW_A_USE_SECRET, file, 0);
-	if (!ret && f_mode & FMODE_WRITE)
+	if (!ret && actions & 1 << HW_A_OPEN_WRITE)
 		ret = guard_file(HW_A_OPEN_WRITE, file, 0);
 	return ret;
 }
