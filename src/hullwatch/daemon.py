@@ -475,13 +475,15 @@ class Daemon:
 
     def _give_labels(self) -> None:
         options = self.options
-        if not options.labels and not options.private:
-            return
         from hullwatch.agent.secrets.labels import path_patterns
 
         labels = self.sensor.labels
+        wanted = bool(options.labels or options.private)
+        tables = compiled(path_patterns(options.labels, options.private))
+        labels.give_paths(tables, on=wanted)  # policies ask which are secrets in any case
+        if not wanted:
+            return
         labels.follow_host(options.label_host)
-        labels.give_paths(compiled(path_patterns(options.labels, options.private)))
         trusted = map(ipaddress.ip_network, options.trusted)
         labels.give_untrusted("untrusted" in options.labels, trusted)
 

@@ -49,6 +49,7 @@ from hullwatch.sensor.wire import (
     NAME_ALONE,
     ROW_ANY,
     ROW_SAID,
+    ROW_SECRET,
     ROW_UNKNOWN,
     UNREAD,
     Action,
@@ -72,6 +73,7 @@ _CLASS = {
     "exec": Class.EXEC,
     "open-read": Class.OPEN,
     "open-write": Class.OPEN,
+    "use-secret": Class.OPEN,
     "connect": Class.CONNECT,
     "listen": Class.LISTEN,
 }
@@ -429,7 +431,9 @@ class Guarding:
             names, hosts = self._hosts(plan, self._guard.first_state() + base, ROWED - base)
             networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
             facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
-            number = self._guard.begin(compiled, networks, plan.ports, facts, names)
+            number = self._guard.begin(
+                compiled, networks, plan.ports, facts, names, plan.secrets
+            )
             tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
@@ -533,6 +537,7 @@ class Guarding:
         plan = tables.plan
         cells = (
             *plan.of_paths(who, tables.rows, ROW_ANY, ROW_UNKNOWN, _FIRST, tools),
+            *plan.of_secrets(who, ROW_ANY, ROW_UNKNOWN, ROW_SECRET, tools),
             *plan.of_networks(who, ROW_UNKNOWN, _FIRST, tools),
         )
         if tables.hosts is not None:
@@ -701,7 +706,9 @@ class Guarding:
         questions = [] if one.own or one.unread else self.questions(one)
         ranks = list(Effect)
         unasked = Decision(
-            effect=Effect.BLOCK, wanted=Effect.BLOCK, reason=_OWN if one.own else _UNKNOWN
+            effect=Effect.BLOCK,
+            wanted=Effect.BLOCK,
+            reason=_OWN if one.own else _UNTOLD.get(one.action, _UNKNOWN),
         )
         decision = max(
             (
@@ -807,6 +814,7 @@ class Guarding:
 
 _OWN = "it reached for Hullwatch itself"
 _UNKNOWN = "what it is about cannot be told"
+_UNTOLD = {"use-secret": "it is a secret by where it lies, whatever it is reached by"}
 _HOW = {
     int(Done.KILLED): "the program was ended before its first instruction",
     int(Done.DROPPED): "a packet of an open connection was dropped",

@@ -87,6 +87,10 @@ forbid (principal, action == Action::"open-read", resource)
 when { context.container == "guarded" }
 when { ["/etc/shadow", "/shared/secret", "/opt/folder/secret"].contains(resource.path) };
 
+@id("no-wallets")
+forbid (principal, action == Action::"use-secret", resource is Secret)
+when { context.container == "guarded" && resource has kind && resource.kind == "wallet" };
+
 @id("no-socket")
 forbid (principal, action == Action::"connect", resource is Address)
 when { context.container == "guarded" && resource has path }
@@ -529,6 +533,24 @@ def _(stage: Stage, puppet: Puppet) -> object:
     takes = TAKES + "said = os.read(call('syscall', 438, fds[0], int(said), 0), 9) != b''"
     return passed(stage, puppet, "os.pidfd_open(os.getpid())", takes)
 
+
+# -- secrets ----------------------------------------------------------------------------------
+
+code("secret", "said = open('/opt/.electrum/wallets/one').read() != ''")
+code(
+    "secret-linked",
+    """
+os.link('/opt/.electrum/wallets/linked', at := '/opt/' + os.urandom(6).hex())
+said = open(at).read() != ''
+""",
+)
+code(
+    "secret-bind-mount",
+    """
+mount('/opt/.electrum/wallets', at := folder(), None, BIND)
+said = open(at + '/mounted').read() != ''
+""",
+)
 
 # -- network ----------------------------------------------------------------------------------
 
@@ -1287,6 +1309,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
             "etc/shadow": "root:x:1::",
             "root/.aws/credentials": "key",
             "opt/folder/secret": "s",
+            **{f"opt/.electrum/wallets/{name}": "w" for name in ("one", "linked", "mounted")},
         }
         for path, text in files.items():
             (made.rootfs / path).parent.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hullwatch.agent.secrets.labels import path_patterns
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.quarantine import Quarantine
 from hullwatch.guarding import Guarding
 from hullwatch.sensor.guard import Guard, mapped
 from hullwatch.sensor.libbpf import BpfError
+from hullwatch.sensor.patterns import compiled
 from hullwatch.sensor.wire import (
     FACT_UPPER,
     GUARD_ROWS,
@@ -28,6 +30,7 @@ from hullwatch.sensor.wire import (
     PATH_TABLE,
     ROW_ANY,
     ROW_SAID,
+    ROW_SECRET,
     ROW_UNKNOWN,
     SETTINGS,
     TABLE_HOSTS,
@@ -38,6 +41,7 @@ from hullwatch.sensor.wire import (
 __all__ = ["PASSES", "STOPPED", "TOLD", "Kernel", "Noted", "Steered", "Table"]
 
 PASSES, TOLD, STOPPED = "passes", "told", "stopped"
+_PLACES = compiled(path_patterns(()))
 _LISTS = int(Holds.PERMIT | Holds.LISTED | Holds.WOULD_PERMIT | Holds.WOULD_LIST)
 
 
@@ -112,13 +116,14 @@ class Kernel:
         asked = self._asked(cgroup, action, labels)
         if asked is None:
             return PASSES
-        if self._facts & FACT_UPPER and upper:
+        if self._facts & FACT_UPPER and upper and action != "use-secret":
             asked = asked._replace(facts=asked.facts | FACT_UPPER)
         asked = asked._replace(port=privilege)
         found = [self._row(asked, ROW_ANY)]
         if found[0] is None:
             return PASSES
-        rows = self._rows(path) + (self._rows(second) if second is not None else [])
+        find = self._secret if action == "use-secret" else self._rows
+        rows = find(path) + (find(second) if second is not None else [])
         if unknown:
             found.append(self._row(asked, ROW_UNKNOWN))
         for number, row in enumerate(rows):
@@ -218,6 +223,13 @@ class Kernel:
                 state = int(self._state(state)["next"][table["class_of"][byte]])
             rows[number] = int(self._state(state)["labels"])
         return rows
+
+    def _secret(self, path: bytes) -> list[int]:
+        """The same, where its place among those of secrets is all that counts."""
+        if not self.settings["policy_secrets"][0][self._generation & 1]:
+            raise AssertionError("asked, and the place of no path is looked at")
+        _, rank = _PLACES.found(path)
+        return [ROW_SECRET | rank if rank else 0, *([0] * (GUARD_ROWS // 2 - 1))]
 
     def _state(self, number: int) -> np.void:
         found = np.frombuffer(self.map("path_states").held[struct.pack("<I", number)], PATH_STATE)

@@ -264,6 +264,60 @@ def test_paths(made: list[str], seed: int):
             assert said == expected, (number, path, who.name, labels, made)
 
 
+OF_SECRETS = (
+    *('resource has kind && resource.kind == "cloud_credentials"', "resource has kind"),
+    'resource has kind && ["ssh_private_key", "env_file"].contains(resource.kind)',
+    *('resource has kind && resource.kind like "*_key"', 'resource.kind != "keyring"'),
+    *('resource.kind == "no_such_kind"', 'resource.name == "/x/a"', 'resource.kind like "*"'),
+)
+SECRETS = st.one_of(
+    policies(("use-secret",), ("Secret",), OF_SECRETS),
+    policies(("open-read",), ("Path",), OF_FILES),
+)
+PLACES = (
+    *("/root/.aws/credentials", "/root/.ssh/id_rsa", "/root/.ssh/id_rsa.pub", "/x/.ENV", "/x/a"),
+    *("/etc/shadow", "/run/secrets/db", "/x/y/b", "/root/.ssh/config", "/usr/lib/token", "/sh"),
+)
+
+
+@MANY
+@given(st.lists(SECRETS, min_size=1, max_size=5), SEEDS)
+def test_secrets(made: list[str], seed: int):
+    here = steered(made)
+    chosen = random.Random(seed)
+    for _ in range(16):
+        path, second = chosen.choice(PLACES), chosen.choice((None, *PLACES))
+        who, labels = chosen.choice(WORKLOADS), chosen.choice(LABELS)
+        upper = chosen.random() < 0.5
+        act = Act(int(Class.OPEN), path, Actor(who, labels=labels), upper=upper)
+        for action in ("open-read", "use-secret"):
+            expected = verdict(here, act, action)
+            if second is not None:
+                more = verdict(here, act._replace(object=second), action, ("block", "challenge"))
+                expected = max(expected, more, key=RANKS.index)
+            said = here.kernel.path(
+                who.cgroup,
+                action,
+                path.encode(),
+                second=None if second is None else second.encode(),
+                labels=bits_of(labels),
+                upper=upper,
+            )
+            assert said == expected, (action, path, second, who.name, labels, upper, made)
+
+
+def test_where_a_secrets_path_cannot_be_told_it_may_be_any():
+    here = steered(
+        [
+            'forbid (principal, action == Action::"use-secret", resource is Secret)'
+            ' when { resource has kind && resource.kind == "keyring" };'
+        ]
+    )
+    assert here.kernel.path(101, "use-secret", b"/x/.env") == PASSES
+    assert here.kernel.path(101, "use-secret", b"/x/.env", unknown=True) == STOPPED
+    assert here.kernel.path(101, "use-secret", b"/x", second=b"/a.kdbx") == STOPPED
+
+
 UNIX = ("/run/docker.sock", "/run/x", "/run/xx", "/var/run/docker.sock", "/x/a", "/y", "@x", "@xa")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hullwatch.agent.secrets.labels import PERSONAL, path_patterns
+from hullwatch.agent.secrets.labels import PERSONAL, RANKS, path_patterns
 from hullwatch.agent.secrets.paths import PATHS, classify_path
 from hullwatch.sensor.labels import LABELS, bits_of, names_of
 from hullwatch.sensor.patterns import Pattern, TooManyPatterns, compiled, told_apart
@@ -39,8 +39,11 @@ def test_they_say_what_the_table_says():
         path = "/" + "/".join(chosen.choices(PARTS, k=chosen.randint(1, 6)))
         path = chosen.choice((path, path, path.upper(), path[:-1], path + "x"))
         seen.add(expected(path))
-        assert TABLES.labels(path.encode()) == expected(path), path
+        labels, rank = TABLES.found(path.encode())
+        assert labels == expected(path), path
+        assert (RANKS.get(rank) or None) == classify_path(path), path
     assert seen == {0, 1, 2}
+    assert max(RANKS) < 256  # a byte, in the kernel
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ _ASKED = frozenset({Tier.TRACEPOINT})  # through fanotify, by the file itself
 _NOWHERE: frozenset[Tier] = frozenset()
 _BOOT = 'boot with "bpf" in the lsm= kernel parameter'
 _NAMES = "forbid `resource.upper` as well, or permit programs by their paths"
+_SECRETS = f"{_BOOT}, or forbid the file by its path, too"
 _LABELS = "forbid the helper its connections, too, or let only one process have the secret"
 
 _RIGHTS = _BOOT + ", or give no container the host's processes, CAP_KILL, CAP_SYS_PTRACE or CAP_BPF"
@@ -133,6 +134,15 @@ PROMISES: tuple[Promise, ...] = (
         "an open file taken from a process of another container (pidfd_getfd)",
         _LSM,
         _BOOT,
+    ),
+    # secrets, by their kind
+    Promise("secret", "a secret of a forbidden kind", _BOTH),
+    Promise("secret-linked", "a hard link to such a secret, elsewhere", _LSM, _SECRETS),
+    Promise(
+        "secret-bind-mount",
+        "such a secret, whose folder is mounted in another place",
+        _LSM,
+        _SECRETS,
     ),
     # network
     Promise("connect", "a forbidden address", _BOTH),

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import cedarpy
 import msgspec
 
+from hullwatch.agent.secrets.labels import RANKS
 from hullwatch.decide.engine import Answer, Engine
 from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Effect, Entity, Fail, Mode
@@ -26,7 +27,7 @@ from hullwatch.sensor.labels import LABELS
 __all__ = ["ACTIONS", "PATH_ACTIONS", "Held", "Holds", "Needs", "holds", "needs"]
 
 PATH_ACTIONS = ("exec", "open-read", "open-write", "privilege")
-ACTIONS = (*PATH_ACTIONS, "connect", "listen")
+ACTIONS = (*PATH_ACTIONS, "use-secret", "connect", "listen")
 """That the kernel asks about."""
 
 MAX_LABEL = 31  # its bit says of a file that it came after the image
@@ -53,7 +54,7 @@ class Held(NamedTuple):
 
 class Needs(NamedTuple):
     """What a policy tells apart. paths: patterns of sensor/patterns.py. names: of hosts, such as it
-    compares with; hosts: as patterns, each after a slash. principal: by who it is.
+    compares with; hosts: as patterns, each after a slash. kinds: of secrets. principal: by who it is.
     unheld: why the kernel cannot ask it; '' if it can."""
 
     paths: frozenset[str] = frozenset()
@@ -63,6 +64,7 @@ class Needs(NamedTuple):
     upper: bool = False
     names: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
+    kinds: frozenset[str] = frozenset()
     principal: bool = False
     unheld: str = ""
 
@@ -142,6 +144,7 @@ def _needs(policy: Policy) -> Needs:
         reader.upper,
         frozenset(reader.names),
         frozenset(reader.hosts),
+        frozenset(reader.kinds),
         reader.principal or policy.principal.id is not None,
         unheld,
     )
@@ -158,12 +161,14 @@ class _Reader:
         self._files = not set(actions).isdisjoint(PATH_ACTIONS)
         self._hosts = "connect" in actions
         self._listens = "listen" in actions and not self._hosts
+        self._secrets = "use-secret" in actions
         self.paths: set[str] = set()
         self.networks: set[Network] = set()
         self.ports: set[int] = set()
         self.labels: set[str] = set()
         self.names: set[str] = set()
         self.hosts: set[str] = set()
+        self.kinds: set[str] = set()
         self.principal = self.upper = self.unix = False
 
     def entity(self, entity: Mapping[str, str]) -> None:
@@ -264,6 +269,8 @@ class _Reader:
             self._add_port(constant)
         elif name == "ip":
             self._add_network(constant)
+        elif name == "kind":
+            self.kinds.add(constant)
         elif name in ("path", "name"):
             self._add_name(name, _literal(constant, name), constant)
         else:
@@ -273,12 +280,16 @@ class _Reader:
         name = _of_resource(left)
         if not name:
             self.read(left)
+        elif name == "kind":
+            self.kinds.update(RANKS.values())
         elif name not in ("path", "name"):
             raise _Unheld(f"the kernel does not know resource.{name}")
         else:
             self._add_name(name, _like(pattern, name), pattern)
 
     def _add_name(self, name: str, text: str | None, said: Any) -> None:
+        if self._secrets and name == "name":
+            raise _Unheld("it compares a secret's name: forbid to open the path instead")
         sockets = self._hosts and name == "path"
         if self._files or sockets:
             self._add_text(text, name)

@@ -3,6 +3,7 @@
 Plan(engine)          what has to be told apart: labels, patterns, networks, ports
 plan.who(...)         which workloads are one to these policies
 plan.of_paths(...)    the answers about paths, for one of those
+plan.of_secrets(...)  about what lies at a path, by the kind of its place
 plan.of_networks(...) those about networks and names
 plan.of_hosts(...)    and about server names that TLS clients ask for
 """
@@ -15,6 +16,7 @@ from functools import partial
 from itertools import combinations, islice, product, takewhile
 from typing import Any, NamedTuple
 
+from hullwatch.agent.secrets.labels import RANKS
 from hullwatch.decide.ahead import ACTIONS, PATH_ACTIONS, Held, Holds, Needs, Network, holds, needs
 from hullwatch.decide.engine import Answer, Engine
 from hullwatch.decide.policy import Policy
@@ -102,8 +104,8 @@ class HostRow(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One answer. action: SOCKET, too. row: number of a Row or of a NetRow's place; port: named
-    port, or number of a privilege, 0 none; name: number of the host's names, 0 none."""
+    """One answer. action: SOCKET, too. row: number of a Row or of a NetRow's place, or of a place
+    of secrets; port: named port, or number of a privilege, 0 none; name: number of the host's names, 0 none."""
 
     action: str
     facts: Facts
@@ -139,6 +141,7 @@ class Plan:
         self.groups = _groups(self.needs)
         self.hosts = sorted({text for one in self.needs.values() for text in one.hosts})
         self.ports = sorted({DNS, *(port for one in self.needs.values() for port in one.ports)})
+        self.secrets = any("use-secret" in one.actions for one in self.policies.values())
         self.networks = _net_rows(
             {network for one in self.needs.values() for network in one.networks},
             {ipaddress.ip_network(one) for one in resolvers},
@@ -231,6 +234,41 @@ class Plan:
                     lost = Answer((), frozenset(), frozenset(maybe))
                     held = _bare(self._holds(bound, lost, how))
                     yield Cell(action, facts, unknown, port, held)
+
+    def of_secrets(
+        self,
+        who: Who,
+        any_row: int,
+        unknown: int,
+        first_row: int,
+        tools: Sequence[Tool | None] = (None,),
+    ) -> Iterator[Cell]:
+        """RANKS are rows, numbered above first_row. In any_row there is nothing, but that policies
+        speak of secrets: what is none is not asked about."""
+        action, nothing = "use-secret", Held(Holds(0), Holds(0))
+        about = self._about(action)
+        if not about:
+            return
+        by_kind: dict[str, list[Policy]] = {}
+        for one in about:
+            for kind in self.needs[one.id].kinds:
+                by_kind.setdefault(kind, []).append(one)
+        kinds = [
+            _Object(rank, _touched(by_kind, (kind,)), about, (("Secret", kind),))
+            for rank, kind in RANKS.items()
+            if kind
+        ]
+        for facts in self.facts(False, tools):
+            how = _How(action, who, facts, 0)
+            yield Cell(action, facts, any_row, 0, nothing)
+            maybe: set[str] = set()
+            lists = self._lists(about, how)
+            told = dict(self._each(kinds, how, maybe))
+            for rank in RANKS:
+                held = _or(told[rank], lists) if rank in told else nothing
+                yield Cell(action, facts, first_row + rank, 0, held)
+            lost = Answer((), frozenset(), frozenset(maybe))
+            yield Cell(action, facts, unknown, 0, self._holds(about, lost, how))
 
     def of_networks(
         self,
@@ -462,9 +500,7 @@ class Plan:
                     Question(
                         principal=Entity("Workload", who),
                         action=_of_policies(how.action),
-                        resource=_socket(ident)
-                        if how.action == SOCKET
-                        else Entity(kind, ident, more),
+                        resource=_resource(how.action, kind, ident, more),
                         context=context,
                     )
                 )
@@ -528,8 +564,13 @@ def _of_policies(action: str) -> str:
     return "connect" if action == SOCKET else action
 
 
-def _socket(text: str) -> Entity:
-    """Of a path as the kernel has it, or of what stands for a row: that may be any text."""
+def _resource(action: str, kind: str, text: str, more: dict[str, Value]) -> Entity:
+    """text: of a Secret, its kind; of a socket a path as the kernel has it, or what stands for a
+    row: that may be any text."""
+    if kind == "Secret":
+        return Entity(kind, f"/{text}", {"kind": text})
+    if action != SOCKET:
+        return Entity(kind, text, more)
     path = f"@{text[2:]}" if text.startswith("//") else socket_path(text)
     return Entity("Address", f"/{text}", {"path": path})
 

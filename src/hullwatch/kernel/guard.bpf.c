@@ -153,17 +153,35 @@ HOT bool is_guarded(void)
 	return settings.policy && !is_living_agent() && is_inside();
 }
 
-HOT int guard_opens(u64 address)
+/* What is asked of an open file, as bits by action. Apart, as its callers stand on deep stacks. */
+__noinline u32 open_actions(u64 address)
 {
 	struct file *file = (void *)address;
-	u32 f_mode = BPF_CORE_READ(file, f_mode);
-	int ret = 0;
+	u32 f_mode = BPF_CORE_READ(file, f_mode), actions = 0;
 
 	if (f_mode & (0x20 | 0x20000000)) /* FMODE_EXEC: the hook above; FMODE_NOACCOUNT: overlayfs's own */
 		return 0;
 	if (f_mode & FMODE_READ)
+		actions |= 1 << HW_A_OPEN_READ;
+	if (f_mode & FMODE_READ && speaks_of_secrets() &&
+	    (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFDIR)
+		actions |= 1 << HW_A_USE_SECRET;
+	if (f_mode & FMODE_WRITE)
+		actions |= 1 << HW_A_OPEN_WRITE;
+	return actions;
+}
+
+HOT int guard_opens(u64 address)
+{
+	struct file *file = (void *)address;
+	u32 actions = open_actions(address);
+	int ret = 0;
+
+	if (actions & 1 << HW_A_OPEN_READ)
 		ret = guard_file(HW_A_OPEN_READ, file, 0);
-	if (!ret && f_mode & FMODE_WRITE)
+	if (!ret && actions & 1 << HW_A_USE_SECRET)
+		ret = guard_file(HW_A_USE_SECRET, file, 0);
+	if (!ret && actions & 1 << HW_A_OPEN_WRITE)
 		ret = guard_file(HW_A_OPEN_WRITE, file, 0);
 	return ret;
 }
@@ -224,6 +242,8 @@ __noinline int guard_renames(u64 old_dir, u64 old, u64 new_dir, u64 new)
 {
 	int ret = guard_at(HW_A_OPEN_READ, (void *)old_dir, old);
 
+	if (!ret && speaks_of_secrets())
+		ret = guard_at(HW_A_USE_SECRET, (void *)old_dir, old);
 	if (!ret)
 		ret = guard_at(HW_A_OPEN_WRITE, (void *)old_dir, old);
 	return ret ? ret : guard_at(HW_A_OPEN_WRITE, (void *)new_dir, new);

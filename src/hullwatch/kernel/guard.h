@@ -81,7 +81,8 @@ struct {
 struct guard_path {
 	struct path_now of;
 	u32 generation;
-	u32 unknown; /* there is no path that could be asked about */
+	u16 unknown; /* there is no path that could be asked about */
+	u8 secrets[2]; /* ranks among the places of secrets, by each name; 0: it is none */
 	u32 rows[HW_GUARD_ROWS];
 };
 struct {
@@ -90,6 +91,11 @@ struct {
 	__type(key, struct path_key);
 	__type(value, struct guard_path);
 } guard_paths SEC(".maps");
+
+HOT bool speaks_of_secrets(void)
+{
+	return settings.policy_secrets[settings.policy & 1];
+}
 
 /* ---- who ---------------------------------------------------------------------------------- */
 
@@ -335,6 +341,19 @@ HOT struct hw_guard_value *guard_look(struct guard *g, u32 row)
 	return v;
 }
 
+/* Once for each question, in a row that says what was asked about. */
+HOT bool is_counted(const struct guard *g, u32 row)
+{
+	switch (g->key.action) {
+	case HW_A_CONNECT:
+	case HW_A_LISTEN:
+		return true;
+	case HW_A_USE_SECRET:
+		return row & HW_ROW_SECRET && !g->counted;
+	}
+	return row == HW_ROW_ANY;
+}
+
 /* The same, and what is allowed is counted; false: there is no answer. */
 HOT bool guard_row(struct guard *g, u32 row)
 {
@@ -342,7 +361,7 @@ HOT bool guard_row(struct guard *g, u32 row)
 
 	if (!v)
 		return false;
-	if (row == HW_ROW_ANY || g->key.action == HW_A_CONNECT || g->key.action == HW_A_LISTEN) {
+	if (is_counted(g, row)) {
 		__sync_fetch_and_add(&v->allowed, 1);
 		g->counted = row;
 	}
@@ -473,7 +492,7 @@ HOT bool is_pseudo(struct dentry *dentry)
 }
 
 /* Rows of the path that is in s->data[start .. start + len), for a first or a second name. */
-HOT void guard_match(struct scratch *s, u32 start, u32 len, u32 table, bool second)
+HOT void guard_match(struct scratch *s, u32 start, u32 len, bool second)
 {
 	struct guard_path *p;
 	struct path_match *m;
@@ -481,27 +500,27 @@ HOT void guard_match(struct scratch *s, u32 start, u32 len, u32 table, bool seco
 
 	if (start > PATH_END)
 		return;
-	path_match(s, start, len, table);
 	m = (void *)&s->data[PATH_MATCH];
 	p = (void *)&s->data[GUARD_PATH];
+	path_match(s, start, len, 1 + (p->generation & 1));
 	for (i = 0; i < HW_GUARD_ROWS / 2; i++) {
 		if (second)
 			p->rows[HW_GUARD_ROWS / 2 + i] = m->found[i];
 		else
 			p->rows[i] = m->found[i];
 	}
+	if (!settings.policy_secrets[p->generation & 1])
+		return;
+	path_match(s, start, len, 0);
+	if (m->rank < 256)
+		p->secrets[second] = m->rank;
 }
 
-/*
- * The container's own files have a second name: where they lie in their file system, wherever that is
- * mounted once more, or somebody's root directory is now. It can only forbid.
- */
-__noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
+/* Its name where it was reached. 0: it has none. */
+__noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct dentry *d = (void *)dentry;
 	u32 want = 0, start;
-	struct dentry *d = (void *)dentry, *root = BPF_CORE_READ(task, fs, root.dentry);
-	struct path_walk w = {};
 
 	if (!s)
 		return 0;
@@ -511,7 +530,22 @@ __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 	/* What is too long has lost its beginning; what is not below a mount has no path. */
 	if (want > PATH_END - start || (s->data[start & (2 * ARGV_ROOM - 1)] != '/' && !is_pseudo(d)))
 		((struct guard_path *)&s->data[GUARD_PATH])->unknown = 1;
-	guard_match(s, start, PATH_END - start, table, false);
+	guard_match(s, start, PATH_END - start, false);
+	return 1;
+}
+
+/*
+ * The container's own files have a second name: where they lie in their file system, wherever that is
+ * mounted once more, or somebody's root directory is now. It can only forbid.
+ */
+__noinline int guard_walk_within(struct scratch *s, u64 dentry)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct dentry *d = (void *)dentry, *root = BPF_CORE_READ(task, fs, root.dentry);
+	struct path_walk w = {};
+
+	if (!s)
+		return 0;
 	if (BPF_CORE_READ(d, d_sb) != BPF_CORE_READ(root, d_sb) &&
 	    BPF_CORE_READ(d, d_sb, s_magic) != OVERLAYFS_MAGIC) /* its root may be elsewhere by now */
 		return 0;
@@ -521,7 +555,7 @@ __noinline int guard_walk(struct scratch *s, u64 mnt, u64 dentry, u32 table)
 	w.within = BPF_CORE_READ(d, d_sb, s_root);
 	bpf_loop(2048 + 64, path_step, &w, 0);
 	if (w.pos < PATH_END)
-		guard_match(s, w.pos, PATH_END - w.pos, table, true);
+		guard_match(s, w.pos, PATH_END - w.pos, true);
 	return 0;
 }
 
@@ -555,7 +589,8 @@ __noinline int guard_known(struct scratch *s, u64 mnt, u64 dentry, u32 generatio
 		*new = *p;
 		return 0;
 	}
-	guard_walk(s, mnt, dentry, 1 + (generation & 1));
+	if (guard_walk(s, mnt, dentry))
+		guard_walk_within(s, dentry);
 	guard_keep(s, mnt, dentry);
 	return 0;
 }
@@ -564,7 +599,7 @@ __noinline int guard_known(struct scratch *s, u64 mnt, u64 dentry, u32 generatio
  * A Unix socket's name that is no path, as `//name`, which no path is. What follows a NUL in it does
  * not count: some fill the rest of their address with them.
  */
-__noinline int guard_abstract(struct scratch *s, u64 address, u32 table)
+__noinline int guard_abstract(struct scratch *s, u64 address, u32 generation)
 {
 	struct guard_path *new;
 	long n;
@@ -573,13 +608,30 @@ __noinline int guard_abstract(struct scratch *s, u64 address, u32 table)
 		return 0;
 	new = (void *)&s->data[GUARD_PATH];
 	__builtin_memset(new, 0, sizeof(*new));
+	new->generation = generation;
 	s->data[PATH_END] = s->data[PATH_END + 1] = '/';
 	n = bpf_probe_read_kernel_str(&s->data[PATH_END + 2], UNIX_NAME,
 				      (void *)address + bpf_core_field_offset(struct unix_address, name) + 3);
 	if (n > 0 && n <= UNIX_NAME)
-		guard_match(s, PATH_END, n + 1, table, false);
+		guard_match(s, PATH_END, n + 1, false);
 	else
 		new->unknown = 1;
+	return 0;
+}
+
+/* Of a secret nothing counts but the places. */
+__noinline int guard_as_secret(struct scratch *s)
+{
+	struct guard_path *p;
+	u32 i;
+
+	if (!s)
+		return 0;
+	p = (void *)&s->data[GUARD_PATH];
+	__builtin_memset(p->rows, 0, sizeof(p->rows));
+	for (i = 0; i < 2; i++)
+		if (p->secrets[i])
+			p->rows[i * HW_GUARD_ROWS / 2] = HW_ROW_SECRET | p->secrets[i];
 	return 0;
 }
 
@@ -602,7 +654,9 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 	if (mnt)
 		guard_known(s, mnt, dentry, g->key.generation);
 	else
-		guard_abstract(s, dentry, 1 + (g->key.generation & 1));
+		guard_abstract(s, dentry, g->key.generation);
+	if (g->key.action == HW_A_USE_SECRET)
+		guard_as_secret(s);
 	p = (void *)&s->data[GUARD_PATH];
 	if (p->unknown)
 		guard_row(g, HW_ROW_UNKNOWN);
@@ -634,7 +688,7 @@ __noinline int guard_asks(u32 action_done, u64 mnt, u64 dentry, u64 inode, u64 n
 
 	if (!guard_begin(&g, action))
 		return 0;
-	if (inode)
+	if (inode && action != HW_A_USE_SECRET) /* of which nothing but its kind is told */
 		guard_facts(&g, (void *)inode);
 	if (action == HW_A_PRIVILEGE)
 		g.key.port = num;

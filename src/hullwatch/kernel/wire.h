@@ -395,6 +395,8 @@ enum hw_action {
 	HW_A_LISTEN = 5,
 	HW_A_PRIVILEGE = 6,
 	HW_A_SOCKET = 7, /* to connect to a Unix socket; told as HW_A_CONNECT */
+	HW_A_USE_SECRET = 8,
+	HW_A_LOAD_PLUGIN = 9,
 };
 
 enum hw_privilege {
@@ -457,7 +459,7 @@ struct hw_guard_key {
 struct hw_guard_value {
 	__u16 now;
 	__u16 orphaned;
-	__u32 allowed; /* how often; of paths in HW_ROW_ANY */
+	__u32 allowed; /* how often; of paths in HW_ROW_ANY, of secrets in their kind's */
 };
 
 #define HW_FACT_UPPER 0x80000000
@@ -466,6 +468,7 @@ struct hw_guard_value {
 #define HW_ROW_ANY 0	      /* what holds whatever the object */
 #define HW_ROW_UNKNOWN 1      /* the object cannot be told, or its answer is not there */
 #define HW_ROW_SAID 2	      /* a server name that a TLS client asks for: name is its number, 0 = unread */
+#define HW_ROW_SECRET 0x80000000 /* and the rank of its place among those of secrets (agent/secrets/labels.py) */
 #define HW_NAME_ALONE 4294967295u /* name: what permits say of the address, whatever it is called */
 #define HW_GUARD_ROWS 16 /* twice what there are automata of, as an object may have two names */
 
@@ -543,6 +546,7 @@ struct hw_settings {
 	__u32 policy_held;     /* the same: until then connections may be held */
 	__u32 policy_tools;    /* 1: policies ask for which tool it is */
 	__u32 policy_hosts[2]; /* by generation & 1. 1: policies speak of names of hosts */
+	__u32 policy_secrets[2]; /* the same, of kinds of secrets */
 };
 
 #endif

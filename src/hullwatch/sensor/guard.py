@@ -106,10 +106,11 @@ class Guard:
         ports: Iterable[int],
         facts: int,
         hosts: Tables | None = None,
+        secrets: bool = False,
     ) -> int:
         """The next generation; what an unfinished one left is removed first. networks: to rows.
         hosts: gives server names their numbers; its states follow those of `tables`. None: names
-        that TLS clients ask for are not asked about."""
+        that TLS clients ask for are not asked about. secrets: kinds of secrets are."""
         generation = self._last + 1
         self.abandon(generation)
         self.sweep()
@@ -125,6 +126,7 @@ class Guard:
         settings = self._programs.settings
         settings["policy_facts"][0][generation & 1] = np.uint32(facts)
         settings["policy_hosts"][0][generation & 1] = np.uint32(hosts is not None)
+        settings["policy_secrets"][0][generation & 1] = np.uint32(secrets)
         return generation
 
     def _put_states(self, generation: int, tables: Tables, after: int, table: int) -> None:

@@ -101,8 +101,9 @@ class Labels:
 
     # -- where they come from --------------------------------------------------------------
 
-    def give_paths(self, tables: Tables) -> None:
-        """Paths that are new from now on get the labels of these tables."""
+    def give_paths(self, tables: Tables, on: bool = True) -> None:
+        """Paths that are new from now on get the labels of these tables. on: False, they are only
+        there for policies about secrets."""
         states = self._programs.object.map("path_states")
         self._programs.set(label_paths=0)
         data = tables.states.tobytes()
@@ -110,7 +111,7 @@ class Labels:
         for number in range(len(tables.states)):
             states.update(struct.pack("<I", number), data[number * size : (number + 1) * size])
         self._programs.object.map("path_table").update(bytes(4), tables.table.tobytes())
-        self._programs.set(label_paths=1)
+        self._programs.set(label_paths=int(on))
 
     def give_untrusted(self, on: bool, trusted: Iterable[Network] = ()) -> None:
         """Who talks to an address outside gets `untrusted`, but for these networks."""

@@ -52,6 +52,10 @@ class Tables(NamedTuple):
 
     def labels(self, path: bytes) -> int:
         """What the kernel finds, worked out here."""
+        return self.found(path)[0]
+
+    def found(self, path: bytes) -> tuple[int, int]:
+        """Labels, and the lowest rank above 0 of a pattern that holds; 0: none does."""
         table, states = self.table[0], self.states
         labels = ranked = 0
         lowest = 1 << 32
@@ -67,7 +71,7 @@ class Tables(NamedTuple):
                 labels |= found
             elif rank < lowest:
                 lowest, ranked = rank, found
-        return labels | ranked
+        return labels | ranked, lowest & 0xFFFFFFFF
 
 
 def matches(pattern: str, text: str) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "ROW_ANY",
     "ROW_UNKNOWN",
     "ROW_SAID",
+    "ROW_SECRET",
     "NAME_ALONE",
     "TABLE_HOSTS",
     "UNREAD",
@@ -110,8 +111,8 @@ def struct_dtype(name: str) -> np.dtype[Any]:
 
 def _number(text: str) -> int:
     """A number of the header, by its name or as it is."""
-    found = re.search(rf"#define {text} (\d+)", _TEXT)
-    return int(found[1] if found else text)
+    found = re.search(rf"#define {text} (0x[0-9a-f]+|\d+)", _TEXT)
+    return int(found[1] if found else text, 0)
 
 
 def _enum_values(name: str, prefix: str) -> dict[str, int]:
@@ -180,6 +181,7 @@ GUARD_NET = struct_dtype("hw_guard_net")
 GUARD_ROWS = _number("HW_GUARD_ROWS")
 ROW_ANY, ROW_UNKNOWN = _number("HW_ROW_ANY"), _number("HW_ROW_UNKNOWN")
 ROW_SAID, NAME_ALONE = _number("HW_ROW_SAID"), _number("HW_NAME_ALONE")
+ROW_SECRET = _number("HW_ROW_SECRET")
 TABLE_HOSTS, UNREAD = _number("HW_TABLE_HOSTS"), _number("HW_UNREAD")
-FACT_UPPER = 0x80000000
+FACT_UPPER = _number("HW_FACT_UPPER")
 MAPPED = _number("HW_MAPPED")
