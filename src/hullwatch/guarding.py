@@ -431,9 +431,7 @@ class Guarding:
             names, hosts = self._hosts(plan, self._guard.first_state() + base, ROWED - base)
             networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
             facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
-            number = self._guard.begin(
-                compiled, networks, plan.ports, facts, names, plan.secrets
-            )
+            number = self._guard.begin(compiled, networks, plan.ports, facts, names, plan.secrets)
             tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)

@@ -54,8 +54,8 @@ class Held(NamedTuple):
 
 class Needs(NamedTuple):
     """What a policy tells apart. paths: patterns of sensor/patterns.py. names: of hosts, such as it
-    compares with; hosts: as patterns, each after a slash. kinds: of secrets. principal: by who it is.
-    unheld: why the kernel cannot ask it; '' if it can."""
+    compares with; hosts: as patterns, each after a slash. kinds: of secrets. principal: by who it
+    is. unheld: why the kernel cannot ask it; '' if it can."""
 
     paths: frozenset[str] = frozenset()
     networks: frozenset[Network] = frozenset()

@@ -104,8 +104,9 @@ class HostRow(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """One answer. action: SOCKET, too. row: number of a Row or of a NetRow's place, or of a place
-    of secrets; port: named port, or number of a privilege, 0 none; name: number of the host's names, 0 none."""
+    """One answer. action: SOCKET, too. row: number of a Row, of a NetRow's place or of one of
+    secrets; port: named port, or number of a privilege, 0 none; name: number of the host's names,
+    0 none."""
 
     action: str
     facts: Facts
