@@ -49,7 +49,7 @@ from hullwatch.detect.ruleset import RuleSet
 from hullwatch.detect.sequence.sequences import Saved
 from hullwatch.detect.suppress import Suppression
 from hullwatch.feedback import Feedback
-from hullwatch.guarding import Guarding, Named, stopped_of
+from hullwatch.guarding import Guarding, Named
 from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
 from hullwatch.memory import give_back
@@ -76,6 +76,7 @@ from hullwatch.store.loaded import LoadedRule
 from hullwatch.store.retention import Limits
 from hullwatch.store.state import CountRow, SequenceRow, Session
 from hullwatch.store.writer import Settings, Writer
+from hullwatch.verdicts import stopped_of
 
 __all__ = ["Daemon", "Options", "route_signals"]
 

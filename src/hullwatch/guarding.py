@@ -13,36 +13,31 @@ from __future__ import annotations
 
 import ipaddress
 import queue
-import secrets
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, product
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from hullwatch.context.call import Call
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
-from hullwatch.decide.log import Entry, Log, LogError
+from hullwatch.decide.log import Log
 from hullwatch.decide.plan import SOCKET, Cell, HostRow, Plan, Row, Tool, Who
-from hullwatch.decide.quarantine import How, Quarantine
-from hullwatch.decide.question import Decision, Effect, Mode
+from hullwatch.decide.quarantine import Quarantine
+from hullwatch.decide.rows import host_rows, path_rows
 from hullwatch.detect.baseline.objects import dns_object
-from hullwatch.detect.row import Row as EventRow
 from hullwatch.memory import give_back
-from hullwatch.questions import Act, Asked, act_of, asked, of_workload, workload_name
+from hullwatch.questions import Asked, asked, of_workload, workload_name
 from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.guard import Answers, Guard
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import (
     ROWED,
-    Pattern,
     Tables,
     TooManyPatterns,
-    matches,
-    told_apart,
 )
 from hullwatch.sensor.wire import (
     FACT_UPPER,
@@ -51,40 +46,20 @@ from hullwatch.sensor.wire import (
     ROW_SAID,
     ROW_SECRET,
     ROW_UNKNOWN,
-    UNREAD,
     Action,
     Class,
-    Done,
-    Privilege,
 )
+from hullwatch.verdicts import Stopped, Verdicts
 
-__all__ = ["Guarding", "Named", "Stopped", "stopped_of"]
+__all__ = ["Guarding", "Named"]
 
 MAX_NAMES = 16_384  # of addresses, all containers together
 MAX_TOOLS = 255  # that policies may tell apart: kernel/wire.h
-MAX_NAMED = 5  # containers that one count names
 COUNTED = 60.0  # s between two counts of what was allowed
 MAX_NAMES_OF = 64  # of one address; with more it cannot be told what is asked for
 MAX_EARLY = 256  # cgroups that are not known as containers yet, and answers of each
 MAX_QUEUED = 50_000  # of all that is to be done
-MAX_WAITING = 10_000  # verdicts that are still to be logged
 _ACTION = {name: number for number, name in POLICY_ACTIONS.items()} | {SOCKET: int(Action.SOCKET)}
-_CLASS = {
-    "exec": Class.EXEC,
-    "open-read": Class.OPEN,
-    "open-write": Class.OPEN,
-    "use-secret": Class.OPEN,
-    "connect": Class.CONNECT,
-    "listen": Class.LISTEN,
-}
-_PRIVILEGE = {
-    int(Privilege.PTRACE): Class.PTRACE,
-    int(Privilege.MOUNT): Class.MOUNT,
-    int(Privilege.BPF): Class.BPF,
-    int(Privilege.MODULE): Class.MODULE,
-    int(Privilege.SETUID): Class.SETID,
-    int(Privilege.CAPABILITY): Class.CAPSET,
-}
 _FIRST = ROW_SAID + 1
 _FIRST_CALL = 0.1  # s that the first call of a tool waits for its answers
 _POLL = 1.0  # s between two looks at the set in force
@@ -129,51 +104,6 @@ class Named(NamedTuple):
     addresses: tuple[str, ...]
 
 
-class Stopped(NamedTuple):
-    """What the kernel did at the policies' word. ts: unix ns. done: enum hw_done. tool_call: its
-    id; several where it may be of any, by commas. act: of a server name that TLS asked for, as its
-    hello; unread: that could not be read."""
-
-    ts: int
-    done: int
-    action: str
-    act: Act
-    identity: str
-    tool_call: str
-    tier: str
-    own: bool = False  # it reached for the agent itself: no policy was asked
-    unread: bool = False
-
-
-def stopped_of(row: EventRow, offset: int, tier: str) -> Stopped:
-    """Of a `policy` event. offset: from its clock to the wall."""
-    action, done = row.event.flags & 0xFFFF, row.event.flags >> 16
-    name = POLICY_ACTIONS[action]
-    act = act_of(row)
-    cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
-    said = (row.obj2.text,) if name == "connect" and row.obj2 is not None else ()
-    if said:
-        cls = Class.TLS
-    # Names that anybody may have said are not what policy knows: `Guarding.questions`.
-    act = act._replace(cls=int(cls), flags=int(name == "open-write"), names=said)
-    if name == "privilege" and act.object:  # the program that the rights come with
-        act = act._replace(actor=act.actor._replace(program=act.object))
-    own = name == "privilege" and row.event.num == Privilege.OWN
-    image = row.image
-    identity = f"uid:{image.euid} {image.exepath}" if image is not None else ""
-    return Stopped(
-        row.ts + offset,
-        done,
-        name,
-        act,
-        identity,
-        ",".join(f"{one.id:016x}" for one in row.calls if one.kind == "tool"),
-        tier,
-        own,
-        name == "connect" and row.event.num == UNREAD,
-    )
-
-
 class _Tables(NamedTuple):
     """One generation. rows: of paths, the first is of number _FIRST. hosts: of server names, the
     first is number 1; None: these are not asked about. kinds: by cgroup. whose: by
@@ -209,11 +139,9 @@ class Guarding:
         self._guard = guard
         self._opens = opens
         self._follow = follow
-        self._open_log = log
-        self._log: Log | None = None
+        self._verdicts = Verdicts(log, quarantine, partial(self._once, "decisions"))
         self.resolvers = tuple(resolvers)
         self._hold_on = hold
-        self._quarantine = quarantine
         self._trusted = frozenset(map(ipaddress.ip_address, resolvers))
         self._say = say
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -227,15 +155,11 @@ class Guarding:
         self._names: OrderedDict[tuple[int, str], set[str]] = OrderedDict()  # cgroup, address
         self._early: OrderedDict[int, deque[Named]] = OrderedDict()
         self._told: dict[str, str] = {}
-        self._waiting = 0
         self._hour = -1
         self._started = False
-        self._counted: dict[tuple[int, int], int] = {}
         self._counts_due = 0.0
         self.filled = 0.0
         """Seconds that the answers in force took."""
-        self.lost = 0
-        """Verdicts that were not logged."""
         self.names_lost = 0
         """Answers of resolvers that there was no room for."""
         self.problem = ""
@@ -299,15 +223,18 @@ class Guarding:
 
     def stopped(self, verdicts: Iterable[Stopped]) -> None:
         for one in verdicts:
-            if self._waiting >= MAX_WAITING:
-                self.lost += 1
-                continue
-            self._waiting += 1
-            self._work.put(lambda one=one: self._write(one))  # type: ignore[misc]
+            if self._verdicts.expects():
+                self._work.put(lambda one=one: self._write(one))  # type: ignore[misc]
 
     def stopped_by(self, policies: tuple[str, ...], workload: Workload, what: str) -> None:
         """Elsewhere, at the word of these; it is in the log."""
-        self._work.put(lambda: self._set_apart(workload, policies, what))
+
+        def work() -> None:
+            if (tables := self._in_force) is not None:
+                known = tables.engine.policies
+                self._verdicts.set_apart(workload, policies, known, what)
+
+        self._work.put(work)
 
     def heard(self, call: Call) -> None:
         """A call begins: its processes act for that tool from now on, in whatever they do.
@@ -349,7 +276,7 @@ class Guarding:
             "names": len(self._names),
             "filled_seconds": round(self.filled, 3),
             "names_lost": self.names_lost,
-            "verdicts_lost": self.lost,
+            "verdicts_lost": self._verdicts.lost,
             "problem": self._follow.problem or self.problem or self.hosts_problem,
             **self._guard.stats(),
         }
@@ -357,14 +284,14 @@ class Guarding:
     # -- the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._guarded("decisions", self._open)
+        self._guarded("decisions", self._verdicts.begin)
         due = 0.0
         while True:
             now = self._beat = time.monotonic()
             if now >= due:
                 due = now + _POLL
                 self._guarded("policy", self._look)
-                self._guarded("decisions", self._flush)
+                self._guarded("decisions", self._verdicts.flush)
             if now >= self._counts_due:
                 self._counts_due = now + COUNTED
                 self._guarded("decisions", self._count)
@@ -374,14 +301,9 @@ class Guarding:
                 continue
             if work is None:
                 self._guarded("decisions", self._count)
-                if self._log is not None:
-                    self._guarded("decisions", self._log.close)
+                self._guarded("decisions", self._verdicts.close)
                 return
             self._guarded("policy", work)
-
-    def _open(self) -> None:
-        """Here, as it is for one thread."""
-        self._log = self._open_log()
 
     def _guarded(self, what: str, work: Callable[[], None]) -> None:
         """A fault is said once, and leaves in force what is."""
@@ -426,9 +348,9 @@ class Guarding:
         number = 0
         try:
             plan = Plan(engine, self.resolvers)
-            compiled, rows = self._compiled(plan)
-            base = len(compiled.states)
-            names, hosts = self._hosts(plan, self._guard.first_state() + base, ROWED - base)
+            first = self._guard.first_state()
+            compiled, rows = path_rows(plan, first, _FIRST)
+            names, hosts = self._hosts(plan, first + len(compiled.states), len(compiled.states))
             networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
             facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
             number = self._guard.begin(compiled, networks, plan.ports, facts, names, plan.secrets)
@@ -443,7 +365,7 @@ class Guarding:
             raise
         self._guarded("decisions", self._count)
         self._guard.commit(number)
-        self._counted = {}
+        self._verdicts.begin_anew()
         self._in_force, self.problem = tables, ""
         self._guard.ask_tools(plan.tools)
         try:
@@ -466,53 +388,15 @@ class Guarding:
         for ident, why in self.unheld.items():
             self._say("policy", f"{ident} is not asked in the kernel: {why}")
 
-    def _compiled(self, plan: Plan) -> tuple[Tables, tuple[Row, ...]]:
-        """Groups are halved until their automata fit; a policy that fits alone with none is left
-        out."""
-        while True:
-            rows: list[Row] = []
-
-            patterns = [plan.patterns(group) for group in range(len(plan.groups))]
-
-            def row(
-                group: int,
-                held: int,
-                text: bytes,
-                rows: list[Row] = rows,
-                patterns: list[list[str]] = patterns,
-            ) -> int:
-                fits = (one for bit, one in enumerate(patterns[group]) if held >> bit & 1)
-                rows.append(Row(group, text.decode(), frozenset(fits)))
-                return _FIRST + len(rows) - 1
-
-            groups = [
-                [Pattern(text, 1 << bit) for bit, text in enumerate(some)] for some in patterns
-            ]
-            try:
-                return told_apart(groups, self._guard.first_state(), row), tuple(rows)
-            except TooManyPatterns as error:
-                largest = max(range(len(plan.groups)), key=lambda at: len(plan.groups[at]))
-                plan.halve(largest, str(error))
-
     def _hosts(
-        self, plan: Plan, base: int, room: int
+        self, plan: Plan, first: int, used: int
     ) -> tuple[Tables | None, tuple[HostRow, ...] | None]:
-        """Server names that no policy tells apart, and what tells them; (None, None): none is asked
-        about. base, room: of states."""
+        """(None, None): none is asked about."""
         self.hosts_problem = ""
         if not plan.hosts:
             return None, None
-        rows: list[HostRow] = []
-
-        def row(_: int, held: int, text: bytes) -> int:
-            fits = (one for bit, one in enumerate(plan.hosts) if held >> bit & 1)
-            name = _name(plan.hosts, held, text.decode()) if held else _other_than(plan.hosts)
-            rows.append(HostRow(name, frozenset(fits)))
-            return len(rows)
-
-        group = [Pattern(text, 1 << bit) for bit, text in enumerate(plan.hosts)]
         try:
-            return told_apart([group], base, row, room), tuple(rows)
+            return host_rows(plan, first, ROWED - used)
         except TooManyPatterns as error:
             self.hosts_problem = f"names that TLS clients ask for are not asked about: {error}"
             self._say("policy", self.hosts_problem)
@@ -694,157 +578,24 @@ class Guarding:
         ]
 
     def _write(self, one: Stopped) -> None:
-        self._waiting -= 1
         engine = self._in_force.engine if self._in_force is not None else None
-        full = self._log is None or self._log.waiting >= MAX_WAITING
-        if self._log is None or full or (engine is None and not one.own):
-            self.lost += 1
-            return
-        stopped = one.done != Done.TOLD
-        questions = [] if one.own or one.unread else self.questions(one)
-        ranks = list(Effect)
-        unasked = Decision(
-            effect=Effect.BLOCK,
-            wanted=Effect.BLOCK,
-            reason=_OWN if one.own else _UNTOLD.get(one.action, _UNKNOWN),
-        )
-        decision = max(
-            (
-                engine.decide_any(each.questions, listed=each.listed)
-                for each in questions
-                if engine is not None
-            ),
-            key=lambda found: ranks.index(found.wanted),
-            default=unasked,
-        )
-        wanted = decision.wanted
-        if stopped and wanted is Effect.ALLOW:  # the policies are others by now
-            wanted = Effect.BLOCK
-        said = one.act.cls == Class.TLS  # what it is called, and not where it goes
-        thing = questions[0].questions[-1 if said else 0].resource if questions else None
-        entry = Entry(
-            time=one.ts,
-            principal=f"Workload:{workload_name(one.act.actor.workload)}",
-            action=one.action,
-            resource=f"{thing.kind}:{thing.id}" if thing is not None else one.act.object,
-            effect=Effect.BLOCK if stopped else Effect.ALLOW,
-            wanted=wanted,
-            mode=Mode.ENFORCE if stopped else Mode.OBSERVE,
-            policies=decision.policies,
-            failed=decision.failed,
-            reason=decision.reason,
-            version=engine.version if engine is not None else "",
-            took=decision.took,
-            tier=one.tier,
-            identity=one.identity,
-            tool_call=one.tool_call,
-            why=_UNREAD if one.unread else _HOW.get(one.done, ""),
-        )
-        try:
-            self._log.note(entry)
-        except LogError as error:
-            self._once("decisions", f"LogError: {error}")
-        if stopped:
-            self._set_apart(
-                one.act.actor.workload, decision.policies, f"{one.action} {one.act.object}"
-            )
-
-    def _set_apart(self, workload: Workload, policies: Iterable[str], what: str) -> None:
-        """The strongest way that a policy asks for that stopped it; once while it is set apart."""
-        known = self._in_force.engine.policies if self._in_force is not None else {}
-        asked = [
-            policy
-            for ident in policies
-            if (policy := known.get(ident)) and policy.quarantine and policy.mode is Mode.ENFORCE
-        ]
-        if not asked or not workload.container_id:
-            return
-        ways = list(How)
-        policy = max(asked, key=lambda each: ways.index(each.quarantine or How.NETWORK))
-        self._quarantine(
-            Quarantine(
-                id=secrets.token_hex(4),
-                container_id=workload.container_id,
-                container=workload_name(workload),
-                how=policy.quarantine or How.NETWORK,
-                owner=f"policy {policy.id}",
-                reason=policy.reason or f"it was stopped: {what}",
-                created=time.time_ns(),
-            )
-        )
+        self._verdicts.write(one, engine, self.questions(one))
 
     def _count(self) -> None:
-        """What was allowed, of each kind of container and action: one entry for all of a minute."""
-        if self._log is None or self._in_force is None:
+        if (tables := self._in_force) is None:
             return
-        allowed = self._guard.allowed()
-        for (scope, action), count in allowed.items():
-            more = count - self._counted.get((scope, action), 0)
-            whose = sorted(self._in_force.whose.get(scope, ()))
-            if more > 0 and whose:
-                rest = f" and {len(whose) - MAX_NAMED} more" if len(whose) > MAX_NAMED else ""
-                entry = Entry(
-                    time=time.time_ns(),
-                    kind="allows",
-                    principal=f"Workload:{', '.join(whose[:MAX_NAMED])}{rest}",
-                    action=POLICY_ACTIONS.get(action, "connect"),
-                    version=self._in_force.plan.version,
-                    reason="answered in the kernel",
-                    tier="kernel",
-                    count=more,
-                )
-                self._log.note(entry)
-        self._counted = allowed
-        self._in_force.whose.clear()
-        for cgroup, who in self._in_force.kinds.items():
-            if (found := self._in_force.scopes.get(who)) is not None:
+        self._verdicts.count(tables.plan.version, self._guard.allowed(), tables.whose)
+        tables.whose.clear()
+        for cgroup, who in tables.kinds.items():
+            if (found := tables.scopes.get(who)) is not None:
                 name = workload_name(self._containers[cgroup])
-                self._in_force.whose.setdefault(found, set()).add(name)
+                tables.whose.setdefault(found, set()).add(name)
 
-    def _flush(self) -> None:
-        """What cannot be written now is kept, as far as there is room."""
-        if self._log is None:
-            self._open()
-        elif self._log.waiting:
-            self._log.flush()
-            self._told.pop("decisions", None)
-
-
-_OWN = "it reached for Hullwatch itself"
-_UNKNOWN = "what it is about cannot be told"
-_UNTOLD = {"use-secret": "it is a secret by where it lies, whatever it is reached by"}
-_HOW = {
-    int(Done.KILLED): "the program was ended before its first instruction",
-    int(Done.DROPPED): "a packet of an open connection was dropped",
-}
-
-
-_UNREAD = "its TLS hello is in a form that is not read: which server it asks for cannot be told"
 
 _THREAD = {
     state: f"the thread that keeps policies in the kernel {state}: what fails closed stays in force"
     for state in ("ended", "hangs")
 }
-
-
-def _name(patterns: Sequence[str], held: int, text: str) -> str:
-    """A name for which exactly these hold, as `text` is, a slash before it. That is the shortest,
-    which may end in a dot: such a name is asked about without it, and is another one then."""
-    if text[-1] not in "/.":
-        return text[1:]
-    signs = [*sorted({*"".join(patterns)} - {*"*?/[]:"}), _other_than(patterns)]
-    for more in chain(signs, map("".join, product(signs, repeat=2))):
-        if more[-1] != "." and all(
-            matches(one, text + more) == bool(held >> bit & 1) for bit, one in enumerate(patterns)
-        ):
-            return text[1:] + more
-    return text[1:]  # there is none
-
-
-def _other_than(patterns: Sequence[str]) -> str:
-    """A name that fits none, unless one fits all: of a character that is in no pattern."""
-    named = frozenset("*?/[]:.").union(*patterns)
-    return next(sign for sign in map(chr, range(ord("z"), 32, -1)) if sign not in named)
 
 
 def _who(plan: Plan, container: Workload) -> Who:

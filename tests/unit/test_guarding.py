@@ -13,14 +13,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from hullwatch import guarding
+from hullwatch import guarding, verdicts
 from hullwatch.context.workload import Workload
 from hullwatch.decide.log import LogError
 from hullwatch.decide.plan import Plan
-from hullwatch.guarding import MAX_NAMES_OF, Named, Stopped
+from hullwatch.guarding import MAX_NAMES_OF, Named
 from hullwatch.questions import Act, Actor
 from hullwatch.sensor.guard import GuardError
 from hullwatch.sensor.wire import Class, Done
+from hullwatch.verdicts import Stopped
 from support.guard_maps import PASSES, STOPPED, Noted, Steered
 
 RESOLVER = "10.9.9.9"
@@ -323,7 +324,7 @@ class Full(Noted):
 
 
 def test_a_log_that_cannot_be_written_costs_only_what_does_not_fit(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(guarding, "MAX_WAITING", 10)
+    monkeypatch.setattr(verdicts, "MAX_WAITING", 10)
     log = Full()
     here = Steered((RESOLVER,), lambda: log)
     here.guarding.found([ONE])
@@ -342,7 +343,7 @@ def test_a_log_that_cannot_be_written_costs_only_what_does_not_fit(monkeypatch: 
     here.turn()
     here.guarding.stopped([verdict(99)])
     here.turn()
-    assert log.entries[-1].time == 99 and here.guarding.lost == 15
+    assert log.entries[-1].time == 99 and here.guarding.stats()["verdicts_lost"] == 15
 
 
 def test_a_log_that_cannot_be_opened_is_tried_again():
@@ -361,11 +362,11 @@ def test_a_log_that_cannot_be_opened_is_tried_again():
     assert shells(here) == STOPPED and any("no such disk" in one for one in here.said)
     here.guarding.stopped([verdict()])
     here.turn()
-    assert not tries and here.guarding.lost == 0
+    assert not tries and here.guarding.stats()["verdicts_lost"] == 0
 
 
 def test_too_many_verdicts_at_once_are_counted(here: Steered, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(guarding, "MAX_WAITING", 3)
+    monkeypatch.setattr(verdicts, "MAX_WAITING", 3)
     here.apply(NO_SHELL)
     here.turn()
     here.guarding.stopped(map(verdict, range(5)))
