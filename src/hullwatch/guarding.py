@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -51,7 +51,7 @@ from hullwatch.sensor.wire import (
 )
 from hullwatch.verdicts import Stopped, Verdicts
 
-__all__ = ["Guarding", "Named"]
+__all__ = ["Guarding", "Named", "Opening"]
 
 MAX_NAMES = 16_384  # of addresses, all containers together
 MAX_TOOLS = 255  # that policies may tell apart: kernel/wire.h
@@ -88,8 +88,9 @@ class Holder(Protocol):
 
 
 class Opening(Protocol):
-    """opens.py: what is asked about opens where the kernel's programs cannot stop one."""
+    """opens.py: what is asked about opens that the kernel's programs cannot tell, or hold."""
 
+    def challenges(self, engine: Engine) -> Mapping[str, Collection[str]]: ...
     def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]: ...
     def numbered(self, tool: Tool) -> None: ...
 
@@ -347,7 +348,9 @@ class Guarding:
         began = time.monotonic()
         number = 0
         try:
-            plan = Plan(engine, self.resolvers)
+            opens = self._opens
+            asked = opens.challenges(engine) if opens is not None else {}
+            plan = Plan(engine, self.resolvers, asked)
             first = self._guard.first_state()
             compiled, rows = path_rows(plan, first, _FIRST)
             names, hosts = self._hosts(plan, first + len(compiled.states), len(compiled.states))
@@ -375,7 +378,6 @@ class Guarding:
         self._hold_on.take_over()
         self.unguarded.clear()
         self.filled = time.monotonic() - began
-        opens = self._opens
         self.unheld = (
             dict(plan.unheld) if opens is None else opens.use(engine, plan.unheld, plan.tools)
         )

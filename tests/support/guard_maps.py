@@ -18,7 +18,7 @@ from hullwatch.agent.secrets.labels import path_patterns
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.quarantine import Quarantine
-from hullwatch.guarding import Guarding
+from hullwatch.guarding import Guarding, Opening
 from hullwatch.sensor.guard import Guard, mapped
 from hullwatch.sensor.libbpf import BpfError
 from hullwatch.sensor.patterns import compiled
@@ -111,26 +111,31 @@ class Kernel:
         upper: bool = False,
         privilege: int = 0,
         unknown: bool = False,
+        opened: bool = False,
     ) -> str:
-        """second: where it lies in its own file system, if it is mounted once more."""
+        """second: where it lies in its own file system, if it is mounted once more. opened: and not
+        renamed, linked, changed or received."""
         asked = self._asked(cgroup, action, labels)
         if asked is None:
             return PASSES
         if self._facts & FACT_UPPER and upper and action != "use-secret":
             asked = asked._replace(facts=asked.facts | FACT_UPPER)
         asked = asked._replace(port=privilege)
-        found = [self._row(asked, ROW_ANY)]
+        asks = int(Holds.ASKED) if opened else 0
+        found = [self._row(asked, ROW_ANY, asks)]
         if found[0] is None:
             return PASSES
         find = self._secret if action == "use-secret" else self._rows
         rows = find(path) + (find(second) if second is not None else [])
         if unknown:
-            found.append(self._row(asked, ROW_UNKNOWN))
+            found.append(self._row(asked, ROW_UNKNOWN, asks))
         for number, row in enumerate(rows):
-            without = _LISTS if number >= GUARD_ROWS // 2 else 0
+            lists = _LISTS if number >= GUARD_ROWS // 2 else 0
             if row:
-                said = self._row(asked, row, without)
-                found.append(self._row(asked, ROW_UNKNOWN, without) if said is None else said)
+                said = self._row(asked, row, asks | lists, lists)
+                if said is None:
+                    said = self._row(asked, ROW_UNKNOWN, asks | lists, lists)
+                found.append(said)
         return self._says(found)
 
     def end(self, cgroup: int, action: str, address: str, port: int, *, labels: int = 0) -> str:
@@ -190,7 +195,9 @@ class Kernel:
         number = int(Action[action.replace("-", "_").upper()])
         return _Asked(generation, (first, second)[half], facts, number)
 
-    def _row(self, asked: _Asked, row: int, without: int = 0) -> tuple[int, int] | None:
+    def _row(
+        self, asked: _Asked, row: int, without: int = 0, orphaned_without: int = 0
+    ) -> tuple[int, int] | None:
         key = struct.pack(
             "<IIIBBHII",
             *(asked.generation, asked.scope, asked.facts),
@@ -200,7 +207,7 @@ class Kernel:
         if found is None:
             return None
         now, orphaned, _ = struct.unpack("<HHI", found)
-        return now & ~without, orphaned & ~without
+        return now & ~without, orphaned & ~orphaned_without
 
     def _place(self, asked: _Asked, address: str, port: int) -> tuple[_Asked, int]:
         number = asked.generation
@@ -249,17 +256,20 @@ class Kernel:
         for one in found:
             if one is not None:
                 now, orphaned = now | one[0], orphaned | one[1]
-        if _stops(now):
+        if _stops(now) or _stops(orphaned):
             here = time.clock_gettime_ns(time.CLOCK_BOOTTIME) >> 30
             alive = here <= int(self.settings["policy_alive"][0])
-            return STOPPED if alive or _stops(orphaned) else PASSES
-        return TOLD if _stops(now >> 3) else PASSES
+            if _stops(now if alive else orphaned):
+                return STOPPED
+            if _stops(now):
+                return PASSES
+        return TOLD if _stops(now >> 3 & 7) else PASSES
 
 
 def _stops(holds: int) -> bool:
     """The three bits of what is enforced; moved by three, of what would be."""
     lists = int(Holds.LISTED | Holds.PERMIT)
-    return bool(holds & Holds.BLOCK) or holds & lists == Holds.LISTED
+    return bool(holds & (Holds.BLOCK | Holds.ASKED)) or holds & lists == Holds.LISTED
 
 
 class Noted:
@@ -280,7 +290,12 @@ class Noted:
 class Steered:
     """The agent's part of it without an agent: what is to be done is done by `turn`, here."""
 
-    def __init__(self, resolvers: tuple[str, ...] = (), log: Callable[[], Any] = Noted) -> None:
+    def __init__(
+        self,
+        resolvers: tuple[str, ...] = (),
+        log: Callable[[], Any] = Noted,
+        opens: Opening | None = None,
+    ) -> None:
         self.kernel = Kernel()
         self.guard = Guard(self.kernel)  # type: ignore[arg-type]
         self.problem = ""
@@ -296,6 +311,7 @@ class Steered:
             self,
             self.apart.append,
             lambda kind, text: self.said.append(f"{kind}: {text}"),
+            opens,
         )
 
     # In the place of sensor/pins.py.

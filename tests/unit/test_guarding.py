@@ -6,7 +6,8 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,14 +16,15 @@ import pytest
 
 from hullwatch import guarding, verdicts
 from hullwatch.context.workload import Workload
+from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import LogError
-from hullwatch.decide.plan import Plan
+from hullwatch.decide.plan import Plan, Tool
 from hullwatch.guarding import MAX_NAMES_OF, Named
 from hullwatch.questions import Act, Actor
 from hullwatch.sensor.guard import GuardError
 from hullwatch.sensor.wire import Class, Done
 from hullwatch.verdicts import Stopped
-from support.guard_maps import PASSES, STOPPED, Noted, Steered
+from support.guard_maps import PASSES, STOPPED, TOLD, Noted, Steered
 
 RESOLVER = "10.9.9.9"
 ONE = Workload(
@@ -419,3 +421,37 @@ def test_who_keeps_policies_is_watched(here: Steered, monkeypatch: pytest.Monkey
     monkeypatch.undo()
     here.guarding.close()
     assert here.guarding.thread == "ended" and here.guard.generation == 0
+
+
+class Asked:
+    """As opens.py, where it holds opens for people."""
+
+    def challenges(self, engine: Engine) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(engine.policies, ("open-read",))
+
+    def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]:
+        return dict(unheld)
+
+    def numbered(self, tool: Tool) -> None: ...
+
+
+def test_a_challenge_that_somebody_else_holds():
+    """Whoever opens the file is let pass, to be held; nothing else is, nor anybody once the agent
+    is gone."""
+    text = (
+        '@id("ask") @effect("challenge") {} forbid (principal, action in [Action::"open-read",'
+        ' Action::"open-write"], resource is Path) when {{ resource.path == "/x" }};'
+    )
+    for fail, renamed, orphaned in (("closed", STOPPED, STOPPED), ("open", PASSES, PASSES)):
+        here = Steered(opens=Asked())
+        here.apply(text.format(f'@fail("{fail}")'))
+        here.guarding.found([ONE])
+        here.turn()
+        ask = partial(here.kernel.path, ONE.cgroup)
+        assert ask("open-read", b"/x", opened=True) == PASSES
+        assert ask("open-read", b"/x") == renamed
+        assert ask("open-read", b"/y") == PASSES
+        # Nobody holds this action.
+        assert ask("open-write", b"/x", opened=True) == (STOPPED if fail == "closed" else TOLD)
+        here.kernel.set(policy_alive=0)
+        assert ask("open-read", b"/x", opened=True) == orphaned

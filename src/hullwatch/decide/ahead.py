@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import IntFlag
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class Holds(IntFlag):
     WOULD_BLOCK = 8
     WOULD_PERMIT = 16
     WOULD_LIST = 32
+    ASKED = 64
 
 
 class Held(NamedTuple):
@@ -70,12 +71,17 @@ class Needs(NamedTuple):
 
 
 def holds(
-    policies: Iterable[Policy], answer: Answer, principal: Entity, socket: bool = False
+    policies: Iterable[Policy],
+    answer: Answer,
+    principal: Entity,
+    socket: bool = False,
+    asked: Collection[str] = (),
 ) -> Held:
     """What these policies of an answer are to the kernel: `weigh`, taken apart (engine.py).
 
-    socket: it is about a Unix socket. Nobody can be asked there, so a challenge that is enforced
-    fails: closed, it blocks.
+    socket: it is about a Unix socket. asked: challenges that somebody else holds as long as
+    the agent is there. Elsewhere nobody can be asked, so one that is enforced fails: closed, it
+    blocks.
     """
     now = orphaned = Holds(0)
     permits_last = True
@@ -97,6 +103,8 @@ def holds(
             bits = Holds.BLOCK if stops else Holds.WOULD_BLOCK
             if one.fail is Fail.CLOSED:
                 orphaned |= bits
+            if one.id in asked and enforced:
+                bits = Holds.ASKED if one.fail is Fail.CLOSED else Holds(0)
         now |= bits
     if not permits_last:  # one that fails open: its list ends with the agent
         orphaned &= ~Holds.LISTED

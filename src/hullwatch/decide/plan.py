@@ -11,9 +11,10 @@ plan.of_hosts(...)    and about server names that TLS clients ask for
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations, islice, product, takewhile
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hullwatch.agent.secrets.labels import RANKS
@@ -119,10 +120,16 @@ class Cell(NamedTuple):
 class Plan:
     """Of one set; raises nothing: what cannot be asked in the kernel is in `unheld`, with why.
 
-    groups: patterns of policies that have to be looked at together.
+    asked: by the ids of challenges, actions that somebody is asked about elsewhere. groups:
+    patterns of policies that have to be looked at together.
     """
 
-    def __init__(self, engine: Engine, resolvers: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        resolvers: Iterable[str] = (),
+        asked: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
         wanted = needs(engine)
         self.version = engine.version
         self.unheld: dict[str, str] = {key: one.unheld for key, one in wanted.items() if one.unheld}
@@ -148,6 +155,7 @@ class Plan:
             {ipaddress.ip_network(one) for one in resolvers},
         )
         self._other = next(port for port in range(_OTHER, 0, -1) if port not in self.ports)
+        self._asked_elsewhere = asked
         self._within = _supernets(one.network for one in self.networks)
         self._engines: dict[_Ids, Engine] = {}
         self._words: dict[_Ids, _Words] = {}
@@ -420,7 +428,8 @@ class Plan:
 
     def _holds(self, policies: Iterable[Policy], answer: Answer, how: _How) -> Held:
         principal = Entity("Workload", clean(how.who.principal))
-        held = holds(policies, answer, principal, how.action == SOCKET)
+        asked = {ident for ident, of in self._asked_elsewhere.items() if how.action in of}
+        held = holds(policies, answer, principal, how.action == SOCKET, asked)
         without = self._unlisted(how.action, principal)
         return Held(held.now & ~without, held.orphaned & ~without)
 

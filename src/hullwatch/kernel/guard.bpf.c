@@ -171,18 +171,19 @@ __noinline u32 open_actions(u64 address)
 	return actions;
 }
 
-HOT int guard_opens(u64 address)
+/* how: HW_OPENED, or 0. */
+HOT int guard_opens(u64 address, u64 how)
 {
 	struct file *file = (void *)address;
 	u32 actions = open_actions(address);
 	int ret = 0;
 
 	if (actions & 1 << HW_A_OPEN_READ)
-		ret = guard_file(HW_A_OPEN_READ, file, 0);
+		ret = guard_file(HW_A_OPEN_READ, file, how);
 	if (!ret && actions & 1 << HW_A_USE_SECRET)
-		ret = guard_file(HW_A_USE_SECRET, file, 0);
+		ret = guard_file(HW_A_USE_SECRET, file, how);
 	if (!ret && actions & 1 << HW_A_OPEN_WRITE)
-		ret = guard_file(HW_A_OPEN_WRITE, file, 0);
+		ret = guard_file(HW_A_OPEN_WRITE, file, how);
 	return ret;
 }
 
@@ -191,7 +192,7 @@ int BPF_PROG(guard_open, struct file *file)
 {
 	if (!is_guarded())
 		return 0;
-	return guard_opens(address_of(ctx, 0)) ? -EPERM : 0;
+	return guard_opens(address_of(ctx, 0), HW_OPENED) ? -EPERM : 0;
 }
 
 /* An open file that another process hands over. Here a connection is held before any thread has it. */
@@ -201,7 +202,7 @@ int BPF_PROG(guard_receive, struct file *file)
 	if (!is_guarded())
 		return 0;
 	hold_received(address_of(ctx, 0));
-	return guard_opens(address_of(ctx, 0)) ? -EPERM : 0;
+	return guard_opens(address_of(ctx, 0), 0) ? -EPERM : 0;
 }
 
 /* Code that is mapped: a program that ld.so is told to run. What no list of programs has a library

@@ -370,7 +370,7 @@ HOT bool guard_row(struct guard *g, u32 row)
 
 HOT bool stops(u32 holds)
 {
-	return holds & HW_G_BLOCK || (holds & (HW_G_LISTED | HW_G_PERMIT)) == HW_G_LISTED;
+	return holds & (HW_G_BLOCK | HW_G_ASKED) || (holds & (HW_G_LISTED | HW_G_PERMIT)) == HW_G_LISTED;
 }
 
 HOT bool would_stop(u32 holds)
@@ -408,18 +408,20 @@ __noinline int guard_uncount(const struct guard *g)
 	return 0;
 }
 
-/* Once the agent is gone, only what was to outlive it stops anything. */
+/* Once the agent is gone, only what was to outlive it stops anything; who was asked is so no more. */
 HOT int guard_says(const struct guard *g)
 {
-	u32 holds = g->holds & 0xffff;
+	u32 now = g->holds & 0xffff, orphaned = g->holds >> 16;
 
-	if (stops(holds)) {
-		if (!agent_lives() && !stops(g->holds >> 16))
+	if (stops(now) || stops(orphaned)) {
+		if (stops(agent_lives() ? now : orphaned)) {
+			guard_uncount(g);
+			return STOPPED;
+		}
+		if (stops(now))
 			return PASSES;
-		guard_uncount(g);
-		return STOPPED;
 	}
-	return would_stop(holds) ? TOLD : PASSES;
+	return would_stop(now) ? TOLD : PASSES;
 }
 
 /* Whether the process in hand is one that policies speak of for this action. */
@@ -694,6 +696,8 @@ __noinline int guard_asks(u32 action_done, u64 mnt, u64 dentry, u64 inode, u64 n
 		g.key.port = num;
 	if (action == HW_A_EXEC && num == HW_MAPPED)
 		g.without = EVERY(HW_G_LISTED | HW_G_WOULD_LIST);
+	if (action != HW_A_EXEC && action != HW_A_PRIVILEGE && num == HW_OPENED)
+		g.without = HW_G_ASKED;
 	says = guard_path(&g, mnt, dentry);
 	if (says == PASSES)
 		return 0;

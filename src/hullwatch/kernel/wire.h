@@ -418,6 +418,7 @@ enum hw_holds {
 	HW_G_WOULD_BLOCK = 1 << 3,
 	HW_G_WOULD_PERMIT = 1 << 4,
 	HW_G_WOULD_LIST = 1 << 5,
+	HW_G_ASKED = 1 << 6, /* a challenge: whoever opens it is held through fanotify (opens.py); else a block */
 };
 
 /* HW_POLICY: what was done (flags, above the action). */
@@ -464,6 +465,7 @@ struct hw_guard_value {
 
 #define HW_FACT_UPPER 0x80000000
 #define HW_MAPPED 1 /* HW_POLICY of an exec, num: it was mapped, as ld.so does */
+#define HW_OPENED 1 /* HW_POLICY of an open, num: it was opened; 0: renamed, linked, changed or received */
 #define HW_UNREAD 1 /* HW_POLICY of a connection, num: its TLS hello cannot be read */
 #define HW_ROW_ANY 0	      /* what holds whatever the object */
 #define HW_ROW_UNKNOWN 1      /* the object cannot be told, or its answer is not there */
