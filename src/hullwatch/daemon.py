@@ -36,6 +36,7 @@ from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
 from hullwatch.context.told import told_call, told_signal
 from hullwatch.control import Control
+from hullwatch.decide.ahead import ACTIONS as IN_KERNEL
 from hullwatch.decide.applied import Applied
 from hullwatch.decide.following import Following
 from hullwatch.decide.log import Log
@@ -569,8 +570,7 @@ class Daemon:
         store = self.options.store
         if problem := self.rights.call(mount):
             self._say("policy", f"it ends with this agent: {problem}")
-        if self.sensor.facts.tier is not Tier.LSM:
-            self.opens = self._ask_about_opens()
+        self.opens = self._ask_about_opens()
         return Guarding(
             self.sensor.guard,
             Following(Applied(store)),
@@ -610,6 +610,7 @@ class Daemon:
             self.sensor.told.put,
             stopped,
             self._say,
+            IN_KERNEL if self.sensor.facts.tier is Tier.LSM else (),
         )
 
     def _guard_by(self, guarding: Guarding, batch: Batch, enriched: list[Enriched]) -> None:

@@ -16,10 +16,11 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Effect
+from hullwatch.opened import OPENS
 from hullwatch.opens import Opens, Stop, is_told
 from hullwatch.permits import carried
 from hullwatch.permits.carried import Carried, Handed, Numbered
-from hullwatch.permits.messages import OPENS, Counts, Problem, Told
+from hullwatch.permits.messages import Counts, Problem, Told
 from hullwatch.sensor.told import Told as ToldEvent
 from hullwatch.sensor.wire import ACTING, CALLS, CALLS_AT_ONCE, LABELLED, OF_THREAD, Action, Done
 
@@ -86,14 +87,14 @@ def test_it_sleeps_until_a_set_speaks_of_opens(here):
     here.opens.turn(OFFSET)
     facts = {"container": "one"}
     assert here.keeper.asked == [
-        ("policies", ((files.version, "set.cedar"),), OPENS),
+        ("policies", ((files.version, "set.cedar"),), OPENS, {"files": ("open-read",)}),
         ("watch", ONE.container_id, "one", "/1", facts),
     ]
     here.keeper.asked.clear()
     here.opens.found([ONE])  # nothing new
     here.opens.use(net, {}, False)  # which it has to be told now, to let go
     here.opens.turn(OFFSET)
-    assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), OPENS)]
+    assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), OPENS, {})]
 
 
 def test_a_container_that_was_started_anew_is_watched_anew(here):
@@ -139,7 +140,7 @@ def test_of_a_policy_about_more_the_kernels_part_is_said():
     assert asleep.use(made, {"files": "why", "net": "not"}, True) == {"files": "why", "net": "not"}
     assert off.use(made, {}, True) == {"files": "its opens: --no-files"}
     assert off.use(engine(FILES), {}, True) == {"files": "opens are not asked about: --no-files"}
-    assert off.stats() == {"state": "off", "why": "--no-files"}
+    assert off.stats() == {"state": "off", "why": "--no-files", "kernel": []}
 
 
 BLOCK, ALLOW, CHALLENGE = Effect.BLOCK, Effect.ALLOW, Effect.CHALLENGE

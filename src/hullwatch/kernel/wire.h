@@ -395,6 +395,8 @@ enum hw_action {
 	HW_A_LISTEN = 5,
 	HW_A_PRIVILEGE = 6,
 	HW_A_SOCKET = 7, /* to connect to a Unix socket; told as HW_A_CONNECT */
+	HW_A_USE_SECRET = 8,
+	HW_A_LOAD_PLUGIN = 9,
 };
 
 enum hw_privilege {
