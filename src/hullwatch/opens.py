@@ -155,7 +155,10 @@ class Opens:
             missing = _missing(policy, tools)
             here = f"{', '.join(missing)}: not told of opens" if missing else ""
         if here and not said:
-            return f"opens are not asked about: {here}" if self._keeper is None else here
+            if self._keeper is not None:
+                return here
+            first = f"{elsewhere}; " if self._kernel and elsewhere else ""
+            return f"{first}opens are not asked about: {here}"
         if here:
             said.append(f"its opens: {here}")
         return "; ".join(filter(None, said))

@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,8 @@ from hullwatch.decide.desk import DeskError, ask
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
-from hullwatch.permits import held
+from hullwatch.opened import OPENS, READING
+from hullwatch.permits import held, permitting
 from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits.doorkeeper import facts_of
 from hullwatch.permits.held import Holding, Outcome
@@ -410,3 +413,67 @@ def test_facts_of_a_workload_are_those_known():
 
 def test_effects_are_in_the_order_of_strength():
     assert [*Effect] == [Effect.ALLOW, Effect.CHALLENGE, Effect.BLOCK]
+
+
+# --- one open, several actions ------------------------------------------------------------
+
+BOTH = """
+@id("read") @effect("challenge") @approvers("ann")
+forbid (principal, action == Action::"open-read", resource) when { resource.path like "/etc/*" };
+@id("secret") @effect("challenge") @approvers("bob")
+forbid (principal, action == Action::"use-secret", resource)
+when { resource has kind && resource.kind == "account_hashes" };
+@id("never") forbid (principal, action == Action::"load-plugin", resource)
+when { resource has plugin && resource.plugin == "pickle" };
+@id("seen") @mode("observe") forbid (principal, action == Action::"use-secret", resource)
+when { resource has kind && resource.kind == "env_file" };
+"""
+
+
+def verdict(
+    name: str, approved: tuple[str, ...] = (), plugin: str = "", actions: tuple[str, ...] = OPENS
+) -> dict[str, str]:
+    """Of an open: action and what comes of it, then which of them is the strongest."""
+    guard: Any = SimpleNamespace(name="box", facts={})
+    asked = permitting._Asked("id", False, (name,), (plugin,), None, (("labels", ()),))
+    questions = permitting._questions(asked, guard, actions)
+    found = permitting._verdict(Engine.of([(BOTH, "a.cedar")]), questions, approved)
+    strongest = permitting._strongest(found, approved)
+    return {
+        **{one.action: str(one.decision.effect) for one in found},
+        "strongest": strongest.action,
+    }
+
+
+def test_an_approval_of_one_action_is_none_of_another():
+    first = verdict("/etc/shadow", actions=READING)
+    assert first == {"open-read": "challenge", "use-secret": "challenge", "strongest": "open-read"}
+    then = verdict("/etc/shadow", ("open-read",), actions=READING)
+    assert then == {"open-read": "allow", "use-secret": "challenge", "strongest": "use-secret"}
+    other = verdict("/etc/shadow", ("use-secret",), actions=READING)
+    assert other == {"open-read": "challenge", "use-secret": "allow", "strongest": "open-read"}
+    both = verdict("/etc/shadow", ("open-read", "use-secret"), actions=READING)
+    assert set(both.values()) - {"open-read"} == {"allow"}
+
+
+def test_a_block_wins_whatever_was_approved():
+    for approved in ((), ("open-read",), ("load-plugin",)):
+        found = verdict("/etc/model.pkl", approved, "pickle")
+        assert (found["load-plugin"], found["strongest"]) == ("block", "load-plugin")
+    assert "load-plugin" not in verdict("/etc/model.pkl")  # a cat reads it
+
+
+def test_only_what_a_policy_speaks_of_is_asked_and_the_observed_comes_first():
+    assert verdict("/srv/x", actions=("open-read", "exec")) == {
+        "open-read": "allow",
+        "strongest": "open-read",
+    }
+    found = verdict("/srv/.env")
+    assert (found["use-secret"], found["strongest"]) == ("allow", "use-secret")
+
+
+def test_a_thread_loads_what_its_program_or_its_name_says():
+    me = threading.get_native_id()
+    names = ("/srv/model.pkl", "/srv/text")
+    assert permitting._plugins(names, me) == ("pickle", "")  # this is Python
+    assert permitting._plugins(names, 0) == ("", "")  # it has ended
