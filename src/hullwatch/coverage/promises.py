@@ -134,6 +134,17 @@ PROMISES: tuple[Promise, ...] = (
         _LSM,
         _BOOT,
     ),
+    Promise("open-by-program", "a file that is forbidden for one program", _BOTH),
+    Promise("secret", "a file of a kind of secret that is forbidden", _BOTH),
+    Promise("secret-symlink", "the same, through a symbolic link", _BOTH),
+    Promise("load", "code of a kind that is forbidden to load", _BOTH),
+    Promise("load-renamed", "the same, by a thread that calls itself otherwise", _BOTH),
+    Promise(
+        "load-interpreter-copied",
+        "the same, by an interpreter under another name",
+        _NOWHERE,
+        "forbid `exec` of `resource.upper`, or `open-read` of the files",
+    ),
     # network
     Promise("connect", "a forbidden address", _BOTH),
     Promise("connect-mapped", "a forbidden IPv4 address written as IPv6", _BOTH),
