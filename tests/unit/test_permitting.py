@@ -24,6 +24,7 @@ from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_
 from hullwatch.permits.doorkeeper import facts_of
 from hullwatch.permits.held import Holding, Outcome
 from hullwatch.permits.messages import Channel, Ping, Policies, Told, Watch
+from hullwatch.sensor import opening
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
 from hullwatch.sensor.opening import read_purpose
@@ -61,6 +62,15 @@ def line(number: int, *arguments: int) -> bytes:
 )
 def test_purpose_is_read_of_registers(said, purpose):
     assert read_purpose(said, "x86_64") == purpose
+
+
+def test_who_is_not_asleep_yet_is_looked_at_again(monkeypatch):
+    openat = 257 if os.uname().machine == "x86_64" else 56
+    said = iter([b"running\n"] * 4 + [line(openat, 0xFFFFFF9C, 0x1, os.O_RDONLY)])
+    monkeypatch.setattr(opening, "_syscall", lambda thread: next(said))
+    assert opening.purpose_of(1) == "read"
+    monkeypatch.setattr(opening, "_syscall", lambda thread: b"running\n")
+    assert opening.purpose_of(1) == ""  # not for ever
 
 
 def test_purpose_of_arm():
