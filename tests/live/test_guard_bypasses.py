@@ -1466,11 +1466,18 @@ def test_what_is_refused_is_in_the_log(stage: Stage):
     poll(logged, seconds=30, waiting_for="an entry about a signal to the agent")
 
 
+def refused(stage: Stage) -> list[str]:
+    """What of the container with lists was stopped: so that a failure says by whom, and why."""
+    said = hullwatch("decisions", "--json", "--effect", "block", "--log", str(stage.store))
+    rows = [one for one in map(json.loads, said.splitlines()) if "listed" in one["principal"]]
+    return [f"{one['tier']} {one['action']} {one['resource']}: {one['reason']}" for one in rows]
+
+
 @pytest.mark.scenario
 def test_lists_of_programs_and_files_do_not_break_the_runtime(stage: Stage):
     for _ in range(2):
         done = stage.listed.container.exec(["python3", "-c", "print(open('/tmp/x', 'w') and 5)"])
-        assert (done.status, done.stdout.strip()) == (0, "5"), done.stderr
+        assert (done.status, done.stdout.strip()) == (0, "5"), (done.stderr, refused(stage))
     assert stage.listed.container.exec(["/bin/sh", "-c", "exit 7"]).status not in (0, 7)
 
 
