@@ -36,6 +36,7 @@ from hullwatch.context.processes import PID_MASK
 from hullwatch.context.resolver import Resolver
 from hullwatch.context.told import told_call, told_signal
 from hullwatch.control import Control
+from hullwatch.decide.ahead import ACTIONS as IN_KERNEL
 from hullwatch.decide.applied import Applied
 from hullwatch.decide.elsewhere import Elsewhere
 from hullwatch.decide.following import Following
@@ -574,10 +575,9 @@ class Daemon:
         store = self.options.store
         if problem := self.rights.call(mount):
             self._say("policy", f"it ends with this agent: {problem}")
-        if self.sensor.facts.tier is not Tier.LSM:
-            self.opens = self._ask_about_opens()
+        self.opens = self._ask_about_opens()
         told = self.options.elsewhere
-        if told and (self.opens is None or self.opens.stats()["state"] == "off"):
+        if told and self.opens.stats()["state"] == "off":
             os.close(told.listening)
             self._say("policy", "the webhook is told of nothing: no open waits for a person here")
         return Guarding(
@@ -614,6 +614,10 @@ class Daemon:
                 what = f"{one.action} {one.object}"
                 self.guarding.stopped_by(one.policies, one.workload, what)
 
+        def holds(version: str, cgroups: list[int]) -> None:
+            if self.guarding is not None:
+                self.guarding.held(version, cgroups)
+
         return Opens(
             keeper,
             why,
@@ -622,6 +626,8 @@ class Daemon:
             self.sensor.told.put,
             stopped,
             self._say,
+            IN_KERNEL if self.sensor.facts.tier is Tier.LSM else (),
+            holds,
         )
 
     def _guard_by(self, guarding: Guarding, batch: Batch, enriched: list[Enriched]) -> None:

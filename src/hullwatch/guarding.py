@@ -237,6 +237,13 @@ class Guarding:
 
         self._work.put(work)
 
+    def held(self, version: str, cgroups: Iterable[int]) -> None:
+        """Opens of these containers are held elsewhere for people, at the word of this set; of all
+        others a challenge blocks."""
+        tables = self._in_force
+        same = tables is not None and tables.engine.version == version
+        self._guard.asked(cgroups if same else ())
+
     def heard(self, call: Call) -> None:
         """A call begins: its processes act for that tool from now on, in whatever they do.
 

@@ -1,10 +1,13 @@
-"""Policies about opens where there is no BPF LSM: the agent has its doorkeeper ask them (permits/).
+"""Policies about opens that the kernel's programs cannot hold: the agent has its doorkeeper ask
+them (permits/).
 
     the set in force, once it is in the kernel → the doorkeeper, with the containers
     what the doorkeeper stopped                → policy events, among the kernel's
 
-The kernel's programs go on holding all else; an exec is asked about there alone. The doorkeeper is
-made while there are rights for it, and sleeps until a set speaks of opens.
+Where there is no BPF LSM, these are all of them; where there is, those that say what cannot be told
+beforehand, and it is asked after the kernel let an open pass. The kernel's programs go on holding
+all else; an exec is asked about there alone. The doorkeeper is made while there are rights for it,
+and sleeps until a set has something for it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import errno
 import resource
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +26,11 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.plan import Tool
 from hullwatch.decide.policy import Policy
-from hullwatch.decide.question import Effect, Value
+from hullwatch.decide.question import Effect, Mode, Value
+from hullwatch.opened import OPENS
 from hullwatch.permits.carried import Handed, Numbered
 from hullwatch.permits.doorkeeper import Doorkeeper
-from hullwatch.permits.messages import OPENS, Counts, Flood, Problem, Told
+from hullwatch.permits.messages import Counts, Flood, Problem, Told
 from hullwatch.questions import of_workload, workload_name
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.labels import names_of
@@ -41,11 +45,13 @@ MAX_TOLD = 256  # problems
 MAX_KNOWN = 4096  # containers, ended ones too, as their last stops are told after their end
 _ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
 _CODES = frozenset(_ACTION[one] for one in OPENS)
-_UNTOLD = frozenset(("command", "first_seen", "baseline", "digest", "plugin", "arguments"))
+_UNTOLD = frozenset(("command", "first_seen", "baseline", "digest", "arguments"))
 """Attributes that no open has here."""
 _OF_CALLS = frozenset(("tool_call", "server"))
 Set = tuple[tuple[str, str], ...]
 """(text, path) of its files."""
+Only = dict[str, tuple[str, ...]]
+"""Actions of policies, by their ids."""
 
 
 class Stop(NamedTuple):
@@ -76,8 +82,9 @@ def is_told(num: int, flags: int) -> bool:
 
 class Opens:
     """keeper: None where opens cannot be asked about, or shall not be; why: which of it. texts: of
-    a set by its version. tell: of an event, as sensor/told.py. `use` and `numbered` are the policy
-    thread's, all else is for one thread."""
+    a set by its version. tell: of an event, as sensor/told.py. kernel: actions that its programs
+    stop an open for; holds: told whose opens are held here, as which set has it. `use`,
+    `challenges` and `numbered` are the policy thread's, all else is for one thread."""
 
     def __init__(
         self,
@@ -88,13 +95,17 @@ class Opens:
         tell: Callable[[ToldEvent], object],
         stopped: Callable[[Stop], None],
         say: Callable[[str, str], None],
+        kernel: Collection[str] = (),
+        holds: Callable[[str, list[int]], None] = lambda version, cgroups: None,
     ) -> None:
         self._keeper, self._why = keeper, why
+        self._kernel = tuple(one for one in OPENS if one in kernel)
         self._numbered = numbered
         self._texts = texts
         self._tell, self._stopped = tell, stopped
+        self._holds = holds
         self._say = say
-        self._wanted: deque[Set] = deque()
+        self._wanted: deque[tuple[Set, Only]] = deque()
         self._awake = False
         self._living: dict[int, Workload] = {}  # by cgroup
         self._known: OrderedDict[str, Workload] = OrderedDict()  # by container
@@ -106,30 +117,67 @@ class Opens:
 
     # -- for the policy thread ------------------------------------------------------------------
 
+    def challenges(self, engine: Engine) -> dict[str, tuple[str, ...]]:
+        """By their ids, those that hold an open here, and the actions that the kernel's programs
+        leave to that: nobody can be waited for there."""
+        if self._keeper is None:
+            return {}
+        found = {one.id: self._held(one) for one in engine.policies.values()}
+        return {ident: actions for ident, actions in found.items() if actions}
+
+    def _held(self, policy: Policy) -> tuple[str, ...]:
+        holds = policy.does is Effect.CHALLENGE and policy.mode is Mode.ENFORCE
+        if not holds or _missing(policy, tools=True):
+            return ()
+        return tuple(one for one in policy.actions if one in self._kernel)
+
     def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]:
         """This set is in force in the kernel, but for `unheld`; what is neither there nor here, and
         why. tools: the kernel is told which tool a call is of."""
-        speaks = any(not {*OPENS}.isdisjoint(one.actions) for one in engine.policies.values())
-        if self._keeper is not None and (speaks or self._awake):
-            self._wanted.append(self._texts(engine.version))
-        found = {
-            one.id: self._unheld(one, unheld.get(one.id, ""), tools)
-            for one in engine.policies.values()
-        }
+        policies = engine.policies.values()
+        if self._keeper is not None:
+            only = self._left(policies, unheld, tools)
+            if only or self._awake:
+                self._wanted.append((self._texts(engine.version), only))
+        found = {one.id: self._unheld(one, unheld.get(one.id, ""), tools) for one in policies}
         return {ident: why for ident, why in found.items() if why}
+
+    def _left(self, policies: Collection[Policy], unheld: Mapping[str, str], tools: bool) -> Only:
+        """What the kernel leaves to the doorkeeper: nothing twice. A list that has a permit which
+        the kernel cannot ask is none there, so all of it is the doorkeeper's; but nobody's where
+        that permit cannot be asked here, either, as it would stop what it permits."""
+        permits = [one for one in policies if one.does is Effect.ALLOW and one.id in unheld]
+        lists = {action for one in permits for action in one.actions}
+        lists -= {a for one in permits if _missing(one, tools) for a in one.actions}
+
+        def left(one: Policy, action: str) -> bool:
+            if action not in self._kernel:
+                return action in OPENS
+            if one.does is Effect.ALLOW:
+                return action in lists
+            if action in self._held(one):
+                return True
+            return one.id in unheld and not _missing(one, tools)
+
+        found = {one.id: tuple(a for a in one.actions if left(one, a)) for one in policies}
+        return {ident: actions for ident, actions in found.items() if actions}
 
     def _unheld(self, policy: Policy, elsewhere: str, tools: bool) -> str:
         """Why a policy is not, or only in part, held; elsewhere: why the kernel does not."""
-        if {*OPENS}.isdisjoint(policy.actions):
+        held = self._kernel if not elsewhere else ()
+        mine = {one for one in policy.actions if one in OPENS and one not in held}
+        if not mine:
             return elsewhere
-        said = [elsewhere] * (not {*OPENS} >= {*policy.actions})
+        said = [elsewhere] * (not mine >= {*policy.actions})
         here = self._why
         if self._keeper is not None:
-            reads = _UNTOLD if policy.reads is None else policy.reads
-            missing = sorted(reads & (_UNTOLD if tools else _UNTOLD | _OF_CALLS))
+            missing = _missing(policy, tools)
             here = f"{', '.join(missing)}: not told of opens" if missing else ""
         if here and not said:
-            return f"opens are not asked about: {here}" if self._keeper is None else here
+            if self._keeper is not None:
+                return here
+            first = f"{elsewhere}; " if self._kernel and elsewhere else ""
+            return f"{first}opens are not asked about: {here}"
         if here:
             said.append(f"its opens: {here}")
         return "; ".join(filter(None, said))
@@ -165,8 +213,8 @@ class Opens:
         if keeper is None:
             return
         while self._wanted:
-            texts = self._wanted.popleft()
-            keeper.policies(texts, OPENS)
+            texts, only = self._wanted.popleft()
+            keeper.policies(texts, OPENS, only)
             if not self._awake:
                 self._awake = True
                 for one in self._living.values():
@@ -183,6 +231,8 @@ class Opens:
                     self._flood(signal)
                 case _:
                     pass
+        if self._kernel:
+            self._holds(self._counts.version, self._asked_about() if keeper.alive else [])
         if not keeper.alive:
             self._once("the doorkeeper has ended: opens are not asked about; start the agent anew")
 
@@ -196,7 +246,7 @@ class Opens:
         """state: off, asleep, asks, ended."""
         keeper, counts = self._keeper, self._counts
         if keeper is None:
-            return {"state": "off", "why": self._why}
+            return {"state": "off", "why": self._why, "kernel": list(self._kernel)}
         state = "ended" if not keeper.alive else "asks" if self._awake else "asleep"
         names = {*self._before, *counts.counts}
         gaps = {
@@ -205,6 +255,7 @@ class Opens:
         }
         return {
             "state": state,
+            "kernel": list(self._kernel),
             "version": counts.version,
             "guarded": sum("open" in asked for asked in counts.guarded.values()),
             "worker": counts.worker,
@@ -253,6 +304,15 @@ class Opens:
                 self._tell(told_signal(signal, 0, one.cgroup))
                 return
 
+    def _asked_about(self) -> list[int]:
+        """Containers whose every open is seen here, by cgroup."""
+        counts, known = self._counts, self._known
+        return [
+            known[ident].cgroup
+            for ident, what in counts.guarded.items()
+            if "open" in what and ident in known and ident not in counts.gaps
+        ]
+
     def _count(self, now: Counts) -> None:
         if self._counts.worker not in (0, now.worker):
             self.restarts += 1
@@ -264,6 +324,16 @@ class Opens:
         if text not in self._problems and len(self._problems) < MAX_TOLD:
             self._problems.add(text)
             self._say("policy", text)
+
+
+def _missing(policy: Policy, tools: bool) -> list[str]:
+    """What it reads that nobody tells of an open. tools: as in `use`."""
+    untold = set(_UNTOLD)
+    if "load-plugin" not in policy.actions:
+        untold.add("plugin")
+    if not tools:
+        untold |= _OF_CALLS
+    return sorted(untold if policy.reads is None else policy.reads & untold)
 
 
 def _done(entry: Entry) -> int | None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from hullwatch.agent.plugins import kind_of, loads
-from hullwatch.agent.secrets.paths import classify_path
 from hullwatch.agent.semconv import ARGUMENTS_HASH, SECRET_KINDS
 from hullwatch.context.call import Call
 from hullwatch.context.enriched import ProcessImage
@@ -21,6 +19,7 @@ from hullwatch.decide.question import Entity, Question, Value
 from hullwatch.decide.schema import CONTEXT
 from hullwatch.detect.baseline.objects import dns_object, end_object
 from hullwatch.detect.row import Row
+from hullwatch.opened import OPENS, READING, WRITING, loaded_as, things
 from hullwatch.sensor.dictionary import Address, address_of
 from hullwatch.sensor.labels import names_of
 from hullwatch.sensor.wire import Class, Mark, ProcMark
@@ -43,7 +42,7 @@ __all__ = [
 KIND_LABEL = "hullwatch.kind"
 _DNS_PORT = 53
 _ACCMODE = 3
-_OPENS = (("open-read",), ("open-write",), ("open-read", "open-write"), ("open-read", "open-write"))
+_OPENS = (READING, WRITING, OPENS, OPENS)
 """By the access mode of an open. 3, for ioctl alone, needs both rights as the kernel checks it."""
 
 _OF_WORKLOADS = ("labels", "kind", "image", "image_digest", "container", "namespace")
@@ -281,22 +280,16 @@ def _exec(act: Act, _: object) -> Iterator[Asked]:
 
 def _open(act: Act, _: object) -> Iterator[Asked]:
     actions = _OPENS[act.flags & _ACCMODE]
-    for action in actions:
-        yield _one(act, action, "Path", act.object, _layer(act))
-    if "open-read" not in actions or act.directory:
-        return
-    if kind := classify_path(act.object):
-        yield _one(act, "use-secret", "Secret", act.object, {"kind": kind})
-    yield from _load(act, kind_of(act.object))
+    plugin = loaded_as(act.object, act.actor.program, act.actor.comm)
+    for action, thing in things(act.object, act.upper, plugin).items():
+        if action in actions and (action.startswith("open-") or not act.directory):
+            yield Asked((_question(act, action, thing),))
 
 
 def _mmap(act: Act, _: object) -> Iterator[Asked]:
-    yield from _load(act, kind_of(act.object, mapped=True))
-
-
-def _load(act: Act, kind: str | None) -> Iterator[Asked]:
-    if kind and loads(kind, act.actor.program, act.actor.comm):
-        yield _one(act, "load-plugin", "Path", act.object, {"plugin": kind, **_layer(act)})
+    plugin = loaded_as(act.object, act.actor.program, act.actor.comm, mapped=True)
+    if thing := things(act.object, act.upper, plugin).get("load-plugin"):
+        yield Asked((_question(act, "load-plugin", thing),))
 
 
 def _connect(act: Act, resolvers: Collection[str] | None) -> Iterator[Asked]:
@@ -359,7 +352,7 @@ class _Form(NamedTuple):
 
 _FORMS: dict[int, _Form] = {
     int(Class.EXEC): _Form(("exec", "privilege"), _exec),
-    int(Class.OPEN): _Form(("open-read", "open-write", "use-secret", "load-plugin"), _open),
+    int(Class.OPEN): _Form(OPENS, _open),
     int(Class.MMAP): _Form(("load-plugin",), _mmap),
     int(Class.CONNECT): _Form(("connect",), _connect),
     int(Class.SEND): _Form(("connect",), _connect),

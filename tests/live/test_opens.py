@@ -60,6 +60,18 @@ forbid (principal, action == Action::"open-read", resource)
 when { context.container == "agent" && context has tool_call && context.tool_call == "report" }
 when { context has server && context.server == "files" && resource.path == "/etc/figures" };
 
+@id("no-clusters") @reason("agents have no cluster")
+forbid (principal, action == Action::"use-secret", resource)
+when { context.container == "agent" && resource has kind && resource.kind == "kubeconfig" };
+
+@id("ask-keys") @effect("challenge") @deadline("5m")
+forbid (principal, action == Action::"use-secret", resource)
+when { context.container == "agent" && resource has kind && resource.kind == "private_key_file" };
+
+@id("no-pickles")
+forbid (principal, action == Action::"load-plugin", resource)
+when { context.container == "agent" && resource has plugin && resource.plugin == "pickle" };
+
 @id("by-parent")
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "agent" && context has program && context.program == "/bin/cat" }
@@ -78,7 +90,10 @@ FILES = (
     "etc/seen",
     "etc/figures",
     "etc/motd",
+    "etc/a.pem",
+    "srv/model.pkl",
     "root/.aws/credentials",
+    "root/.kube/config",
 )
 
 
@@ -194,10 +209,30 @@ def test_an_open_is_refused_and_seen_as_any_stop(stage: Stage):
     hullwatch("quarantine", "lift", row["id"], "--owner", "ann", *where)
 
 
+def test_secrets_and_code_are_refused_by_their_kind(stage: Stage):
+    assert stage.box.do(reading("/root/.kube/config")) == "EPERM"
+    assert stage.box.do(reading("/srv/model.pkl")) == "EPERM"
+    cat = "said = subprocess.run(['/bin/cat', '/srv/model.pkl']).returncode"
+    assert stage.box.do(cat) == 0
+    told = stage.logged(action="use-secret", effect="block", policies=["no-clusters"])
+    assert told["resource"] == "Secret:/root/.kube/config"
+    assert stage.logged(action="load-plugin", effect="block")["policies"] == ["no-pickles"]
+    stage.agent.settle()
+    tree = hullwatch("tree", stage.box.container.name, "--store", str(stage.store))
+    assert "STOPPED  use-secret /root/.kube/config, by no-clusters: agents have no" in tree, tree
+    assert "STOPPED  load-plugin /srv/model.pkl, by no-pickles" in tree, tree
+    found = [one["evidence"] for one in stage.agent.stored(stage.box.container.id)]
+    objects = {one["object"] for evidence in found for one in evidence}
+    assert {"/root/.kube/config", "/srv/model.pkl"} <= objects
+
+
+ANSWERS = (("/etc/plan", "approve", "key"), ("/etc/plan", "deny", "EPERM"))
+
+
 def test_a_challenge_waits_for_a_person(stage: Stage):
-    for wish, said in (("approve", "key"), ("deny", "EPERM")):
+    for path, wish, said in (*ANSWERS, ("/etc/a.pem", "approve", "key")):
         before = {one["held"] for one in stage.decisions()}
-        waits = stage.box.begin(reading("/etc/plan"))
+        waits = stage.box.begin(reading(path))
         held = poll(
             lambda before=before: next(  # type: ignore[misc]
                 (

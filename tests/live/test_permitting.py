@@ -354,6 +354,63 @@ def test_a_program_under_a_name_that_is_forbidden(guarded):
     assert box.told[1].reason.endswith("reached as /usr/bin/other")
 
 
+BY_KIND = """
+@id("no-cloud") forbid (principal, action == Action::"use-secret", resource)
+when { resource has kind && resource.kind == "cloud_credentials" };
+@id("no-pickles") forbid (principal, action == Action::"load-plugin", resource)
+when { resource has plugin && resource.plugin == "pickle" };
+@id("plan") @effect("challenge") @deadline("20s")
+forbid (principal, action == Action::"open-read", resource) when { resource.path == "/etc/a.key" };
+@id("keys") @effect("challenge") @deadline("20s")
+forbid (principal, action == Action::"use-secret", resource)
+when { resource has kind && resource.kind == "private_key_file" };
+"""
+LOAD = "open('/srv/model.pkl').read()"
+
+
+def test_secrets_and_code_are_asked_about_by_their_kind(guarded):
+    files = ("/root/.aws/credentials", "/root/.aws-notes", "/srv/model.pkl", "/etc/a.key")
+    box = guarded(BY_KIND, dict.fromkeys(files, "text"))
+
+    def sh(text: str) -> int:
+        return box.run("sh", "-c", text).status
+
+    assert sh("cat /root/.aws/credentials") == 1
+    assert sh("ln -s /root/.aws/credentials /tmp/a && cat /tmp/a") == 1
+    assert sh("ln /root/.aws/credentials /tmp/b && cat /tmp/b") == 1  # known by now
+    assert box.run("cat", "/root/.aws-notes").stdout == "text"
+    assert sh("echo more >> /root/.aws/credentials") == 0  # who writes learns nothing of it
+    # Python loads what a `cat` only reads, whatever its thread is called.
+    assert box.run("python3", "-c", LOAD).status == 1
+    named = f"open('/proc/self/comm', 'w').write('cat'); {LOAD}"
+    assert "PermissionError" in box.run("python3", "-c", named).stderr
+    assert box.run("cat", "/srv/model.pkl").stdout == "text"
+    # docs/files.md: a program is known by its name.
+    assert sh(f'cp /usr/bin/python3 /tmp/odd && /tmp/odd -c "{LOAD}"') == 0
+    box.until(lambda: len({one.action for one in box.told}) == 2, "both to be told")
+    assert {(one.action, one.resource, one.policies) for one in box.told} == {
+        ("use-secret", "Secret:/root/.aws/credentials", ("no-cloud",)),
+        ("load-plugin", "Path:/srv/model.pkl", ("no-pickles",)),
+    }
+
+    # Each action that is challenged is approved by itself; a block of one is the open's.
+    for second, status in (("approve", 0), ("deny", 1)):
+        box.told.clear()
+        thread, done = read_later(box, "cat", "/etc/a.key")
+        first = box.held()
+        assert (first.action, first.policies) == ("open-read", ("plan",))
+        box.decide("approve", first.held)
+        then = box.until(
+            lambda: next((o for o in box.told if (o.kind, o.action) == ("held", "use-secret")), 0),
+            "the second",
+        )
+        assert (then.resource, then.policies) == ("Secret:/etc/a.key", ("keys",)) and not done
+        box.decide(second, then.held)
+        thread.join(20)
+        assert done[0].status == status
+    assert not box.problems and not box.counts.counts["faults"]
+
+
 CHALLENGED = """
 @id("asked") @effect("challenge") @deadline("20s")
 forbid (principal, action == Action::"open-read", resource) when { resource.path == "/etc/plan" };

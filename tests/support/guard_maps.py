@@ -121,7 +121,7 @@ class Kernel:
         if self._facts & FACT_UPPER and upper and action != "use-secret":
             asked = asked._replace(facts=asked.facts | FACT_UPPER)
         asked = asked._replace(port=privilege)
-        asks = int(Holds.ASKED) if opened else 0
+        asks = int(Holds.ASKED) if opened and self._is_asked(cgroup) else 0
         found = [self._row(asked, ROW_ANY, asks)]
         if found[0] is None:
             return PASSES
@@ -230,6 +230,11 @@ class Kernel:
                 state = int(self._state(state)["next"][table["class_of"][byte]])
             rows[number] = int(self._state(state)["labels"])
         return rows
+
+    def _is_asked(self, cgroup: int) -> bool:
+        found = self.map("guard_asked").held.get(struct.pack("<Q", cgroup))
+        on = bool(self.settings["policy_asked"][0])
+        return on and found == struct.pack("<I", self._generation)
 
     def _secret(self, path: bytes) -> list[int]:
         """The same, where its place among those of secrets is all that counts."""

@@ -321,3 +321,21 @@ def test_all_that_is_wrong_is_told(tmp_path):
     assert {str(one.place.path).rpartition("/")[2] for one in told.value.problems} == {
         *("a.cedar", "b.cedar", "c.cedar", "d.cedar")
     }
+
+
+def test_a_part_of_a_set_is_asked_as_that_and_is_of_its_version():
+    whole = Engine.of(
+        [
+            ('@id("any") forbid (principal, action, resource);', "a.cedar"),
+            ('@id("one") permit (principal, action == Action::"exec", resource);', "b.cedar"),
+        ]
+    )
+    part = whole.narrowed({"any": ("open-read", "nothing-it-has"), "gone": ("exec",)})
+    assert part.version == whole.version and set(part.policies) == {"any"}
+    asked = Question(
+        principal=Entity("Workload", "box"), action="open-read", resource=Entity("Path", "/x")
+    )
+    assert part.decide(asked).effect is Effect.BLOCK
+    run = msgspec.structs.replace(asked, action="exec", resource=Entity("Binary", "/x"))
+    assert part.decide(run).policies == () and not part.concerns("exec", asked.principal, {})
+    assert whole.decide(run).policies == ("any",)

@@ -167,6 +167,13 @@ def test_what_policies_may_speak_of_is_documented():
     assert sets <= set(_CODE.findall(text))
 
 
+def test_places_of_secrets_are_documented():
+    from hullwatch.agent.secrets.paths import PATHS
+
+    text = (ROOT / "docs/secrets.md").read_text()
+    assert {name for name, _ in PATHS if name} <= set(_CODE.findall(text))
+
+
 def test_the_rules_of_the_pack_are_listed():
     from hullwatch.detect.catalogue import table
 

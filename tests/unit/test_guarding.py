@@ -448,6 +448,12 @@ def test_a_challenge_that_somebody_else_holds():
         here.guarding.found([ONE])
         here.turn()
         ask = partial(here.kernel.path, ONE.cgroup)
+        assert (
+            ask("open-read", b"/x", opened=True) == renamed
+        )  # by whom it is held is not there yet
+        here.guarding.held("another set", [ONE.cgroup])
+        assert ask("open-read", b"/x", opened=True) == renamed
+        here.guarding.held(str(here.guarding.stats()["version"]), [ONE.cgroup])
         assert ask("open-read", b"/x", opened=True) == PASSES
         assert ask("open-read", b"/x") == renamed
         assert ask("open-read", b"/y") == PASSES

@@ -16,10 +16,12 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Effect
+from hullwatch.opened import OPENS
 from hullwatch.opens import Opens, Stop, is_told
 from hullwatch.permits import carried
 from hullwatch.permits.carried import Carried, Handed, Numbered
-from hullwatch.permits.messages import OPENS, Counts, Problem, Told
+from hullwatch.permits.messages import Counts, Problem, Told
+from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.told import Told as ToldEvent
 from hullwatch.sensor.wire import ACTING, CALLS, CALLS_AT_ONCE, LABELLED, OF_THREAD, Action, Done
 
@@ -86,14 +88,14 @@ def test_it_sleeps_until_a_set_speaks_of_opens(here):
     here.opens.turn(OFFSET)
     facts = {"container": "one"}
     assert here.keeper.asked == [
-        ("policies", ((files.version, "set.cedar"),), OPENS),
+        ("policies", ((files.version, "set.cedar"),), OPENS, {"files": ("open-read",)}),
         ("watch", ONE.container_id, "one", "/1", facts),
     ]
     here.keeper.asked.clear()
     here.opens.found([ONE])  # nothing new
     here.opens.use(net, {}, False)  # which it has to be told now, to let go
     here.opens.turn(OFFSET)
-    assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), OPENS)]
+    assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), OPENS, {})]
 
 
 def test_a_container_that_was_started_anew_is_watched_anew(here):
@@ -115,6 +117,7 @@ def test_a_container_that_was_started_anew_is_watched_anew(here):
 @pytest.mark.parametrize(
     ("text", "elsewhere", "tools", "why"),
     [
+        ("resource has plugin && resource.plugin == ?", "", False, "plugin: not told of opens"),
         ("context has program && context.program == ?", "no programs", False, ""),
         ("context has command && context.command == ?", "no", False, "command: not told of opens"),
         ("context has tool_call && context.tool_call == ?", "", True, ""),
@@ -139,10 +142,92 @@ def test_of_a_policy_about_more_the_kernels_part_is_said():
     assert asleep.use(made, {"files": "why", "net": "not"}, True) == {"files": "why", "net": "not"}
     assert off.use(made, {}, True) == {"files": "its opens: --no-files"}
     assert off.use(engine(FILES), {}, True) == {"files": "opens are not asked about: --no-files"}
-    assert off.stats() == {"state": "off", "why": "--no-files"}
+    assert off.stats() == {"state": "off", "why": "--no-files", "kernel": []}
+
+
+def permit(ident: str, action: str, when: str = "") -> str:
+    condition = f" when {{ {when} }}" if when else ""
+    return f'@id("{ident}") permit (principal, action == Action::"{action}", resource){condition};'
+
+
+BY_PROGRAM = 'context has program && context.program == "/bin/x"'
+BY_COMMAND = 'context has command && context.command == "x"'
+KERNEL = ("exec", "open-read", "open-write", "connect")
+
+
+@pytest.mark.parametrize(
+    ("texts", "unheld", "left", "why"),
+    [
+        # What the kernel holds it is not asked about again; what it does not hold is here.
+        ([FILES], {}, {}, {}),
+        ([FILES, NET], {"files": "why", "net": "no"}, {"files": ("open-read",)}, {"net": "no"}),
+        (
+            [FILES.replace('action == Action::"open-read"', "action")],
+            {},
+            {"files": ("use-secret", "load-plugin")},
+            {},
+        ),
+        # One that nobody can ask wakes nobody, and is said.
+        (
+            [FILES.replace(";", f" when {{ {BY_COMMAND} }};")],
+            {"files": "no commands"},
+            {},
+            {"files": "command: not told of opens"},
+        ),
+        # A list is whole, where a permit of it is here.
+        (
+            [permit("a", "open-read"), permit("b", "open-read", BY_PROGRAM), permit("c", "exec")],
+            {"b": "no programs"},
+            {"a": ("open-read",), "b": ("open-read",)},
+            {},
+        ),
+        # Nobody's, where one of them can be asked nowhere.
+        (
+            [permit("a", "open-read"), permit("b", "open-read", BY_COMMAND)],
+            {"b": "no commands"},
+            {},
+            {"b": "command: not told of opens"},
+        ),
+        ([permit("a", "open-read")], {}, {}, {}),
+        (
+            [permit("a", "load-plugin"), permit("b", "load-plugin", "resource has plugin")],
+            {},
+            {"a": ("load-plugin",), "b": ("load-plugin",)},
+            {},
+        ),
+    ],
+)
+def test_where_the_kernel_holds_opens_only_the_rest_is_asked(texts, unheld, left, why):
+    numbered, keeper = Numbered(), Keeper()
+    numbered.close()
+    given = (numbered, lambda version: (), print, print, lambda kind, text: None, KERNEL)
+    made, beside = engine(*texts), Opens(keeper, "", *given)
+    assert beside.use(made, unheld, False) == why
+    beside.turn(OFFSET)
+    assert keeper.asked == ([("policies", (), OPENS, left)] if left else [])
+    assert beside.stats()["kernel"] == ["open-read", "open-write"]
+    # Without it, what the kernel does not hold is said with its reason.
+    said = Opens(None, "--no-files", *given).use(made, unheld, False)
+    assert set(said) == set(unheld) | {
+        ident for ident, actions in left.items() if not {*actions} <= {*KERNEL}
+    }
+    assert all("--no-files" in text for ident, text in said.items() if ident in left)
 
 
 BLOCK, ALLOW, CHALLENGE = Effect.BLOCK, Effect.ALLOW, Effect.CHALLENGE
+
+
+@pytest.mark.parametrize("action", OPENS)
+def test_each_action_of_an_open_is_told_as_itself(here, action):
+    entry = Entry(
+        time=5_000, action=action, resource="Secret:/a", effect=BLOCK, wanted=BLOCK
+    )  # fmt: skip
+    here.opens.found([ONE])
+    here.keeper.says = [Told(entry, ONE.container_id or "")]
+    here.opens.turn(OFFSET)
+    [event] = here.events
+    assert POLICY_ACTIONS[event.flags & 0xFFFF] == action and is_told(event.num, event.flags)
+    assert here.stops == [Stop(ONE, action, "/a", ())]
 
 
 @pytest.mark.parametrize(

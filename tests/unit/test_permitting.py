@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -20,11 +22,13 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
 from hullwatch.decide.webhook import signature
-from hullwatch.permits import held
+from hullwatch.opened import OPENS, READING
+from hullwatch.permits import held, permitting
 from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits.doorkeeper import facts_of
 from hullwatch.permits.held import Holding, Outcome
 from hullwatch.permits.messages import Channel, Ping, Policies, Told, Watch
+from hullwatch.sensor import opening
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
 from hullwatch.sensor.opening import read_purpose
@@ -64,6 +68,15 @@ def line(number: int, *arguments: int) -> bytes:
 )
 def test_purpose_is_read_of_registers(said, purpose):
     assert read_purpose(said, "x86_64") == purpose
+
+
+def test_who_is_not_asleep_yet_is_looked_at_again(monkeypatch):
+    openat = 257 if os.uname().machine == "x86_64" else 56
+    said = iter([b"running\n"] * 4 + [line(openat, 0xFFFFFF9C, 0x1, os.O_RDONLY)])
+    monkeypatch.setattr(opening, "_syscall", lambda thread: next(said))
+    assert opening.purpose_of(1) == "read"
+    monkeypatch.setattr(opening, "_syscall", lambda thread: b"running\n")
+    assert opening.purpose_of(1) == ""  # not for ever
 
 
 def test_purpose_of_arm():
@@ -478,3 +491,67 @@ def test_facts_of_a_workload_are_those_known():
 
 def test_effects_are_in_the_order_of_strength():
     assert [*Effect] == [Effect.ALLOW, Effect.CHALLENGE, Effect.BLOCK]
+
+
+# --- one open, several actions ------------------------------------------------------------
+
+BOTH = """
+@id("read") @effect("challenge") @approvers("ann")
+forbid (principal, action == Action::"open-read", resource) when { resource.path like "/etc/*" };
+@id("secret") @effect("challenge") @approvers("bob")
+forbid (principal, action == Action::"use-secret", resource)
+when { resource has kind && resource.kind == "account_hashes" };
+@id("never") forbid (principal, action == Action::"load-plugin", resource)
+when { resource has plugin && resource.plugin == "pickle" };
+@id("seen") @mode("observe") forbid (principal, action == Action::"use-secret", resource)
+when { resource has kind && resource.kind == "env_file" };
+"""
+
+
+def verdict(
+    name: str, approved: tuple[str, ...] = (), plugin: str = "", actions: tuple[str, ...] = OPENS
+) -> dict[str, str]:
+    """Of an open: action and what comes of it, then which of them is the strongest."""
+    guard: Any = SimpleNamespace(name="box", facts={})
+    asked = permitting._Asked("id", False, (name,), (plugin,), None, (("labels", ()),))
+    questions = permitting._questions(asked, guard, actions)
+    found = permitting._verdict(Engine.of([(BOTH, "a.cedar")]), questions, approved)
+    strongest = permitting._strongest(found, approved)
+    return {
+        **{one.action: str(one.decision.effect) for one in found},
+        "strongest": strongest.action,
+    }
+
+
+def test_an_approval_of_one_action_is_none_of_another():
+    first = verdict("/etc/shadow", actions=READING)
+    assert first == {"open-read": "challenge", "use-secret": "challenge", "strongest": "open-read"}
+    then = verdict("/etc/shadow", ("open-read",), actions=READING)
+    assert then == {"open-read": "allow", "use-secret": "challenge", "strongest": "use-secret"}
+    other = verdict("/etc/shadow", ("use-secret",), actions=READING)
+    assert other == {"open-read": "challenge", "use-secret": "allow", "strongest": "open-read"}
+    both = verdict("/etc/shadow", ("open-read", "use-secret"), actions=READING)
+    assert set(both.values()) - {"open-read"} == {"allow"}
+
+
+def test_a_block_wins_whatever_was_approved():
+    for approved in ((), ("open-read",), ("load-plugin",)):
+        found = verdict("/etc/model.pkl", approved, "pickle")
+        assert (found["load-plugin"], found["strongest"]) == ("block", "load-plugin")
+    assert "load-plugin" not in verdict("/etc/model.pkl")  # a cat reads it
+
+
+def test_only_what_a_policy_speaks_of_is_asked_and_the_observed_comes_first():
+    assert verdict("/srv/x", actions=("open-read", "exec")) == {
+        "open-read": "allow",
+        "strongest": "open-read",
+    }
+    found = verdict("/srv/.env")
+    assert (found["use-secret"], found["strongest"]) == ("allow", "use-secret")
+
+
+def test_a_thread_loads_what_its_program_or_its_name_says():
+    me = threading.get_native_id()
+    names = ("/srv/model.pkl", "/srv/text")
+    assert permitting._plugins(names, me) == ("pickle", "")  # this is Python
+    assert permitting._plugins(names, 0) == ("", "")  # it has ended

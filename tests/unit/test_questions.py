@@ -61,6 +61,8 @@ def test_secrets_and_code_are_asked_about_where_they_are_read():
     assert load.resource.attributes == {"plugin": "python_module", "upper": True}
     cat = ACTOR._replace(program="/bin/cat", comm="cat")
     assert len(short(code._replace(actor=cat))) == 1, "a cat reads it"
+    folder = code._replace(object="/m/lib.py", directory=True)
+    assert short(folder) == [["open-read Path::/m/lib.py"]]
     assert short(Act(int(Class.MMAP), "/m/odd", cat)) == [["load-plugin Path::/m/odd"]]
 
 

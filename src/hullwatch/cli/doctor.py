@@ -131,11 +131,9 @@ def _policy_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
         **(
             {"BPF LSM": "programs, files, ptrace, mount, bpf, modules, other sockets"}
             if tier is Tier.LSM
-            else {
-                "exec": "a forbidden program is killed before its first instruction",
-                "fanotify": _opens_of(agent),
-            }
+            else {"exec": "a forbidden program is killed before its first instruction"}
         ),
+        "fanotify": _opens_of(agent, tier),
         "seccomp notify": "one command or container that waits for answers: `hullwatch run`",
         "gateway": "tool calls: `hullwatch mcp --policy`",
         "quarantine": "network cut, freeze, kill: by hand, or by a policy's @quarantine",
@@ -156,10 +154,15 @@ def _policy_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
     }
 
 
-def _opens_of(agent: dict[str, Any] | None) -> str:
+def _opens_of(agent: dict[str, Any] | None, tier: Tier) -> str:
+    from hullwatch.sensor.tier import Tier
+
     said = (
-        "files, challenges too, by the agent; programs, too, with `hullwatch guard` (docs/files.md)"
+        "of opens what BPF LSM cannot ask: code that is loaded, by which program, for which user"
+        if tier is Tier.LSM
+        else "files, challenges too"
     )
+    said += ", by the agent; programs, too, with `hullwatch guard` (docs/files.md)"
     opens = (agent or {}).get("opens") or {}
     if opens.get("state") == "off":
         return f"{said}; not asked about by this agent: {opens['why']}"

@@ -74,9 +74,10 @@ def guard(
 
     What a policy forbids ends with EPERM; what it challenges waits for `hullwatch approvals`, or
     for the link that `--approval-webhook` tells of.
-    Policies of open-read, open-write and exec are asked; containers that none of them speaks of
-    cost nothing. Prints what is stopped or held, and what is not covered. Where `hullwatch up`
-    asks about opens already, of the set in force only exec is asked about here.
+    Policies of open-read, open-write, use-secret, load-plugin and exec are asked; containers that
+    none of them speaks of cost nothing. Prints what is stopped or held, and what is not covered.
+    Where `hullwatch up` asks about opens already, of the set in force only exec is asked about
+    here.
 
     Example: hullwatch guard interpreter --policy code-interpreter
     """
@@ -153,7 +154,8 @@ def _left_to_ask(found: Set, others: bool, store: Path) -> tuple[str, ...]:
     """All actions, but for those that the agent asks about by the same set. others: other policies
     were given, which are asked besides."""
     from hullwatch.control import ControlError, ask
-    from hullwatch.permits.messages import ACTIONS, OPENS
+    from hullwatch.opened import OPENS
+    from hullwatch.permits.messages import ACTIONS
 
     try:
         status = ask(store / CONTROL)

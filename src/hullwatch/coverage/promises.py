@@ -135,14 +135,23 @@ PROMISES: tuple[Promise, ...] = (
         _LSM,
         _BOOT,
     ),
-    # secrets, by their kind
-    Promise("secret", "a secret of a forbidden kind", _BOTH),
-    Promise("secret-linked", "a hard link to such a secret, elsewhere", _LSM, _SECRETS),
+    Promise("open-by-program", "a file that is forbidden for one program", _BOTH),
+    Promise("secret", "a file of a kind of secret that is forbidden", _BOTH),
+    Promise("secret-symlink", "the same, through a symbolic link", _BOTH),
+    Promise("secret-linked", "a new hard link to such a file, elsewhere", _LSM, _SECRETS),
     Promise(
         "secret-bind-mount",
-        "such a secret, whose folder is mounted in another place",
+        "such a file, whose folder is mounted in another place",
         _LSM,
         _SECRETS,
+    ),
+    Promise("load", "code of a kind that is forbidden to load", _BOTH),
+    Promise("load-renamed", "the same, by a thread that calls itself otherwise", _BOTH),
+    Promise(
+        "load-interpreter-copied",
+        "the same, by an interpreter under another name",
+        _NOWHERE,
+        "forbid `exec` of `resource.upper`, or `open-read` of the files",
     ),
     # network
     Promise("connect", "a forbidden address", _BOTH),

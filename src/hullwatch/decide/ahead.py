@@ -79,9 +79,8 @@ def holds(
 ) -> Held:
     """What these policies of an answer are to the kernel: `weigh`, taken apart (engine.py).
 
-    socket: it is about a Unix socket. asked: challenges that somebody else holds as long as
-    the agent is there. Elsewhere nobody can be asked, so one that is enforced fails: closed, it
-    blocks.
+    socket: it is about a Unix socket. asked: challenges that somebody else may hold as long as the
+    agent is there. Elsewhere nobody can be asked, so one that is enforced fails: closed, it blocks.
     """
     now = orphaned = Holds(0)
     permits_last = True

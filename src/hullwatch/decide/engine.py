@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from functools import cache
 from hashlib import blake2b
@@ -132,6 +132,19 @@ class Engine:
         if problems or wrong:
             raise PolicyError([*problems, *wrong])
         return cls(policies)
+
+    def narrowed(self, only: Mapping[str, Collection[str]]) -> Engine:
+        """What is left of the set, by the same version: these of its policies, by id, each for
+        these of its actions."""
+        made = Engine(
+            msgspec.structs.replace(
+                one, actions=tuple(action for action in one.actions if action in only[one.id])
+            )
+            for one in self.policies.values()
+            if one.id in only
+        )
+        made.version = self.version
+        return made
 
     def overdue(self, today: date | None = None) -> list[Problem]:
         """Policies whose `review` has passed: warnings, they are used all the same."""

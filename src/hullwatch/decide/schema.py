@@ -101,7 +101,7 @@ ENTITIES: dict[str, dict[str, Attribute]] = {
     ),
     "Secret": _attributes(
         Attribute("name", "String", "its path, variable or name; as its id", sure=True),
-        Attribute("kind", "String", "of `hullwatch secrets`, e.g. aws_access_key"),
+        Attribute("kind", "String", "class of such places, e.g. cloud_credentials: secrets.md"),
     ),
 }
 

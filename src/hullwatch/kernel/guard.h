@@ -78,6 +78,15 @@ struct {
 	__type(value, struct guard_inside);
 } guard_inside SEC(".maps");
 
+/* Containers whose opens are held through fanotify, and as which generation has it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64); /* cgroup of a container */
+	__type(value, u32);
+} guard_asked SEC(".maps");
+
 struct guard_path {
 	struct path_now of;
 	u32 generation;
@@ -156,6 +165,14 @@ HOT u64 container_here(void)
 	struct guard_leaf *known = bpf_map_lookup_elem(&guard_leaves, &cgroup);
 
 	return known && known->container ? known->container : container_left();
+}
+
+__noinline u32 is_asked(u32 generation)
+{
+	u64 container = container_here();
+	u32 *as = bpf_map_lookup_elem(&guard_asked, &container);
+
+	return as && *as == generation;
 }
 
 HOT bool has_host_mounts(struct task_struct *task)
@@ -696,7 +713,8 @@ __noinline int guard_asks(u32 action_done, u64 mnt, u64 dentry, u64 inode, u64 n
 		g.key.port = num;
 	if (action == HW_A_EXEC && num == HW_MAPPED)
 		g.without = EVERY(HW_G_LISTED | HW_G_WOULD_LIST);
-	if (action != HW_A_EXEC && action != HW_A_PRIVILEGE && num == HW_OPENED)
+	if (action != HW_A_EXEC && action != HW_A_PRIVILEGE && num == HW_OPENED &&
+	    settings.policy_asked && is_asked(g.key.generation))
 		g.without = HW_G_ASKED;
 	says = guard_path(&g, mnt, dentry);
 	if (says == PASSES)

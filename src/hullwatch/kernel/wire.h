@@ -418,7 +418,7 @@ enum hw_holds {
 	HW_G_WOULD_BLOCK = 1 << 3,
 	HW_G_WOULD_PERMIT = 1 << 4,
 	HW_G_WOULD_LIST = 1 << 5,
-	HW_G_ASKED = 1 << 6, /* a challenge: whoever opens it is held through fanotify (opens.py); else a block */
+	HW_G_ASKED = 1 << 6, /* a block, but where whoever opens it is held through fanotify (opens.py) */
 };
 
 /* HW_POLICY: what was done (flags, above the action). */
@@ -549,6 +549,7 @@ struct hw_settings {
 	__u32 policy_tools;    /* 1: policies ask for which tool it is */
 	__u32 policy_hosts[2]; /* by generation & 1. 1: policies speak of names of hosts */
 	__u32 policy_secrets[2]; /* the same, of kinds of secrets */
+	__u32 policy_asked;    /* 1: opens of some container are held through fanotify */
 };
 
 #endif

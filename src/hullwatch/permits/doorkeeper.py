@@ -118,9 +118,15 @@ class Doorkeeper:
     def alive(self) -> bool:
         return self._channel.open
 
-    def policies(self, texts: Sequence[tuple[str, str]], actions: Sequence[str] = ACTIONS) -> None:
-        """The set in force: (text, path) of each file. actions: that are asked about."""
-        self._channel.send(Policies(tuple(texts), tuple(actions)))
+    def policies(
+        self,
+        texts: Sequence[tuple[str, str]],
+        actions: Sequence[str] = ACTIONS,
+        only: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """The set in force: (text, path) of each file. actions, only: as Policies has them."""
+        chosen = None if only is None else dict(only)
+        self._channel.send(Policies(tuple(texts), tuple(actions), chosen))
 
     def watch(
         self, container: str, name: str, cgroup: str, facts: Mapping[str, Value] | None = None

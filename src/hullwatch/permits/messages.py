@@ -14,11 +14,11 @@ import msgspec
 from hullwatch.context.call import Signal
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Value
+from hullwatch.opened import OPENS
 
 __all__ = [
     "ACTIONS",
     "LOSSES",
-    "OPENS",
     "Channel",
     "Counts",
     "Flood",
@@ -34,7 +34,6 @@ __all__ = [
 MAX_MESSAGE = 16 << 20  # bytes; a set of policies is the longest
 MAX_WAITING = 32 << 20
 _LENGTH = struct.Struct("=I")
-OPENS = ("open-read", "open-write")
 ACTIONS = ("exec", *OPENS)
 LOSSES = {
     "late": "questions were not answered in time",
@@ -49,10 +48,12 @@ LOSSES = {
 
 
 class Policies(msgspec.Struct, frozen=True, tag=True):
-    """The set in force from now on: (text, path). actions: that are asked about here."""
+    """The set in force from now on: (text, path). actions: that are asked about here. only: of
+    which policies, by id, and for which actions of each; None: of all, for all of theirs."""
 
     texts: tuple[tuple[str, str], ...]
     actions: tuple[str, ...] = ACTIONS
+    only: dict[str, tuple[str, ...]] | None = None
 
 
 class Watch(msgspec.Struct, frozen=True, tag=True):

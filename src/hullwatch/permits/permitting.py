@@ -18,12 +18,13 @@ import signal
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from hullwatch.agent.plugins import kind_of
 from hullwatch.context.cgroupfs import find_v2_root
 from hullwatch.decide.approvals import Terms, terms_of
 from hullwatch.decide.elsewhere import Elsewhere, WebhookError
@@ -32,6 +33,7 @@ from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
 from hullwatch.decide.schema import clean
+from hullwatch.opened import OPENS, READING, WRITING, loaded_as, things
 from hullwatch.permits.carried import Carried, process_of
 from hullwatch.permits.container import (
     Guard,
@@ -46,7 +48,6 @@ from hullwatch.permits.container import (
 from hullwatch.permits.held import Holding, Outcome
 from hullwatch.permits.messages import (
     ACTIONS,
-    OPENS,
     Channel,
     Counts,
     Flood,
@@ -79,19 +80,21 @@ _ENDING = 2.0  # s for the log
 
 
 class _Asked(NamedTuple):
-    """What a decision depends on. names: its path, and the one that the file is known by. facts:
-    those of the thread that the policies read."""
+    """What a decision depends on. names: its path, and the one that the file is known by. plugins:
+    as which kind of code the program loads it, by each name; '': it does not, or no policy speaks
+    of that. facts: those of the thread that the policies read."""
 
     container: str
     exec: bool
     names: tuple[str, ...]
+    plugins: tuple[str, ...]
     upper: bool | None
     facts: tuple[tuple[str, Value], ...]
 
 
 class _Ruled(NamedTuple):
     action: str
-    name: str
+    thing: Entity
     decision: Decision
 
     @property
@@ -108,16 +111,19 @@ class _Ruled(NamedTuple):
 
 _RANK = {effect: rank for rank, effect in enumerate(Effect)}
 _Verdict = tuple[_Ruled, ...]
-"""Of an exec: one. Of an open: for reading, for writing. None, where no policy speaks of it."""
+"""One for each action that is asked about. None, where no policy speaks of it."""
+_FOR = {"read": READING, "write": WRITING, "": OPENS}
+"""By what a file is opened for: which actions that is. Where it is not known, all of them."""
 
 
 class _Pending(msgspec.Struct):
-    """Who waits for the policies. ruled: what was held and approved, to be asked once more."""
+    """Who waits for the policies. approved: actions that were held and approved; it is asked once
+    more, as another one may need an approval of its own."""
 
     asked: _Asked
     events: list[tuple[Event, Opened]]
     until: float
-    ruled: _Ruled | None = None
+    approved: tuple[str, ...] = ()
 
 
 class _Actor(NamedTuple):
@@ -142,6 +148,7 @@ class _Held(NamedTuple):
     opened: Opened
     asked: _Asked
     ruled: _Ruled
+    approved: tuple[str, ...]
     started: str
 
 
@@ -347,13 +354,18 @@ class Permitting:
             why = f"a set of policies was refused, the one before stays: {error}"
             self._later(lambda: self._problem(why, gap=self._engine is None))
             return
-        self._later(lambda: self._use(engine, said.actions))
+        part = engine if said.only is None else engine.narrowed(said.only)
+        self._later(lambda: self._use(part, said.actions))
 
     def _use(self, engine: Engine, actions: tuple[str, ...]) -> None:
-        self._engine, self._actions = engine, actions
+        self._engine = engine
+        spoken = frozenset[str]().union(*(one.actions for one in engine.policies.values()))
+        self._actions = tuple(one for one in actions if one in spoken)
         self._reads = {
             True: engine.reads("exec"),
-            False: engine.reads("open-read") | engine.reads("open-write"),
+            False: frozenset[str]().union(
+                *(engine.reads(one) for one in self._actions if one in OPENS)
+            ),
         }
         self._reading = {
             exec_: tuple(sorted(reads & self._facts.keys())) for exec_, reads in self._reads.items()
@@ -495,6 +507,9 @@ class Permitting:
         known = self._known.path(opened.key, guard.container)
         path = clean(opened.path)
         names = (path,) if known in ("", path) else (path, known)
+        plugins = ("",) * len(names)
+        if "load-plugin" in self._actions and not event.exec:
+            plugins = _plugins(names, event.thread)
         upper = guard.in_upper(opened, event.fd) if "upper" in reads else None
         facts: list[tuple[str, Value]] = []
         for name in self._reading[event.exec]:
@@ -503,7 +518,7 @@ class Permitting:
         if "hour" in reads or "weekday" in reads:
             now = time.localtime()
             facts += (("hour", now.tm_hour), ("weekday", _DAYS[now.tm_wday]))
-        return _Asked(guard.container, event.exec, names, upper, tuple(facts))
+        return _Asked(guard.container, event.exec, names, plugins, upper, tuple(facts))
 
     def _ask(self, pending: _Pending) -> None:
         """Of the policies, in their thread."""
@@ -511,31 +526,25 @@ class Permitting:
         guard = self._guards.get(asked.container)
         if engine is None or guard is None:  # meanwhile
             for event, _ in pending.events:
-                self._group.answer(event, pending.ruled is None)
+                self._group.answer(event, not pending.approved)
             return
         self._counts["asked"] += 1
         number = self._number()
         self._pending[number] = pending
-        if pending.ruled is None:
+        approved = pending.approved
+        if not approved:
             self._asking[asked] = number
-        questions = _questions(asked, guard)
-        approved = pending.ruled is not None
+        questions = _questions(asked, guard, self._actions)
 
         def work() -> None:
-            verdict: list[_Ruled] = []
             try:
-                for same in questions:
-                    found = [
-                        _Ruled(one.action, one.resource.id, engine.decide(one, approved=approved))
-                        for one in same
-                    ]
-                    verdict.append(max(found, key=lambda one: one.strength))
+                verdict = _verdict(engine, questions, approved)
             except BaseException:
                 self._later(lambda: self._late(number))
                 raise
             finally:
                 self._later(lambda: self._stuck.discard(number))
-            self._later(lambda: self._decided(number, engine, tuple(verdict)))
+            self._later(lambda: self._decided(number, engine, verdict))
 
         self._decider.put(work)
 
@@ -549,10 +558,9 @@ class Permitting:
                 del self._asking[asked]
             self._ask(pending)
             return
-        if pending.ruled is not None:
-            (event, opened), action = pending.events[0], pending.ruled.action
-            again = next(one for one in verdict if one.action == action)
-            self._finally(event, asked, again)
+        if pending.approved:
+            event, opened = pending.events[0]
+            self._rule(event, opened, asked, self._of_purpose(event, verdict), pending.approved)
             return
         self._asking.pop(asked, None)
         if all(one.quiet for one in verdict):
@@ -567,40 +575,52 @@ class Permitting:
         if any(one.decision.wanted is not Effect.ALLOW for one in verdict):
             # By whatever name it is reached from now on; also where it is only made now.
             self._known.learn(event.fd, opened.key, asked.container, asked.names[-1])
-        ruled = self._of_purpose(event, verdict) if verdict else None
-        if ruled is None or ruled.quiet:
+        self._rule(event, opened, asked, self._of_purpose(event, verdict) if verdict else ())
+
+    def _of_purpose(self, event: Event, verdict: _Verdict) -> _Verdict:
+        """What it is opened for; nothing where the kernel opens it to execute it, which is another
+        question."""
+        if event.exec:
+            return verdict
+        actions = _FOR.get(purpose_of(event.thread), ())
+        return tuple(one for one in verdict if one.action in actions)
+
+    def _rule(
+        self,
+        event: Event,
+        opened: Opened,
+        asked: _Asked,
+        verdict: _Verdict,
+        approved: tuple[str, ...] = (),
+    ) -> None:
+        """The strongest counts. approved: actions that a person has let go on."""
+        if all(one.quiet for one in verdict):
             self._group.answer(event, True)
             self._counts["allowed"] += 1
             key = (asked.container, "exec" if event.exec else "open")
             self._plain[key] = self._plain.get(key, 0) + 1
             return
-        if ruled.decision.effect is Effect.CHALLENGE:
-            self._hold(event, opened, asked, ruled)
-        else:
-            self._finally(event, asked, ruled)
+        strongest = _strongest(verdict, approved)
+        if strongest.decision.effect is Effect.CHALLENGE:
+            self._hold(event, opened, asked, strongest, approved)
+        elif strongest.decision.effect is Effect.BLOCK:
+            self._finally(event, asked, strongest)
+        else:  # then all that is only observed is told
+            seen = (one for one in verdict if one.decision.wanted is not Effect.ALLOW)
+            self._finally(event, asked, strongest, *(one for one in seen if one is not strongest))
 
-    def _of_purpose(self, event: Event, verdict: _Verdict) -> _Ruled | None:
-        """For reading, for writing, or the stronger where it is not known. None: the kernel opens
-        it to execute it, which is another question."""
-        if event.exec:
-            return verdict[0]
-        purpose = purpose_of(event.thread)
-        if purpose == "exec":
-            return None
-        if purpose:
-            return verdict[0] if purpose == "read" else verdict[1]
-        return max(verdict, key=lambda one: one.strength)
-
-    def _finally(self, event: Event, asked: _Asked, ruled: _Ruled) -> None:
+    def _finally(self, event: Event, asked: _Asked, ruled: _Ruled, *beside: _Ruled) -> None:
         """No person is waited for (any more)."""
         allow = ruled.decision.effect is Effect.ALLOW
         # Before it goes on, since it may end then.
-        entry, actor = self._entry(event, asked, ruled), self._actor(event, asked)
+        entries = [self._entry(event, asked, one) for one in (ruled, *beside)]
+        actor = self._actor(event, asked)
         self._group.answer(event, allow)
         self._counts["allowed" if allow else "blocked"] += 1
         if allow and ruled.decision.wanted is not Effect.ALLOW:
             self._counts["observed"] += 1
-        self._log(entry, actor)
+        for entry in entries:
+            self._log(entry, actor)
 
     def _actor(self, event: Event, asked: _Asked) -> _Actor:
         process, known = process_of(event.thread), self._carried
@@ -609,16 +629,29 @@ class Permitting:
         call = known.call(event.thread, process)
         return _Actor(asked.container, process, known.bits(process), call)
 
-    def _hold(self, event: Event, opened: Opened, asked: _Asked, ruled: _Ruled) -> None:
+    def _hold(
+        self,
+        event: Event,
+        opened: Opened,
+        asked: _Asked,
+        ruled: _Ruled,
+        approved: tuple[str, ...],
+    ) -> None:
         assert self._engine is not None
         self._counts["held"] += 1
         number = self._number()
         actor = self._actor(event, asked)
-        self._held[number] = _Held(event, actor, opened, asked, ruled, _started(event.thread))
+        started = _started(event.thread)
+        self._held[number] = _Held(event, actor, opened, asked, ruled, approved, started)
         known = self._engine.policies
         policies = [known[one] for one in ruled.decision.policies]
         terms: Terms = terms_of(one for one in policies if one.does is Effect.CHALLENGE)
-        shown = {"said": f"{ruled.action} {ruled.name}", "pid": event.thread, **dict(asked.facts)}
+        shown = {
+            "said": f"{ruled.action} {ruled.thing.id}",
+            "pid": event.thread,
+            **ruled.thing.attributes,
+            **dict(asked.facts),
+        }
         self._holding.hold(number, self._entry(event, asked, ruled), terms, shown)
 
     def _outcome(self, outcome: Outcome) -> None:
@@ -632,7 +665,8 @@ class Permitting:
             self._counts["blocked"] += 1
             return
         until = time.monotonic() + DECIDING
-        self._ask(_Pending(held.asked, [(held.event, held.opened)], until, held.ruled))
+        approved = (*held.approved, held.ruled.action)
+        self._ask(_Pending(held.asked, [(held.event, held.opened)], until, approved))
 
     # --- policies that do not answer ------------------------------------------------------
 
@@ -657,7 +691,8 @@ class Permitting:
             version=self._engine.version,
         )
         action = "exec" if asked.exec else "open-read"
-        self._finally(event, asked, _Ruled(action, asked.names[0], decision))
+        thing = Entity("Binary" if asked.exec else "Path", asked.names[0])
+        self._finally(event, asked, _Ruled(action, thing, decision))
 
     def _fail(self) -> Fail:
         """Open only where every policy about files that is enforced is."""
@@ -705,9 +740,11 @@ class Permitting:
         ]
 
         def wanted(name: str) -> bool:
+            found = _things(name, None, kind_of(name) or "")
             asked = (
-                Question(principal=who, action=one, resource=_thing(one, name, None), context=facts)
+                Question(principal=who, action=one, resource=found[one], context=facts)
                 for one in actions
+                if one in found
             )
             return any(engine.decide(one).wanted is not Effect.ALLOW for one in asked)
 
@@ -734,20 +771,16 @@ class Permitting:
 
     def _entry(self, event: Event, asked: _Asked, ruled: _Ruled) -> Entry:
         one, guard = ruled.decision, self._guards.get(asked.container)
-        kind = "Binary" if ruled.action == "exec" else "Path"
+        thing = Entity(ruled.thing.kind, ruled.thing.id)
         who = f"uid:{_uid(event.thread)} container:{asked.container} {_program(event.thread) or ''}"
         name = guard.name if guard else asked.container
-        question = Question(
-            principal=Entity("Workload", name),
-            action=ruled.action,
-            resource=Entity(kind, ruled.name),
-        )
-        reached = "" if ruled.name == asked.names[0] else f"; reached as {asked.names[0]}"
+        question = Question(principal=Entity("Workload", name), action=ruled.action, resource=thing)
+        reached = "" if thing.id == asked.names[0] else f"; reached as {asked.names[0]}"
         return Entry(
             time=time.time_ns(),
             principal=f"Workload:{name}",
             action=ruled.action,
-            resource=f"{kind}:{ruled.name}",
+            resource=f"{thing.kind}:{thing.id}",
             effect=one.effect,
             wanted=one.wanted,
             mode=Mode.ENFORCE if one.effect is one.wanted else Mode.OBSERVE,
@@ -835,27 +868,53 @@ _SAID = {0: "nothing", OPEN: "open", EXEC: "exec", OPEN | EXEC: "open, exec"}
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-def _questions(asked: _Asked, guard: Guard) -> list[list[Question]]:
-    """For each action those about each name."""
+def _questions(asked: _Asked, guard: Guard, actions: Sequence[str]) -> list[list[Question]]:
+    """For each of the actions that it may be those about each name."""
     context: dict[str, Value] = {**guard.facts, **dict(asked.facts)}
     who = Entity("Workload", guard.name)
-    return [
-        [
-            Question(
-                principal=who,
-                action=action,
-                resource=_thing(action, name, asked.upper),
-                context=context,
-            )
-            for name in asked.names
-        ]
-        for action in (("exec",) if asked.exec else OPENS)
+    found = [
+        _things(name, asked.upper, plugin)
+        for name, plugin in zip(asked.names, asked.plugins, strict=True)
     ]
+    made = [
+        [
+            Question(principal=who, action=action, resource=one[action], context=context)
+            for one in found
+            if action in one
+        ]
+        for action in actions
+        if (action == "exec") == asked.exec
+    ]
+    return [same for same in made if same]
 
 
-def _thing(action: str, name: str, upper: bool | None) -> Entity:
-    attributes: dict[str, Value] = {} if upper is None else {"upper": upper}
-    return Entity("Binary" if action == "exec" else "Path", name, attributes)
+def _verdict(
+    engine: Engine, questions: Sequence[Sequence[Question]], approved: Collection[str]
+) -> _Verdict:
+    """approved: actions whose challenges are answered; it satisfies no other's."""
+    return tuple(
+        max(
+            (
+                _Ruled(
+                    one.action, one.resource, engine.decide(one, approved=one.action in approved)
+                )
+                for one in same
+            ),
+            key=lambda one: one.strength,
+        )
+        for same in questions
+    )
+
+
+def _strongest(verdict: _Verdict, approved: Collection[str]) -> _Ruled:
+    """Where all is allowed, what a person or a policy has said of it."""
+    return max(verdict, key=lambda one: (*one.strength, one.action in approved, not one.quiet))
+
+
+def _things(name: str, upper: bool | None, plugin: str) -> dict[str, Entity]:
+    """What a file is, by the action that it is asked about for."""
+    layer: dict[str, Value] = {} if upper is None else {"upper": upper}
+    return {"exec": Entity("Binary", name, layer), **things(name, upper, plugin)}
 
 
 def _within(path: str, base: str) -> bool:
@@ -870,6 +929,22 @@ def _program(thread: int) -> str | None:
         return clean(os.readlink(f"/proc/{thread}/exe"))
     except OSError:
         return None
+
+
+def _plugins(names: tuple[str, ...], thread: int) -> tuple[str, ...]:
+    """As which kind of code it loads a file, by each of its names; '': it does not."""
+    if not any(map(kind_of, names)):  # as most are not: who asks is not looked at
+        return ("",) * len(names)
+    programs = (_program(thread) or "").removesuffix(" (deleted)"), _name(thread)
+    return tuple(loaded_as(name, *programs) for name in names)
+
+
+def _name(thread: int) -> str:
+    try:
+        with open(f"/proc/{thread}/comm", errors="replace") as file:
+            return file.read(64).rstrip("\n")
+    except OSError:
+        return ""
 
 
 def _stat(thread: int) -> list[str]:

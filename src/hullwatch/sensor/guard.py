@@ -77,7 +77,7 @@ def mapped(address: str | Network) -> tuple[bytes, int]:
 
 
 class Guard:
-    """For one thread, but for `alive`."""
+    """For one thread, but for `alive` and `asked`, which are for another."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
@@ -90,6 +90,8 @@ class Guard:
         self._tools = maps("guard_tools")
         self._answered = maps("guard_answered")
         self._carried = maps("guard_carried")
+        self._asked = maps("guard_asked")
+        self._asked_of: tuple[int, frozenset[int]] = (0, frozenset())
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
         self._old: list[int] = []  # generations that were in force
@@ -228,6 +230,19 @@ class Guard:
         """Say so each second: else only policies that fail closed go on stopping anything."""
         until = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ALIVE * 10**9 >> 30) + 1
         self._programs.set(policy_alive=until)
+
+    def asked(self, cgroups: Iterable[int]) -> None:
+        """Opens of these containers, and of no others, are held elsewhere, as the generation in
+        force has it. For each other generation `Holds.ASKED` is a block."""
+        before, now = self._asked_of, (self.generation, frozenset(cgroups))
+        if now == before:
+            return
+        for gone in before[1] - now[1]:
+            self._asked.delete(struct.pack("<Q", gone))
+        for one in now[1]:
+            self._put(self._asked, struct.pack("<Q", one), struct.pack("<I", now[0]), [])
+        self._programs.set(policy_asked=int(bool(now[1])))
+        self._asked_of = now
 
     # -- who ------------------------------------------------------------------------------
 

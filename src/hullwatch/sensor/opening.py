@@ -8,6 +8,7 @@ lie in memory (openat2), or the kernel opens for somebody (io_uring), it is not 
 from __future__ import annotations
 
 import os
+import time
 from typing import Literal
 
 __all__ = ["Purpose", "purpose_of"]
@@ -26,20 +27,28 @@ _CREAT = {"x86_64": (85, 8), "aarch64": (8,)}
 _EXEC = {"x86_64": (59, 322, 11, 358, 520, 545), "aarch64": (221, 281, 11, 387)}
 _X32 = 0x40000000
 _MACHINE = os.uname().machine
-_TRIES = 3  # it may not have gone to sleep yet
+_PAUSES = (0.0, 0.0, 0.0002, 0.001, 0.005, 0.02)
+"""s, after each look: it has told of itself a moment before it sleeps, and may have lost the CPU in
+between. Not for longer, as others wait, too."""
 
 
 def purpose_of(thread: int) -> Purpose:
     """Of a thread that waits for an answer."""
-    for _ in range(_TRIES):
-        try:
-            with open(f"/proc/{thread}/syscall", "rb") as file:
-                said = file.read(256)
-        except OSError:
-            return ""
+    for pause in _PAUSES:
+        said = _syscall(thread)
         if said != b"running\n":
             return read_purpose(said)
-    return ""
+        time.sleep(pause)
+    return read_purpose(_syscall(thread))
+
+
+def _syscall(thread: int) -> bytes:
+    """Nothing where it has ended."""
+    try:
+        with open(f"/proc/{thread}/syscall", "rb") as file:
+            return file.read(256)
+    except OSError:
+        return b""
 
 
 def read_purpose(said: bytes, machine: str = _MACHINE) -> Purpose:
