@@ -91,6 +91,13 @@ when { ["/etc/shadow", "/shared/secret", "/opt/folder/secret"].contains(resource
 forbid (principal, action == Action::"use-secret", resource is Secret)
 when { context.container == "guarded" && resource has kind && resource.kind == "wallet" };
 
+@id("ask")
+@effect("challenge")
+forbid (principal, action in [Action::"open-read", Action::"use-secret"], resource)
+when { context.container == "guarded" }
+when { resource is Path && resource.path == "/etc/plan"
+    || resource is Secret && resource has kind && resource.kind == "keyring" };
+
 @id("no-motd-by-cat")
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "guarded" && resource.path == "/etc/motd" }
@@ -1360,6 +1367,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
             "root/.kube/config": "k",
             "opt/model.pkl": "p",
             "etc/motd": "m",
+            "etc/plan": "plan",
+            "opt/safe.kdbx": "safe",
         }
         for path, text in files.items():
             (made.rootfs / path).parent.mkdir(parents=True, exist_ok=True)
@@ -1459,6 +1468,28 @@ def test_attempt(stage: Stage, promise: Promise):
     worked = act(stage, stage.guarded)
     prevented = worked is not True
     assert prevented == promise.kept(stage.tier), f"{promise.key}: {worked}"
+
+
+@pytest.mark.scenario
+def test_whoever_opens_what_a_person_is_asked_about_waits(stage: Stage):
+    for path, wish, said in (
+        ("/etc/plan", "approve", "plan"),
+        ("/opt/safe.kdbx", "approve", "safe"),
+        ("/etc/plan", "deny", "EPERM"),
+    ):
+        waits = stage.guarded.begin(f"said = open({path!r}).read()")
+
+        def held(path: str = path) -> str | None:
+            lines = hullwatch("approvals", "list", "--json").splitlines()
+            waiting = (json.loads(line) for line in lines)
+            return next((one["id"] for one in waiting if path in one["resource"]), None)
+
+        ident = poll(held, seconds=60, waiting_for=f"{path} to be listed")
+        hullwatch("approvals", wish, ident, "--why", "a test")
+        assert stage.guarded.end(waits) == said
+    # Nobody waits for a person in the kernel: there it is forbidden.
+    text = "os.rename('/etc/plan', '/etc/other'); os.rename('/etc/other', '/etc/plan'); said = True"
+    assert stage.guarded.do(PRELUDE + text) == ("EPERM" if stage.tier == Tier.LSM else True)
 
 
 @pytest.mark.scenario

@@ -148,8 +148,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
             Runc(python_image) as runc,
         ):
             if (agent.status() or {}).get("tier") != "tracepoint":
-                assert "the webhook is told of nothing" in agent.words()
-                pytest.skip("BPF LSM holds opens here")
+                pytest.skip("BPF LSM holds opens here: tests/live/test_guard_bypasses.py")
             box = Puppet(runc, python_image, folder, "agent", mounts=mounts)
             for name in FILES:
                 (box.rootfs / name).parent.mkdir(parents=True, exist_ok=True)
