@@ -47,6 +47,7 @@ KINDS = (
     ),
     ("open-read", "Path", 'resource.path like "/srv/area{n}/*"'),
     ("connect", "Address", 'resource has ip && resource.ip.isInRange(ip("10.{a}.{b}.0/24"))'),
+    ("use-secret", "Secret", 'resource has kind && resource.kind == "kind{n}"'),
 )
 # Of each kind one that stops what the calls named `blocked` do.
 STOPS = (
@@ -54,6 +55,7 @@ STOPS = (
     'resource.name == "198.51.100.9"',
     'resource.path like "*/forbidden-file"',
     'resource has ip && resource.ip.isInRange(ip("198.51.100.0/24"))',
+    'resource has kind && resource.kind == "wallet"',
 )
 BASE = "no policy holds it"
 CALLS = tuple(

@@ -158,7 +158,7 @@ def _opens_of(agent: dict[str, Any] | None, tier: Tier) -> str:
     from hullwatch.sensor.tier import Tier
 
     said = (
-        "of opens what BPF LSM cannot ask: code that is loaded, by which program, for which user"
+        "of opens what BPF LSM cannot: challenges, code that is loaded, by which program and user"
         if tier is Tier.LSM
         else "files, challenges too"
     )

@@ -177,9 +177,9 @@ def up(
         bool,
         typer.Option(
             "--files/--no-files",
-            help="Also to those about opening files that the kernel cannot ask, which are all of"
-            " them without BPF LSM; each open of a container that one could hold for then waits for"
-            " an answer (docs/files.md).",
+            help="Also to those about opening files that the kernel cannot ask, or hold for a"
+            " person; these are all of them without BPF LSM. Each open of a container that one"
+            " could hold for then waits for an answer (docs/files.md).",
         ),
     ] = True,
     approval_webhook: Hook = "",
