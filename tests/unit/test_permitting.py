@@ -7,8 +7,6 @@ import socket
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -23,7 +21,8 @@ from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
 from hullwatch.decide.webhook import signature
 from hullwatch.opened import OPENS, READING
-from hullwatch.permits import held, permitting
+from hullwatch.permits import held, threads
+from hullwatch.permits.asked import Asked, questions_of, strongest_of, verdict_of
 from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits.doorkeeper import facts_of
 from hullwatch.permits.held import Holding, Outcome
@@ -512,11 +511,10 @@ def verdict(
     name: str, approved: tuple[str, ...] = (), plugin: str = "", actions: tuple[str, ...] = OPENS
 ) -> dict[str, str]:
     """Of an open: action and what comes of it, then which of them is the strongest."""
-    guard: Any = SimpleNamespace(name="box", facts={})
-    asked = permitting._Asked("id", False, (name,), (plugin,), None, (("labels", ()),))
-    questions = permitting._questions(asked, guard, actions)
-    found = permitting._verdict(Engine.of([(BOTH, "a.cedar")]), questions, approved)
-    strongest = permitting._strongest(found, approved)
+    asked = Asked("id", False, (name,), (plugin,), None, (("labels", ()),))
+    questions = questions_of(asked, "box", {}, actions)
+    found = verdict_of(Engine.of([(BOTH, "a.cedar")]), questions, approved)
+    strongest = strongest_of(found, approved)
     return {
         **{one.action: str(one.decision.effect) for one in found},
         "strongest": strongest.action,
@@ -553,5 +551,5 @@ def test_only_what_a_policy_speaks_of_is_asked_and_the_observed_comes_first():
 def test_a_thread_loads_what_its_program_or_its_name_says():
     me = threading.get_native_id()
     names = ("/srv/model.pkl", "/srv/text")
-    assert permitting._plugins(names, me) == ("pickle", "")  # this is Python
-    assert permitting._plugins(names, 0) == ("", "")  # it has ended
+    assert threads.plugins(names, me) == ("pickle", "")  # this is Python
+    assert threads.plugins(names, 0) == ("", "")  # it has ended

@@ -17,8 +17,8 @@ import select
 import signal
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,18 @@ from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
 from hullwatch.decide.schema import clean
-from hullwatch.opened import OPENS, READING, WRITING, loaded_as, things
+from hullwatch.opened import OPENS
+from hullwatch.permits import threads
+from hullwatch.permits.asked import (
+    BY_PURPOSE,
+    Asked,
+    Ruled,
+    Verdict,
+    questions_of,
+    strongest_of,
+    things_of,
+    verdict_of,
+)
 from hullwatch.permits.carried import Carried, process_of
 from hullwatch.permits.container import (
     Guard,
@@ -58,6 +69,7 @@ from hullwatch.permits.messages import (
     Told,
     Watch,
 )
+from hullwatch.permits.telling import Actor, Telling, entry_of
 from hullwatch.sensor.fanotify import EXEC, OPEN, Event, Group
 from hullwatch.sensor.identities import Identities, Key
 from hullwatch.sensor.mounts import Mount
@@ -68,86 +80,30 @@ __all__ = ["Permitting", "main"]
 DECIDING = 1.0  # s that a decision may take
 ALARM = 5.0  # s after which this process ends if it does nothing
 MAX_REMEMBERED = 65_536  # decisions
-MAX_FOLDED = 4096  # entries whose repeats are counted
-AGAIN = 1.0  # s after which the same is told again
 MAX_CGROUPS = 4096
 MAX_GUARDS = 1024
 COMING, SOON = 30.0, 0.02  # s that a container may take to begin; s between two looks at it
 COUNTED = 60.0  # s between two writings of counts
 LOOKED = 10.0  # s between two looks for files that policies name
-TIER = "fanotify"
 _ENDING = 2.0  # s for the log
-
-
-class _Asked(NamedTuple):
-    """What a decision depends on. names: its path, and the one that the file is known by. plugins:
-    as which kind of code the program loads it, by each name; '': it does not, or no policy speaks
-    of that. facts: those of the thread that the policies read."""
-
-    container: str
-    exec: bool
-    names: tuple[str, ...]
-    plugins: tuple[str, ...]
-    upper: bool | None
-    facts: tuple[tuple[str, Value], ...]
-
-
-class _Ruled(NamedTuple):
-    action: str
-    thing: Entity
-    decision: Decision
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no policy speaks of it."""
-        one = self.decision
-        silent = not one.policies and not one.failed
-        return silent and one.effect is Effect.ALLOW and one.wanted is Effect.ALLOW
-
-    @property
-    def strength(self) -> tuple[int, int]:
-        return _RANK[self.decision.effect], _RANK[self.decision.wanted]
-
-
-_RANK = {effect: rank for rank, effect in enumerate(Effect)}
-_Verdict = tuple[_Ruled, ...]
-"""One for each action that is asked about. None, where no policy speaks of it."""
-_FOR = {"read": READING, "write": WRITING, "": OPENS}
-"""By what a file is opened for: which actions that is. Where it is not known, all of them."""
 
 
 class _Pending(msgspec.Struct):
     """Who waits for the policies. approved: actions that were held and approved; it is asked once
     more, as another one may need an approval of its own."""
 
-    asked: _Asked
+    asked: Asked
     events: list[tuple[Event, Opened]]
     until: float
     approved: tuple[str, ...] = ()
 
 
-class _Actor(NamedTuple):
-    """Who asks, as the agent is told of it."""
-
-    container: str
-    process: int
-    labels: int = 0
-    call: int = 0
-
-
-class _Repeated(msgspec.Struct):
-    """Of an entry. until: monotonic s, when it is told anew. count: not told since."""
-
-    until: float
-    count: int = 0
-
-
 class _Held(NamedTuple):
     event: Event
-    actor: _Actor
+    actor: Actor
     opened: Opened
-    asked: _Asked
-    ruled: _Ruled
+    asked: Asked
+    ruled: Ruled
     approved: tuple[str, ...]
     started: str
 
@@ -187,7 +143,7 @@ class Permitting:
         self._channel = channel
         self._carried = carried
         self._facts: Mapping[str, Callable[[int], Value | None]] = {
-            **_FACTS,
+            **threads.FACTS,
             **(carried.facts if carried else {}),
         }
         self._group = Group()
@@ -195,6 +151,7 @@ class Permitting:
         self._poll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._holding = Holding(folder, head, self._wake, self._is_guarded, elsewhere)
+        self._telling = Telling(channel, self._holding)
         self._v2_root = find_v2_root() or ""
         self._own = cgroup_path(cgroup_text(os.getpid()))
         self._host: list[Mount] = []
@@ -205,22 +162,18 @@ class Permitting:
         self._actions: tuple[str, ...] = ACTIONS
         self._reads: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
         self._reading: dict[bool, tuple[str, ...]] = {True: (), False: ()}
-        self._remembered: dict[_Asked, _Verdict] = {}
+        self._remembered: dict[Asked, Verdict] = {}
         self._decider, self._loader, self._finder = map(_Worker, ("decider", "loader", "finder"))
         self._looking: set[str] = set()  # by the finder, which a file system may keep waiting
         self._done: deque[Callable[[], None]] = deque()
         self._pending: dict[int, _Pending] = {}
-        self._asking: dict[_Asked, int] = {}
+        self._asking: dict[Asked, int] = {}
         self._stuck: set[int] = set()
         self._held: dict[int, _Held] = {}
         self._last = 0
-        self._folded: OrderedDict[Entry, _Repeated] = OrderedDict()
-        self._plain: dict[tuple[str, str], int] = {}
         self._counts: dict[str, int] = dict.fromkeys(
             "events outside allowed blocked observed held asked late faults".split(), 0
         )
-        self._said: object = None
-        self._problems: set[str] = set()
         self._running = True
 
     # --- the loop -------------------------------------------------------------------------
@@ -249,7 +202,7 @@ class Permitting:
                         self._look_for_files(guard)
                 if now - counted >= COUNTED:
                     counted = now
-                    self._write_counts()
+                    self._telling.write_counts(self._name_of, self._version)
         finally:
             self._end()
 
@@ -295,7 +248,7 @@ class Permitting:
             if now >= pending.until:
                 self._late(number)
         for number, held in list(self._held.items()):
-            if not held.started or _started(held.event.thread) != held.started:
+            if not held.started or threads.started(held.event.thread) != held.started:
                 self._holding.cancel(number, "the process that asked has ended")
                 self._held.pop(number)
                 self._group.forget(held.event)
@@ -308,17 +261,17 @@ class Permitting:
                 self._host = host_mounts()
                 self._mark(guard)
         if self._holding.problem:
-            self._problem(
+            self._telling.problem(
                 f"{self._holding.problem}; what needs a person is blocked until it can be"
             )
         if self._holding.unheard:
-            self._problem(f"webhook: {self._holding.unheard}")
+            self._telling.problem(f"webhook: {self._holding.unheard}")
         self._tell()
 
     def _end(self) -> None:
         """Who waits is answered before the kernel lets the others go on."""
         signal.setitimer(signal.ITIMER_REAL, 2 * ALARM)
-        self._write_counts()
+        self._telling.write_counts(self._name_of, self._version)
         self._holding.close(_ENDING)
         for held in self._held.values():
             self._group.answer(held.event, False)
@@ -352,7 +305,7 @@ class Permitting:
             engine = Engine.of(said.texts)
         except PolicyError as error:
             why = f"a set of policies was refused, the one before stays: {error}"
-            self._later(lambda: self._problem(why, gap=self._engine is None))
+            self._later(lambda: self._telling.problem(why, gap=self._engine is None))
             return
         part = engine if said.only is None else engine.narrowed(said.only)
         self._later(lambda: self._use(part, said.actions))
@@ -401,7 +354,7 @@ class Permitting:
                 self._coming[asked.container] = asked, since
                 return
             self._coming.pop(asked.container, None)
-            self._problem(f"not guarded: {error}", gap=True)
+            self._telling.problem(f"not guarded: {error}", gap=True)
             self._channel.send(Release(asked.container))
             return
         self._coming.pop(guard.container, None)
@@ -440,12 +393,14 @@ class Permitting:
         try:
             guard.follow(self._group, mask, self._host, self._wanted_by_others(guard))
         except OSError as error:
-            self._problem(f"{guard.name}: its mounts cannot be read: {error.strerror}", gap=True)
+            self._telling.problem(
+                f"{guard.name}: its mounts cannot be read: {error.strerror}", gap=True
+            )
         for fd in guard.watched:
             with contextlib.suppress(FileExistsError):
                 self._poll.register(fd, select.EPOLLPRI)
         if guard.gaps:
-            self._problem(f"{guard.name}: not watched: {', '.join(guard.gaps)}", gap=True)
+            self._telling.problem(f"{guard.name}: not watched: {', '.join(guard.gaps)}", gap=True)
 
     def _wanted_by_others(self, guard: Guard) -> Callable[[int], int]:
         def wanted(device: int) -> int:
@@ -485,7 +440,7 @@ class Permitting:
     def _fault(self, event: Event, error: Exception) -> None:
         self._counts["faults"] += 1
         self._group.answer(event, self._fail() is Fail.OPEN)
-        self._problem(f"a question failed: {type(error).__name__}: {error}", gap=True)
+        self._telling.problem(f"a question failed: {type(error).__name__}: {error}", gap=True)
 
     def _guard_of(self, thread: int) -> Guard | None:
         text = cgroup_text(thread)
@@ -502,14 +457,14 @@ class Permitting:
         path = cgroup_path(cgroup_text(pid))
         return any(_within(path, one.base) for one in list(self._guards.values()))
 
-    def _asked(self, guard: Guard, event: Event, opened: Opened) -> _Asked:
+    def _asked(self, guard: Guard, event: Event, opened: Opened) -> Asked:
         reads = self._reads[event.exec]
         known = self._known.path(opened.key, guard.container)
         path = clean(opened.path)
         names = (path,) if known in ("", path) else (path, known)
         plugins = ("",) * len(names)
         if "load-plugin" in self._actions and not event.exec:
-            plugins = _plugins(names, event.thread)
+            plugins = threads.plugins(names, event.thread)
         upper = guard.in_upper(opened, event.fd) if "upper" in reads else None
         facts: list[tuple[str, Value]] = []
         for name in self._reading[event.exec]:
@@ -518,7 +473,7 @@ class Permitting:
         if "hour" in reads or "weekday" in reads:
             now = time.localtime()
             facts += (("hour", now.tm_hour), ("weekday", _DAYS[now.tm_wday]))
-        return _Asked(guard.container, event.exec, names, plugins, upper, tuple(facts))
+        return Asked(guard.container, event.exec, names, plugins, upper, tuple(facts))
 
     def _ask(self, pending: _Pending) -> None:
         """Of the policies, in their thread."""
@@ -534,11 +489,11 @@ class Permitting:
         approved = pending.approved
         if not approved:
             self._asking[asked] = number
-        questions = _questions(asked, guard, self._actions)
+        questions = questions_of(asked, guard.name, guard.facts, self._actions)
 
         def work() -> None:
             try:
-                verdict = _verdict(engine, questions, approved)
+                verdict = verdict_of(engine, questions, approved)
             except BaseException:
                 self._later(lambda: self._late(number))
                 raise
@@ -548,7 +503,7 @@ class Permitting:
 
         self._decider.put(work)
 
-    def _decided(self, number: int, engine: Engine, verdict: _Verdict) -> None:
+    def _decided(self, number: int, engine: Engine, verdict: Verdict) -> None:
         pending = self._pending.pop(number, None)
         if pending is None:  # too late
             return
@@ -571,36 +526,35 @@ class Permitting:
         for event, opened in pending.events:
             self._settle(event, opened, asked, verdict)
 
-    def _settle(self, event: Event, opened: Opened, asked: _Asked, verdict: _Verdict) -> None:
+    def _settle(self, event: Event, opened: Opened, asked: Asked, verdict: Verdict) -> None:
         if any(one.decision.wanted is not Effect.ALLOW for one in verdict):
             # By whatever name it is reached from now on; also where it is only made now.
             self._known.learn(event.fd, opened.key, asked.container, asked.names[-1])
         self._rule(event, opened, asked, self._of_purpose(event, verdict) if verdict else ())
 
-    def _of_purpose(self, event: Event, verdict: _Verdict) -> _Verdict:
+    def _of_purpose(self, event: Event, verdict: Verdict) -> Verdict:
         """What it is opened for; nothing where the kernel opens it to execute it, which is another
         question."""
         if event.exec:
             return verdict
-        actions = _FOR.get(purpose_of(event.thread), ())
+        actions = BY_PURPOSE.get(purpose_of(event.thread), ())
         return tuple(one for one in verdict if one.action in actions)
 
     def _rule(
         self,
         event: Event,
         opened: Opened,
-        asked: _Asked,
-        verdict: _Verdict,
+        asked: Asked,
+        verdict: Verdict,
         approved: tuple[str, ...] = (),
     ) -> None:
         """The strongest counts. approved: actions that a person has let go on."""
         if all(one.quiet for one in verdict):
             self._group.answer(event, True)
             self._counts["allowed"] += 1
-            key = (asked.container, "exec" if event.exec else "open")
-            self._plain[key] = self._plain.get(key, 0) + 1
+            self._telling.plain(asked.container, "exec" if event.exec else "open")
             return
-        strongest = _strongest(verdict, approved)
+        strongest = strongest_of(verdict, approved)
         if strongest.decision.effect is Effect.CHALLENGE:
             self._hold(event, opened, asked, strongest, approved)
         elif strongest.decision.effect is Effect.BLOCK:
@@ -609,7 +563,7 @@ class Permitting:
             seen = (one for one in verdict if one.decision.wanted is not Effect.ALLOW)
             self._finally(event, asked, strongest, *(one for one in seen if one is not strongest))
 
-    def _finally(self, event: Event, asked: _Asked, ruled: _Ruled, *beside: _Ruled) -> None:
+    def _finally(self, event: Event, asked: Asked, ruled: Ruled, *beside: Ruled) -> None:
         """No person is waited for (any more)."""
         allow = ruled.decision.effect is Effect.ALLOW
         # Before it goes on, since it may end then.
@@ -620,28 +574,28 @@ class Permitting:
         if allow and ruled.decision.wanted is not Effect.ALLOW:
             self._counts["observed"] += 1
         for entry in entries:
-            self._log(entry, actor)
+            self._telling.log(entry, actor)
 
-    def _actor(self, event: Event, asked: _Asked) -> _Actor:
+    def _actor(self, event: Event, asked: Asked) -> Actor:
         process, known = process_of(event.thread), self._carried
         if known is None:
-            return _Actor(asked.container, process)
+            return Actor(asked.container, process)
         call = known.call(event.thread, process)
-        return _Actor(asked.container, process, known.bits(process), call)
+        return Actor(asked.container, process, known.bits(process), call)
 
     def _hold(
         self,
         event: Event,
         opened: Opened,
-        asked: _Asked,
-        ruled: _Ruled,
+        asked: Asked,
+        ruled: Ruled,
         approved: tuple[str, ...],
     ) -> None:
         assert self._engine is not None
         self._counts["held"] += 1
         number = self._number()
         actor = self._actor(event, asked)
-        started = _started(event.thread)
+        started = threads.started(event.thread)
         self._held[number] = _Held(event, actor, opened, asked, ruled, approved, started)
         known = self._engine.policies
         policies = [known[one] for one in ruled.decision.policies]
@@ -679,7 +633,7 @@ class Permitting:
         for event, opened in pending.events:
             self._fail_at_once(event, opened, pending.asked)
 
-    def _fail_at_once(self, event: Event, opened: Opened, asked: _Asked) -> None:
+    def _fail_at_once(self, event: Event, opened: Opened, asked: Asked) -> None:
         assert self._engine is not None
         self._counts["late"] += 1
         fail = self._fail()
@@ -692,7 +646,7 @@ class Permitting:
         )
         action = "exec" if asked.exec else "open-read"
         thing = Entity("Binary" if asked.exec else "Path", asked.names[0])
-        self._finally(event, asked, _Ruled(action, thing, decision))
+        self._finally(event, asked, Ruled(action, thing, decision))
 
     def _fail(self) -> Fail:
         """Open only where every policy about files that is enforced is."""
@@ -740,7 +694,7 @@ class Permitting:
         ]
 
         def wanted(name: str) -> bool:
-            found = _things(name, None, kind_of(name) or "")
+            found = things_of(name, None, kind_of(name) or "")
             asked = (
                 Question(principal=who, action=one, resource=found[one], context=facts)
                 for one in actions
@@ -769,78 +723,16 @@ class Permitting:
 
     # --- what is told ---------------------------------------------------------------------
 
-    def _entry(self, event: Event, asked: _Asked, ruled: _Ruled) -> Entry:
-        one, guard = ruled.decision, self._guards.get(asked.container)
-        thing = Entity(ruled.thing.kind, ruled.thing.id)
-        who = f"uid:{_uid(event.thread)} container:{asked.container} {_program(event.thread) or ''}"
-        name = guard.name if guard else asked.container
-        question = Question(principal=Entity("Workload", name), action=ruled.action, resource=thing)
-        reached = "" if thing.id == asked.names[0] else f"; reached as {asked.names[0]}"
-        return Entry(
-            time=time.time_ns(),
-            principal=f"Workload:{name}",
-            action=ruled.action,
-            resource=f"{thing.kind}:{thing.id}",
-            effect=one.effect,
-            wanted=one.wanted,
-            mode=Mode.ENFORCE if one.effect is one.wanted else Mode.OBSERVE,
-            policies=one.policies,
-            failed=one.failed,
-            reason=one.reason + reached,
-            version=one.version,
-            took=one.took,
-            tier=TIER,
-            identity=who.strip(),
-            question=question.hash(),
-        )
+    @property
+    def _version(self) -> str:
+        return self._engine.version if self._engine else ""
 
-    def _log(self, entry: Entry, actor: _Actor) -> None:
-        """What says the same as one a moment before is counted."""
-        key, now = msgspec.structs.replace(entry, time=0, took=0), time.monotonic()
-        repeated = self._folded.setdefault(key, _Repeated(0.0))
-        if now < repeated.until:
-            repeated.count += 1
-            return
-        repeated.until = now + AGAIN
-        if len(self._folded) > MAX_FOLDED:
-            oldest, told = self._folded.popitem(last=False)
-            self._note_count(oldest, told.count)
-        self._holding.note(entry)
-        self._channel.send(Told(entry, *actor))
+    def _name_of(self, container: str) -> str:
+        guard = self._guards.get(container)
+        return guard.name if guard else container
 
-    def _note_count(self, entry: Entry, count: int) -> None:
-        if count:
-            kind = "allows" if entry.effect is Effect.ALLOW else entry.kind
-            self._holding.note(
-                msgspec.structs.replace(entry, kind=kind, time=time.time_ns(), count=count)
-            )
-
-    def _write_counts(self) -> None:
-        """Repeats, and what no policy speaks of."""
-        for entry, told in self._folded.items():
-            self._note_count(entry, told.count)
-        self._folded.clear()
-        version = self._engine.version if self._engine else ""
-        for (container, action), count in self._plain.items():
-            guard = self._guards.get(container)
-            name = guard.name if guard else container
-            self._note_count(
-                Entry(
-                    principal=f"Workload:{name}",
-                    action=action,
-                    reason="no policy speaks of it",
-                    version=version,
-                    tier=TIER,
-                ),
-                count,
-            )
-        self._plain.clear()
-
-    def _problem(self, text: str, *, gap: bool = False) -> None:
-        """Once."""
-        if text not in self._problems and len(self._problems) < 1024:
-            self._problems.add(text)
-            self._channel.send(Problem(text, gap))
+    def _entry(self, event: Event, asked: Asked, ruled: Ruled) -> Entry:
+        return entry_of(event.thread, self._name_of(asked.container), asked, ruled)
 
     def _tell(self) -> None:
         counts = self._counts | {
@@ -856,133 +748,18 @@ class Permitting:
             counts=counts,
             gaps={one.container: one.gaps for one in self._guards.values() if one.gaps},
             guarded={one.container: _SAID[one.mask] for one in self._guards.values()},
-            version=self._engine.version if self._engine else "",
+            version=self._version,
             worker=os.getpid(),
         )
-        if said != self._said:
-            self._said = said
-            self._channel.send(said)
+        self._telling.counts(said)
 
 
 _SAID = {0: "nothing", OPEN: "open", EXEC: "exec", OPEN | EXEC: "open, exec"}
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-def _questions(asked: _Asked, guard: Guard, actions: Sequence[str]) -> list[list[Question]]:
-    """For each of the actions that it may be those about each name."""
-    context: dict[str, Value] = {**guard.facts, **dict(asked.facts)}
-    who = Entity("Workload", guard.name)
-    found = [
-        _things(name, asked.upper, plugin)
-        for name, plugin in zip(asked.names, asked.plugins, strict=True)
-    ]
-    made = [
-        [
-            Question(principal=who, action=action, resource=one[action], context=context)
-            for one in found
-            if action in one
-        ]
-        for action in actions
-        if (action == "exec") == asked.exec
-    ]
-    return [same for same in made if same]
-
-
-def _verdict(
-    engine: Engine, questions: Sequence[Sequence[Question]], approved: Collection[str]
-) -> _Verdict:
-    """approved: actions whose challenges are answered; it satisfies no other's."""
-    return tuple(
-        max(
-            (
-                _Ruled(
-                    one.action, one.resource, engine.decide(one, approved=one.action in approved)
-                )
-                for one in same
-            ),
-            key=lambda one: one.strength,
-        )
-        for same in questions
-    )
-
-
-def _strongest(verdict: _Verdict, approved: Collection[str]) -> _Ruled:
-    """Where all is allowed, what a person or a policy has said of it."""
-    return max(verdict, key=lambda one: (*one.strength, one.action in approved, not one.quiet))
-
-
-def _things(name: str, upper: bool | None, plugin: str) -> dict[str, Entity]:
-    """What a file is, by the action that it is asked about for."""
-    layer: dict[str, Value] = {} if upper is None else {"upper": upper}
-    return {"exec": Entity("Binary", name, layer), **things(name, upper, plugin)}
-
-
 def _within(path: str, base: str) -> bool:
     return path == base or path.startswith(base + "/")
-
-
-# --- threads ------------------------------------------------------------------------------
-
-
-def _program(thread: int) -> str | None:
-    try:
-        return clean(os.readlink(f"/proc/{thread}/exe"))
-    except OSError:
-        return None
-
-
-def _plugins(names: tuple[str, ...], thread: int) -> tuple[str, ...]:
-    """As which kind of code it loads a file, by each of its names; '': it does not."""
-    if not any(map(kind_of, names)):  # as most are not: who asks is not looked at
-        return ("",) * len(names)
-    programs = (_program(thread) or "").removesuffix(" (deleted)"), _name(thread)
-    return tuple(loaded_as(name, *programs) for name in names)
-
-
-def _name(thread: int) -> str:
-    try:
-        with open(f"/proc/{thread}/comm", errors="replace") as file:
-            return file.read(64).rstrip("\n")
-    except OSError:
-        return ""
-
-
-def _stat(thread: int) -> list[str]:
-    """Fields of /proc/TID/stat after the name: state, parent, ...; none where it has ended."""
-    try:
-        with open(f"/proc/{thread}/stat", errors="replace") as file:
-            return file.read(4096).rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _started(thread: int) -> str:
-    fields = _stat(thread)
-    return fields[19] if len(fields) > 19 and fields[0] not in ("Z", "X") else ""
-
-
-def _parent(thread: int) -> str | None:
-    fields = _stat(thread)
-    return _program(int(fields[1])) if fields else None
-
-
-def _uid(thread: int) -> int | None:
-    """Effective; the owner of /proc/TID says root of who may not be dumped."""
-    try:
-        with open(f"/proc/{thread}/status", errors="replace") as file:
-            for line in file:
-                if line.startswith("Uid:"):
-                    return int(line.split()[2])
-    except OSError:
-        pass
-    return None
-
-
-_FACTS: Mapping[str, Callable[[int], Value | None]] = {
-    "program": _program,
-    "parent": _parent,
-    "uid": _uid,
-}
 
 
 def main(

@@ -1,0 +1,108 @@
+"""What is asked about an open or an exec, and what the policies say to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from hullwatch.decide.engine import Engine
+from hullwatch.decide.question import Decision, Effect, Entity, Question, Value
+from hullwatch.opened import OPENS, READING, WRITING, things
+
+__all__ = [
+    "BY_PURPOSE",
+    "Asked",
+    "Ruled",
+    "Verdict",
+    "questions_of",
+    "strongest_of",
+    "things_of",
+    "verdict_of",
+]
+
+
+class Asked(NamedTuple):
+    """What a decision depends on. names: its path, and the one that the file is known by. plugins:
+    as which kind of code the program loads it, by each name; '': it does not, or no policy speaks
+    of that. facts: those of the thread that the policies read."""
+
+    container: str
+    exec: bool
+    names: tuple[str, ...]
+    plugins: tuple[str, ...]
+    upper: bool | None
+    facts: tuple[tuple[str, Value], ...]
+
+
+class Ruled(NamedTuple):
+    action: str
+    thing: Entity
+    decision: Decision
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no policy speaks of it."""
+        one = self.decision
+        silent = not one.policies and not one.failed
+        return silent and one.effect is Effect.ALLOW and one.wanted is Effect.ALLOW
+
+    @property
+    def strength(self) -> tuple[int, int]:
+        return _RANK[self.decision.effect], _RANK[self.decision.wanted]
+
+
+_RANK = {effect: rank for rank, effect in enumerate(Effect)}
+Verdict = tuple[Ruled, ...]
+"""One for each action that is asked about. None, where no policy speaks of it."""
+BY_PURPOSE = {"read": READING, "write": WRITING, "": OPENS}
+"""By what a file is opened for: which actions that is. Where it is not known, all of them."""
+
+
+def questions_of(
+    asked: Asked, workload: str, about: Mapping[str, Value], actions: Sequence[str]
+) -> list[list[Question]]:
+    """For each of the actions that it may be those about each name. workload: whose it is, and what
+    is known of that."""
+    context: dict[str, Value] = {**about, **dict(asked.facts)}
+    who = Entity("Workload", workload)
+    found = [
+        things_of(name, asked.upper, plugin)
+        for name, plugin in zip(asked.names, asked.plugins, strict=True)
+    ]
+    made = [
+        [
+            Question(principal=who, action=action, resource=one[action], context=context)
+            for one in found
+            if action in one
+        ]
+        for action in actions
+        if (action == "exec") == asked.exec
+    ]
+    return [same for same in made if same]
+
+
+def verdict_of(
+    engine: Engine, questions: Sequence[Sequence[Question]], approved: Collection[str]
+) -> Verdict:
+    """approved: actions whose challenges are answered; it satisfies no other's."""
+    return tuple(
+        max(
+            (
+                Ruled(one.action, one.resource, engine.decide(one, approved=one.action in approved))
+                for one in same
+            ),
+            key=lambda one: one.strength,
+        )
+        for same in questions
+    )
+
+
+def strongest_of(verdict: Verdict, approved: Collection[str]) -> Ruled:
+    """Where all is allowed, what a person or a policy has said of it."""
+    return max(verdict, key=lambda one: (*one.strength, one.action in approved, not one.quiet))
+
+
+def things_of(name: str, upper: bool | None, plugin: str) -> dict[str, Entity]:
+    """What a file is, by the action that it is asked about for."""
+    layer: dict[str, Value] = {} if upper is None else {"upper": upper}
+    return {"exec": Entity("Binary", name, layer), **things(name, upper, plugin)}
