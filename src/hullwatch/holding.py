@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -37,6 +37,7 @@ from hullwatch.decide.following import Following
 from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Decision, Effect, Entity, Question
 from hullwatch.decide.ruling import OTHER_TERMS, Rulings, terms
+from hullwatch.opened import READING, loaded_as, things
 from hullwatch.questions import Asked as Questions
 from hullwatch.sensor.seccomp.caller import Caller, apart
 from hullwatch.sensor.seccomp.calls import CALLS
@@ -267,7 +268,7 @@ class Holder:
         while (note := held.receive()) is not None:
             found: tuple[Caller, Wish] | Exception
             try:
-                found = _look(held.listener, note)
+                found = _look(held, note)
                 if self._at_once(held, note, *found, loop):
                     continue
             except Exception as error:
@@ -335,7 +336,7 @@ class Holder:
                 return
             except Changed:
                 try:
-                    found = await loop.run_in_executor(held.doers, _look, held.listener, note)
+                    found = await loop.run_in_executor(held.doers, _look, held, note)
                 except Exception as error:
                     found = error
                 continue
@@ -482,19 +483,22 @@ class Holder:
             known["arguments"] = self._hash(asked.argv)
         context = {name: value for name, value in known.items() if value != ""}
         principal = Entity("Workload", workload.name[:MAX_TEXT])
-        things, listed = self._things(asked)
+        about, listed = self._things(asked)
         made = (
             Question(principal=principal, action=asked.action, resource=thing, context=context)
-            for thing in things
+            for thing in about
         )
         return Questions(tuple(made), listed)
 
     def _things(self, asked: Asked) -> tuple[list[Entity], bool]:
         """As `questions.asked` has them. Whether a list of permits counts."""
-        things, listed = [], True
+        found, listed = [], True
         for kind, ident in asked.names:
+            if asked.action in READING:
+                found.append(things(ident, plugin=asked.plugin)[asked.action])
+                continue
             if kind != "Host":
-                things.append(Entity(kind, ident))
+                found.append(Entity(kind, ident))
                 continue
             host, _, port = ident.rpartition(":")
             ip = host.strip("[]")
@@ -503,8 +507,8 @@ class Holder:
             listed = not own and not resolver
             if not resolver:
                 names = self._hosts.get(ip) or (("localhost",) if own else (host,))
-                things += [Entity(kind, f"{name}:{port}") for name in names]
-        return things, listed
+                found += [Entity(kind, f"{name}:{port}") for name in names]
+        return found, listed
 
     async def _decide(self, decider: Decider, about: Questions, approved: bool) -> Decision:
         return await self._rulings.decide(decider, about.questions, approved, about.listed)
@@ -555,13 +559,16 @@ class Holder:
             self._rulings.allow(known[key], count)
 
 
-def _look(listener: Listener, note: Notification) -> tuple[Caller, Wish]:
+def _look(held: _Held, note: Notification) -> tuple[Caller, Wish]:
+    listener = held.listener
     try:
         caller = Caller(note.thread)
     except ProcessLookupError:
         raise _Gone from None
     try:
         wish = CALLS[note.number](caller, note.arguments)
+        if not held.actions.isdisjoint(READING):
+            wish = wish._replace(asked=tuple(_also(wish.asked, caller)))
         if not listener.valid(note.id):
             raise _Gone
     except BaseException as error:
@@ -570,6 +577,18 @@ def _look(listener: Listener, note: Notification) -> tuple[Caller, Wish]:
             raise _Gone from None
         raise
     return caller, wish
+
+
+def _also(wished: Iterable[Asked], caller: Caller) -> Iterator[Asked]:
+    """Who reads a file is asked about its secret, too, and about the code that it loads."""
+    for asked in wished:
+        yield asked
+        if asked.action != "open-read" or asked.directory:
+            continue
+        ((_, path),) = asked.names
+        plugin = loaded_as(path, caller.program, caller.status["Name"].strip())
+        for action in things(path, plugin=plugin).keys() & {*READING} - {"open-read"}:
+            yield asked._replace(action=action, plugin=plugin if action == "load-plugin" else "")
 
 
 def _do(held: _Held, note: Notification, caller: Caller, wish: Wish) -> bool:

@@ -121,7 +121,7 @@ class Laptop:
     def write(self, name: str, text: str, mode: int = 0o644) -> Path:
         """A file of the one who is held."""
         path = self.folder / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(text)
         path.chmod(mode)
         if os.geteuid() == 0:

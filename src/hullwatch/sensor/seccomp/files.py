@@ -89,7 +89,8 @@ def _opening(
         made = f"{folder.rstrip('/')}/{os.fsdecode(found.name)}"
         asked = [of_path("open-write", made)]
     else:
-        asked = _reading_or_writing(flags, name_of(found.fd, caller))
+        directory = stat.S_ISDIR(os.fstat(found.fd).st_mode)
+        asked = _reading_or_writing(flags, name_of(found.fd, caller), directory)
 
     def do() -> Result:
         with acting(rights):
@@ -99,14 +100,14 @@ def _opening(
     return Wish(tuple(asked), do, quick)
 
 
-def _reading_or_writing(flags: int, path: str) -> list[Asked]:
+def _reading_or_writing(flags: int, path: str, directory: bool) -> list[Asked]:
     """A pipe or socket is no file: its name begins without a slash."""
     if flags & os.O_PATH or not path.startswith("/"):
         return []
     access = flags & os.O_ACCMODE
     asked = []
     if access != os.O_WRONLY:
-        asked.append(of_path("open-read", path))
+        asked.append(of_path("open-read", path, directory))
     if access != os.O_RDONLY or flags & os.O_TRUNC or flags & _TMPFILE == _TMPFILE:
         asked.append(of_path("open-write", path))
     return asked

@@ -85,13 +85,14 @@ _FLAGS = {"open": 1, "openat": 2}
 _NAMES = tuple(map(Rule, ("link", "linkat", "rename", "renameat", "renameat2")))
 _SCTP = 132
 _INET = (2, 10)
+_READS = (
+    *_opens(_FLAGS, (_ACCESS, os.O_RDONLY), (_ACCESS, os.O_RDWR), (_ACCESS, _ACCESS)),
+    Rule("openat2"),
+    *_NAMES,
+)
 _WATCHED: dict[str, tuple[Rule, ...]] = {
     "exec": (Rule("execve"), Rule("execveat")),
-    "open-read": (
-        *_opens(_FLAGS, (_ACCESS, os.O_RDONLY), (_ACCESS, os.O_RDWR), (_ACCESS, _ACCESS)),
-        Rule("openat2"),
-        *_NAMES,
-    ),
+    **dict.fromkeys(("open-read", "use-secret", "load-plugin"), _READS),
     "open-write": (
         *_opens(
             _FLAGS,

@@ -29,11 +29,14 @@ class Changed(Exception):
 
 
 class Asked(NamedTuple):
-    """names: (kind, id) of one object; several where it is known by several. argv: of an exec."""
+    """names: (kind, id) of one object; several where it is known by several. argv: of an exec.
+    directory: it is one. plugin: as which kind of code it is loaded; '' for all other actions."""
 
     action: str
     names: tuple[tuple[str, str], ...]
     argv: tuple[bytes, ...] = ()
+    directory: bool = False
+    plugin: str = ""
 
 
 class Given(NamedTuple):
@@ -77,8 +80,8 @@ def by_fd(fd: int) -> bytes:
     return b"/proc/self/fd/%d" % fd
 
 
-def of_path(action: str, path: str) -> Asked:
-    return Asked(action, (("Path", path),))
+def of_path(action: str, path: str, directory: bool = False) -> Asked:
+    return Asked(action, (("Path", path),), directory=directory)
 
 
 def start_of(caller: Caller, fd: int, path: bytes) -> int:
