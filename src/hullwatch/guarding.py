@@ -250,7 +250,7 @@ class Guarding:
         Where it is the first of its tool, its teller waits for the answers, which takes as long as
         Cedar does; not the agent's own thread, which has to read on."""
         tables = self._in_force
-        if tables is None or not tables.plan.tools or call.kind != "tool" or call.end:
+        if tables is None or not tables.plan.calls or call.kind != "tool" or call.end:
             return
         tool = Tool(call.name, call.server)
         if number := self._tools.get(tool):
@@ -386,7 +386,7 @@ class Guarding:
         self.unguarded.clear()
         self.filled = time.monotonic() - began
         self.unheld = (
-            dict(plan.unheld) if opens is None else opens.use(engine, plan.unheld, plan.tools)
+            dict(plan.unheld) if opens is None else opens.use(engine, plan.unheld, plan.calls)
         )
         give_back()  # what filling took
         self._say(
@@ -452,7 +452,7 @@ class Guarding:
     def _new_tool(self, tool: Tool, span: int) -> None:
         """What it may do is answered before its first call goes on."""
         tables = self._in_force
-        if tables is None or not tables.plan.tools:
+        if tables is None or not tables.plan.calls:
             return
         if tool not in self._tools:
             if len(self._tools) == MAX_TOOLS:
@@ -461,11 +461,15 @@ class Guarding:
             if self._opens is not None:
                 self._opens.numbered(tool)
             self._tools[tool] = len(self._tools) + 1
-            for who, scope in tables.scopes.items():
-                self._put(tables, who, scope, (tool,))
-            for (who, place, names), number in tables.numbers.items():
-                self._put_named(tables, who, place, names, number, (tool,))
+            if tables.plan.tools:
+                self._put_tool(tables, tool)
         self._guard.put_tool(span, self._tools[tool])
+
+    def _put_tool(self, tables: _Tables, tool: Tool) -> None:
+        for who, scope in tables.scopes.items():
+            self._put(tables, who, scope, (tool,))
+        for (who, place, names), number in tables.numbers.items():
+            self._put_named(tables, who, place, names, number, (tool,))
 
     def _hold(self, container: Workload) -> None:
         cgroup = container.cgroup

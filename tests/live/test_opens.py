@@ -70,7 +70,8 @@ when { context.container == "agent" && resource has kind && resource.kind == "pr
 
 @id("no-pickles")
 forbid (principal, action == Action::"load-plugin", resource)
-when { context.container == "agent" && resource has plugin && resource.plugin == "pickle" };
+when { context.container == "agent" && resource has plugin && resource.plugin == "pickle" }
+unless { context has tool_call && context.tool_call == "train" };
 
 @id("by-parent")
 forbid (principal, action == Action::"open-read", resource)
@@ -288,6 +289,9 @@ with tool_call('%s', server='files'): {reading("/etc/figures")}
     # A workload waits 0.2 s for an agent, and goes on: on a crowded machine that may be too short.
     stage.box.until(within % "report", "EPERM")
     assert stage.box.do(within % "list") == "key"
+    loads = within.replace("/etc/figures", "/srv/model.pkl")
+    stage.box.until(loads % "train", "key")
+    assert stage.box.do(loads % "list") == "EPERM"
     cat = "said = subprocess.run(['/bin/cat', '/etc/motd']).returncode"
     assert stage.box.do(cat) == 1 and stage.box.do(reading("/etc/motd")) == "key"
     unheld = (stage.agent.status() or {})["policy"]["unheld"]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
+from hullwatch.decide.plan import Plan
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Effect, Entity, Fail, Mode
 from hullwatch.guarding import Named
@@ -428,3 +429,18 @@ def test_server_names(made: list[str], seed: int):
             assert said[1] == PASSES
             # Then it makes no difference what a host is called.
             assert expected[1] == verdict(here, opened._replace(names=()), "connect"), about
+
+
+def test_which_tool_it_is_may_be_known_for_others_alone():
+    """For what no cell of the kernel's depends on, but whoever asks about opens."""
+    text = (
+        'forbid (principal, action == Action::"{}", resource)'
+        ' when {{ context has tool_call && context.tool_call == "x" }};'
+    )
+    for action, tools, calls in (
+        ("open-read", True, True),
+        ("load-plugin", False, True),
+        ("tool-call", False, False),
+    ):
+        plan = Plan(Engine.of([(text.format(action), "p.cedar")]))
+        assert (plan.tools, plan.calls) == (tools, calls), action

@@ -44,6 +44,7 @@ MAX_LABELS = 5  # that policies tell apart: each doubles the answers
 DNS = 53
 _KINDS = {"exec": "Binary", "privilege": "Binary", "open-read": "Path", "open-write": "Path"}
 _KINDS |= {SOCKET: "Address"}
+_OF_CALLS = ("tool_call", "server")
 _OF_WORKLOAD = ("kind", "image", "image_digest", "container", "namespace")
 _LIST = Holds.LISTED | Holds.WOULD_LIST
 _ORDINARY = ("198.51.100.7", "2001:db8::7")  # RFC 5737, RFC 3849
@@ -121,7 +122,8 @@ class Plan:
     """Of one set; raises nothing: what cannot be asked in the kernel is in `unheld`, with why.
 
     asked: by the ids of challenges, actions that somebody is asked about elsewhere. groups:
-    patterns of policies that have to be looked at together.
+    patterns of policies that have to be looked at together. tools: answers differ by whose call it
+    is; calls: that is to be known, if only for policies that are not held in the kernel.
     """
 
     def __init__(
@@ -141,7 +143,12 @@ class Plan:
         self.policies = {k: engine.policies[k] for k in self.needs}
         self.labels = labels[:MAX_LABELS]
         words = {word for one in self.policies.values() for word in _words(one)}
-        self.tools = not words.isdisjoint(("tool_call", "server"))
+        self.tools = not words.isdisjoint(_OF_CALLS)
+        self.calls = self.tools or any(
+            not _words(one).isdisjoint(_OF_CALLS)
+            for one in engine.policies.values()
+            if not {*ACTIONS, "load-plugin"}.isdisjoint(one.actions)
+        )
         self.timed = not words.isdisjoint(("hour", "weekday"))
         self._read = tuple(name for name in _OF_WORKLOAD if name in words)
         self._principal = any(one.principal for one in wanted.values())
