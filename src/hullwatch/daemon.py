@@ -59,7 +59,7 @@ from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.permits.carried import Numbered
 from hullwatch.permits.doorkeeper import Doorkeeper
-from hullwatch.privileges import Rights
+from hullwatch.privileges import Rights, be_preferred
 from hullwatch.quarantining import Quarantining
 from hullwatch.questions import of_workload, workload_name
 from hullwatch.reports import Reports, is_outside
@@ -265,7 +265,7 @@ class Daemon:
     def _start(self) -> None:
         """What takes root; then the rest of its rights goes."""
         main = threading.get_native_id()
-        self.rights.call(lambda: _be_preferred(main))
+        self.rights.call(lambda: be_preferred(main))
         batches = self.rights.call(lambda: snapshot.begin(self.sensor))
         if (listening := self.listening) is not None:
             self._guard("tap", lambda: self.rights.call(listening.start), None)
@@ -765,14 +765,6 @@ def route_signals(daemon: Daemon) -> None:
     """SIGINT and SIGTERM end the run in order."""
     signal.signal(signal.SIGINT, daemon.stop)
     signal.signal(signal.SIGTERM, daemon.stop)
-
-
-def _be_preferred(thread: int) -> None:
-    """A little more often on the CPU than what is watched: a starved reader loses events."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, thread, -10)
-    except OSError:
-        return  # without CAP_SYS_NICE it runs as it is
 
 
 def _cpu() -> float:

@@ -9,6 +9,7 @@ had more. The one thread does what needs root and ends when the agent watches.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -22,7 +23,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["KEPT", "Held", "Kept", "Rights", "Situation", "begin", "held", "name_of", "read_status"]
+__all__ = [
+    "KEPT", "Held", "Kept", "Rights", "Situation", "be_preferred", "begin", "held", "keep_only",
+    "name_of", "read_status",
+]  # fmt: skip
 
 _T = TypeVar("_T")
 # include/uapi/linux/capability.h, in the order of their numbers.
@@ -185,6 +189,14 @@ def keep_only(*names: str) -> list[str]:
     said = _give_up(sum(1 << CAPABILITIES.index(name) for name in names), 0)
     _try(said, "to be dumpable", _SET_DUMPABLE, 0)
     return said
+
+
+def be_preferred(thread: int = 0, by: int = 10) -> None:
+    """More often on the CPU than what is watched: a starved reader loses events, and one that
+    answers would be taken for hung. Its threads to come, too. Without CAP_SYS_NICE it runs as it
+    is."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, -by)
 
 
 def _cannot_write(written: tuple[Path, ...]) -> bool:

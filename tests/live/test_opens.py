@@ -268,6 +268,8 @@ def test_somebody_elsewhere_is_told_and_answers_by_link(stage: Stage):
     # Neither is to be read off the processes.
     keeper = Path(f"/proc/{stage.opens['worker']}/stat").read_text().rpartition(")")[2].split()[1]
     for pid in (keeper, stage.opens["worker"]):
+        # Whoever starts many programs is not to have it taken for hung.
+        assert os.getpriority(os.PRIO_PROCESS, int(pid)) == -20
         for name in ("cmdline", "environ"):
             found = Path(f"/proc/{pid}/{name}").read_bytes()
             assert SECRET.encode() not in found and b"/hook" not in found

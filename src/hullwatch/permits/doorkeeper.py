@@ -46,13 +46,15 @@ HUNG = 3.0  # s without an answer
 MANY, WITHIN = 5, 10.0  # new starts in so many s: then slower
 PAUSE = 1.0
 _ENDS_WITHIN = 5.0
+PREFERRED = 20  # nice: who is asked about may start as many programs as it likes
 
 # With the agent's own path to modules, and nothing that the environment or a folder could add. It
 # may never be needed: until it is told something it has only what giving up rights takes.
 _START = (
     "import json, select, signal, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
     " signal.signal(signal.SIGINT, signal.SIG_IGN);"  # of a terminal: the agent ends us
-    f" from hullwatch import privileges; said = privileges.keep_only(*{KEPT!r}, *sys.argv[2:]);"
+    f" from hullwatch import privileges; privileges.be_preferred(by={PREFERRED});"
+    f" said = privileges.keep_only(*{KEPT!r}, *sys.argv[2:]);"
     " select.select([int(sys.argv[1])], [], []);"
     f" from {__name__} import main; main(said)"
 )
