@@ -424,8 +424,8 @@ class Permitting:
         try:
             opened = Opened.of(event.fd)
             asked = self._asked(guard, event, opened)
-        except OSError:  # it has ended
-            self._group.answer(event, True)
+        except OSError as error:  # a path that is too long
+            self._fault(event, error)
             return
         verdict = self._remembered.get(asked)
         if verdict is not None:
@@ -440,7 +440,8 @@ class Permitting:
     def _fault(self, event: Event, error: Exception) -> None:
         self._counts["faults"] += 1
         self._group.answer(event, self._fail() is Fail.OPEN)
-        self._telling.problem(f"a question failed: {type(error).__name__}: {error}", gap=True)
+        why = error.strerror if isinstance(error, OSError) else error
+        self._telling.problem(f"a question failed: {type(error).__name__}: {why}", gap=True)
 
     def _guard_of(self, thread: int) -> Guard | None:
         text = cgroup_text(thread)
