@@ -12,6 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from hullwatch.cli import guard
 from hullwatch.context.workload import Workload
 from hullwatch.decide.approvals import Terms
 from hullwatch.decide.desk import DeskError, ask
@@ -21,12 +22,12 @@ from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
 from hullwatch.decide.webhook import signature
 from hullwatch.opened import OPENS, READING
-from hullwatch.permits import held, threads
+from hullwatch.permits import doorkeeper, held, threads
 from hullwatch.permits.asked import Asked, questions_of, strongest_of, verdict_of
 from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits.doorkeeper import facts_of
 from hullwatch.permits.held import Holding, Outcome
-from hullwatch.permits.messages import Channel, Ping, Policies, Told, Watch
+from hullwatch.permits.messages import Channel, Counts, Ping, Policies, Problem, Told, Watch
 from hullwatch.sensor import opening
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
@@ -553,3 +554,19 @@ def test_a_thread_loads_what_its_program_or_its_name_says():
     names = ("/srv/model.pkl", "/srv/text")
     assert threads.plugins(names, me) == ("pickle", "")  # this is Python
     assert threads.plugins(names, 0) == ("", "")  # it has ended
+
+
+def test_while_nobody_answers_the_agent_is_told_that_nothing_is_asked_about(monkeypatch):
+    """What the one that ended had said must not stand until the next has a set, if ever."""
+    agent, ours = map(Channel, socket.socketpair())
+    keeping = doorkeeper._Keeping.__new__(doorkeeper._Keeping)
+    keeping._agent, keeping._worker, keeping._known = ours, Channel(socket.socket()), Identities()
+    keeping._pid, keeping._desk, keeping._starts = 0x7FFFFFFF, Path("/nowhere"), []
+    monkeypatch.setattr(keeping, "_start", lambda: None)
+    keeping._again("it ended")
+    counts, problem = agent.take()
+    assert counts == Counts({}) and isinstance(problem, Problem) and problem.gap
+    screen = guard._Screen(False)
+    screen.show(counts)  # has none of the losses
+    agent.close()
+    ours.close()
