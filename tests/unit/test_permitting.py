@@ -514,8 +514,9 @@ def verdict(
     """Of an open: action and what comes of it, then which of them is the strongest."""
     asked = Asked("id", False, (name,), (plugin,), None, (("labels", ()),))
     questions = questions_of(asked, "box", {}, actions)
-    found = verdict_of(Engine.of([(BOTH, "a.cedar")]), questions, approved)
-    strongest = strongest_of(found, approved)
+    answered = [(action, name) for action in approved]
+    found = verdict_of(Engine.of([(BOTH, "a.cedar")]), questions, answered)
+    strongest = strongest_of(found, answered)
     return {
         **{one.action: str(one.decision.effect) for one in found},
         "strongest": strongest.action,
@@ -531,6 +532,31 @@ def test_an_approval_of_one_action_is_none_of_another():
     assert other == {"open-read": "challenge", "use-secret": "allow", "strongest": "open-read"}
     both = verdict("/etc/shadow", ("open-read", "use-secret"), actions=READING)
     assert set(both.values()) - {"open-read"} == {"allow"}
+
+
+def test_an_approval_by_one_name_of_a_file_is_none_by_another():
+    engine = Engine.of(
+        [
+            (
+                '@id("keys") @effect("challenge") @approvers("bob")'
+                ' forbid (principal, action == Action::"open-read", resource)'
+                ' when { resource.path == "/etc/key" };'
+                '@id("soon") @effect("challenge") @fail("open")'
+                ' forbid (principal, action == Action::"open-read", resource)'
+                ' when { resource.path like "/tmp/*" };',
+                "a.cedar",
+            )
+        ]
+    )
+    asked = Asked("id", False, ("/tmp/link", "/etc/key"), ("", ""), None, ())
+    questions = questions_of(asked, "box", {}, READING)
+    approved: list[tuple[str, str]] = []
+    said = []
+    for _ in range(3):
+        (ruled,) = verdict_of(engine, questions, approved)
+        said.append((*ruled.decision.policies, str(ruled.decision.effect)))
+        approved.append(ruled.approval)
+    assert said[:2] == [("soon", "challenge"), ("keys", "challenge")] and said[2][-1] == "allow"
 
 
 def test_a_block_wins_whatever_was_approved():

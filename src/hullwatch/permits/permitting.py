@@ -37,6 +37,7 @@ from hullwatch.opened import OPENS
 from hullwatch.permits import threads
 from hullwatch.permits.asked import (
     BY_PURPOSE,
+    Approval,
     Asked,
     Ruled,
     Verdict,
@@ -89,13 +90,13 @@ _ENDING = 2.0  # s for the log
 
 
 class _Pending(msgspec.Struct):
-    """Who waits for the policies. approved: actions that were held and approved; it is asked once
+    """Who waits for the policies. approved: what was held and approved; it is asked once
     more, as another one may need an approval of its own."""
 
     asked: Asked
     events: list[tuple[Event, Opened]]
     until: float
-    approved: tuple[str, ...] = ()
+    approved: tuple[Approval, ...] = ()
 
 
 class _Held(NamedTuple):
@@ -104,7 +105,7 @@ class _Held(NamedTuple):
     opened: Opened
     asked: Asked
     ruled: Ruled
-    approved: tuple[str, ...]
+    approved: tuple[Approval, ...]
     started: str
 
 
@@ -547,9 +548,9 @@ class Permitting:
         opened: Opened,
         asked: Asked,
         verdict: Verdict,
-        approved: tuple[str, ...] = (),
+        approved: tuple[Approval, ...] = (),
     ) -> None:
-        """The strongest counts. approved: actions that a person has let go on."""
+        """The strongest counts. approved: what a person has let go on."""
         if all(one.quiet for one in verdict):
             self._group.answer(event, True)
             self._counts["allowed"] += 1
@@ -590,7 +591,7 @@ class Permitting:
         opened: Opened,
         asked: Asked,
         ruled: Ruled,
-        approved: tuple[str, ...],
+        approved: tuple[Approval, ...],
     ) -> None:
         assert self._engine is not None
         self._counts["held"] += 1
@@ -620,7 +621,7 @@ class Permitting:
             self._counts["blocked"] += 1
             return
         until = time.monotonic() + DECIDING
-        approved = (*held.approved, held.ruled.action)
+        approved = (*held.approved, held.ruled.approval)
         self._ask(_Pending(held.asked, [(held.event, held.opened)], until, approved))
 
     # --- policies that do not answer ------------------------------------------------------
