@@ -67,7 +67,7 @@ from hullwatch.sensor import snapshot
 from hullwatch.sensor.batch import Batch, Loss
 from hullwatch.sensor.fanotify import Group
 from hullwatch.sensor.governor import Governor
-from hullwatch.sensor.patterns import compiled
+from hullwatch.sensor.patterns import TooManyPatterns, compiled
 from hullwatch.sensor.pins import Pins, mount
 from hullwatch.sensor.programs import RingSizes
 from hullwatch.sensor.sensor import Sensor
@@ -481,8 +481,13 @@ class Daemon:
 
         labels = self.sensor.labels
         wanted = bool(options.labels or options.private)
-        tables = compiled(path_patterns(options.labels, options.private))
-        labels.give_paths(tables, on=wanted)  # policies ask which are secrets in any case
+        # Policies ask which are secrets in any case, so also where there is no room for `private`.
+        try:
+            tables = compiled(path_patterns(options.labels, options.private))
+        except TooManyPatterns:
+            labels.give_paths(compiled(path_patterns(options.labels)), on=wanted)
+            raise
+        labels.give_paths(tables, on=wanted)
         if not wanted:
             return
         labels.follow_host(options.label_host)

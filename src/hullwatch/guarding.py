@@ -32,7 +32,7 @@ from hullwatch.memory import give_back
 from hullwatch.questions import Asked, asked, of_workload, workload_name
 from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import POLICY_ACTIONS
-from hullwatch.sensor.guard import Answers, Guard
+from hullwatch.sensor.guard import Answers, Guard, GuardError
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import (
     ROWED,
@@ -241,8 +241,13 @@ class Guarding:
         """Opens of these containers are held elsewhere for people, at the word of this set; of all
         others a challenge blocks."""
         tables = self._in_force
-        same = tables is not None and tables.engine.version == version
-        self._guard.asked(cgroups if same else ())
+        if tables is None or tables.engine.version != version:
+            self._guard.asked(0, ())
+            return
+        try:
+            self._guard.asked(tables.number, cgroups)
+        except GuardError as error:
+            self._once("policy held elsewhere", f"challenges about opens may block: {error}")
 
     def heard(self, call: Call) -> None:
         """A call begins: its processes act for that tool from now on, in whatever they do.

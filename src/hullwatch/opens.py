@@ -106,6 +106,7 @@ class Opens:
         self._holds = holds
         self._say = say
         self._wanted: deque[tuple[Set, Only]] = deque()
+        self._spoke = False  # a set has; the policy thread's
         self._awake = False
         self._living: dict[int, Workload] = {}  # by cgroup
         self._known: OrderedDict[str, Workload] = OrderedDict()  # by container
@@ -137,7 +138,8 @@ class Opens:
         policies = engine.policies.values()
         if self._keeper is not None:
             only = self._left(policies, unheld, tools)
-            if only or self._awake:
+            self._spoke = self._spoke or bool(only)
+            if self._spoke:
                 self._wanted.append((self._texts(engine.version), only))
         found = {one.id: self._unheld(one, unheld.get(one.id, ""), tools) for one in policies}
         return {ident: why for ident, why in found.items() if why}

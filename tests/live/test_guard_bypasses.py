@@ -95,8 +95,14 @@ when { context.container == "guarded" && resource has kind && resource.kind == "
 @effect("challenge")
 forbid (principal, action in [Action::"open-read", Action::"use-secret"], resource)
 when { context.container == "guarded" }
-when { resource is Path && resource.path == "/etc/plan"
+when { resource is Path && ["/etc/plan", "/etc/plans", "/proc/version"].contains(resource.path)
     || resource is Secret && resource has kind && resource.kind == "keyring" };
+
+@id("ask-later")
+@effect("challenge")
+forbid (principal, action == Action::"open-read", resource)
+when { context.container == "guarded" && resource has upper && resource.upper }
+when { resource.path == "/dev/shm/plan" };
 
 @id("no-motd-by-cat")
 forbid (principal, action == Action::"open-read", resource)
@@ -1368,7 +1374,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
             "opt/model.pkl": "p",
             "etc/motd": "m",
             "etc/plan": "plan",
+            "etc/plans/one": "plan",
             "opt/safe.kdbx": "safe",
+            "opt/.password-store/one": "pass",
         }
         for path, text in files.items():
             (made.rootfs / path).parent.mkdir(parents=True, exist_ok=True)
@@ -1490,6 +1498,22 @@ def test_whoever_opens_what_a_person_is_asked_about_waits(stage: Stage):
     # Nobody waits for a person in the kernel: there it is forbidden.
     text = "os.rename('/etc/plan', '/etc/other'); os.rename('/etc/other', '/etc/plan'); said = True"
     assert stage.guarded.do(PRELUDE + text) == ("EPERM" if stage.tier == Tier.LSM else True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "os.listdir('/etc/plans')",
+        "open('/proc/version')",
+        "mount('/opt/.password-store', at := folder(), None, BIND); open(at + '/one')",
+        "open('/dev/shm/plan', 'w').close(); open('/dev/shm/plan')",
+    ],
+    ids=("folder", "proc", "second-name", "memory"),
+)
+def test_what_is_challenged_and_nobody_else_sees_is_refused(stage: Stage, text: str):
+    """An open that fanotify does not tell of, or of which it is known there that much alone."""
+    said = stage.guarded.do(PRELUDE + text + "; said = True")
+    assert said == ("EPERM" if stage.tier == Tier.LSM else True)
 
 
 @pytest.mark.scenario

@@ -235,6 +235,11 @@ def new_tmpfs():
     return os.open("/mnt/new/other", os.O_RDONLY)
 def renamed():
     os.rename(S, "/tmp/r"); return os.open("/tmp/r", os.O_RDONLY)
+def too_long():
+    os.chdir("/tmp")
+    for _ in range(20):
+        os.mkdir("d" * 250); os.chdir("d" * 250)
+    return os.open("x", os.O_WRONLY | os.O_CREAT)
 
 said = {}
 for way in sys.argv[1].split():
@@ -250,7 +255,7 @@ print(json.dumps(said))
 ORDERED = (
     "direct both symlink hard_link proc_root relative reopened written_reopened chroot_ openat2"
     " by_handle bind new_namespace io_uring call32 volume volume_link"
-    " volume_elsewhere new_tmpfs renamed"
+    " volume_elsewhere new_tmpfs renamed too_long"
 )
 
 
@@ -299,6 +304,7 @@ def test_a_secret_is_read_by_no_other_name_or_call(guarded, raw_calls: Path | No
     named = {f"Path:/{name}/secret" for name in ("etc/keys", "data", "mnt/new")}
     assert {one.resource for one in box.told} == named
     assert {one.policies for one in box.told} == {("secret",)}
+    assert "a question failed: OSError: File name too long" in box.problems
 
 
 TOOL = """

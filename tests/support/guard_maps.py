@@ -121,21 +121,26 @@ class Kernel:
         if self._facts & FACT_UPPER and upper and action != "use-secret":
             asked = asked._replace(facts=asked.facts | FACT_UPPER)
         asked = asked._replace(port=privilege)
-        asks = int(Holds.ASKED) if opened and self._is_asked(cgroup) else 0
-        found = [self._row(asked, ROW_ANY, asks)]
+        asks = int(Holds.ASKED) if opened and not unknown and self._is_asked(cgroup) else 0
+        found = [self._row(asked, ROW_ANY)]
         if found[0] is None:
             return PASSES
         find = self._secret if action == "use-secret" else self._rows
-        rows = find(path) + (find(second) if second is not None else [])
         if unknown:
-            found.append(self._row(asked, ROW_UNKNOWN, asks))
-        for number, row in enumerate(rows):
-            lists = _LISTS if number >= GUARD_ROWS // 2 else 0
-            if row:
-                said = self._row(asked, row, asks | lists, lists)
-                if said is None:
-                    said = self._row(asked, ROW_UNKNOWN, asks | lists, lists)
-                found.append(said)
+            found.append(self._row(asked, ROW_UNKNOWN))
+        without = orphaned = 0
+        for names in (path, second):
+            for row in find(names) if names is not None else ():
+                if row:
+                    said = self._row(asked, row, without, orphaned)
+                    if said is None:
+                        said = self._row(asked, ROW_UNKNOWN, without, orphaned)
+                    found.append(said)
+            if names is path:
+                without = orphaned = _LISTS
+                if any(one and one[0] & asks for one in found):
+                    found = [one and (one[0] & ~asks, one[1]) for one in found]
+                    without |= asks
         return self._says(found)
 
     def end(self, cgroup: int, action: str, address: str, port: int, *, labels: int = 0) -> str:

@@ -456,8 +456,50 @@ def test_a_challenge_that_somebody_else_holds():
         here.guarding.held(str(here.guarding.stats()["version"]), [ONE.cgroup])
         assert ask("open-read", b"/x", opened=True) == PASSES
         assert ask("open-read", b"/x") == renamed
+        # Who holds it knows the first name of it alone, and none that is too long.
+        assert ask("open-read", b"/x", second=b"/x", opened=True) == PASSES
+        assert ask("open-read", b"/y", second=b"/x", opened=True) == renamed
+        assert ask("open-read", b"/y", unknown=True, opened=True) == renamed
         assert ask("open-read", b"/y") == PASSES
         # Nobody holds this action.
         assert ask("open-write", b"/x", opened=True) == (STOPPED if fail == "closed" else TOLD)
         here.kernel.set(policy_alive=0)
         assert ask("open-read", b"/x", opened=True) == orphaned
+
+
+def test_who_holds_challenges_of_the_set_before_holds_none_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Told by the agent's loop in the moment between the next generation and its set."""
+    text = (
+        '@id("ask") @effect("challenge") forbid (principal, action == Action::"open-read",'
+        ' resource is Path) when {{ resource.path == "{}" }};'
+    )
+    here = Steered(opens=Asked())
+    here.apply(text.format("/x"))
+    here.guarding.found([ONE])
+    here.turn()
+    before = str(here.guarding.stats()["version"])
+    commit = here.guard.commit
+
+    def then(generation: int) -> None:
+        commit(generation)
+        here.guarding.held(before, [ONE.cgroup])
+
+    monkeypatch.setattr(here.guard, "commit", then)
+    here.apply(text.format("/y"))
+    here.turn()
+    assert here.kernel.path(ONE.cgroup, "open-read", b"/y", opened=True) == STOPPED
+
+
+def test_no_room_for_who_is_held_elsewhere_is_said(here: Steered, monkeypatch: pytest.MonkeyPatch):
+    """It must not keep the agent's loop from what comes after it."""
+    here.apply(NO_SHELL)
+    here.turn()
+
+    def full(*_: object) -> None:
+        raise GuardError("guard_asked has no room for more")
+
+    monkeypatch.setattr(here.guard, "_put", full)
+    here.guarding.held(str(here.guarding.stats()["version"]), [ONE.cgroup])
+    assert "no room for more" in here.said[-1]

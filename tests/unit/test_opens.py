@@ -98,6 +98,14 @@ def test_it_sleeps_until_a_set_speaks_of_opens(here):
     assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), OPENS, {})]
 
 
+def test_a_set_that_says_nothing_of_opens_ends_one_that_was_not_told_yet(here):
+    net, files = engine(NET), engine(NET, FILES)
+    here.opens.use(files, {}, False)
+    here.opens.use(net, {}, False)
+    here.opens.turn(OFFSET)
+    assert [one[1][0][0] for one in here.keeper.asked] == [files.version, net.version]
+
+
 def test_a_container_that_was_started_anew_is_watched_anew(here):
     here.opens.use(engine(FILES), {}, False)
     here.opens.turn(OFFSET)

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from hullwatch.cli import guard
 from hullwatch.context.workload import Workload
 from hullwatch.decide.approvals import Terms
 from hullwatch.decide.desk import DeskError, ask
@@ -21,12 +22,12 @@ from hullwatch.decide.log import Entry, Log, LogError
 from hullwatch.decide.question import Effect, Entity
 from hullwatch.decide.webhook import signature
 from hullwatch.opened import OPENS, READING
-from hullwatch.permits import held, threads
+from hullwatch.permits import doorkeeper, held, threads
 from hullwatch.permits.asked import Asked, questions_of, strongest_of, verdict_of
 from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits.doorkeeper import facts_of
 from hullwatch.permits.held import Holding, Outcome
-from hullwatch.permits.messages import Channel, Ping, Policies, Told, Watch
+from hullwatch.permits.messages import Channel, Counts, Ping, Policies, Problem, Told, Watch
 from hullwatch.sensor import opening
 from hullwatch.sensor.identities import Identities
 from hullwatch.sensor.mounts import Mount, plan, read_mounts, resolve
@@ -513,8 +514,9 @@ def verdict(
     """Of an open: action and what comes of it, then which of them is the strongest."""
     asked = Asked("id", False, (name,), (plugin,), None, (("labels", ()),))
     questions = questions_of(asked, "box", {}, actions)
-    found = verdict_of(Engine.of([(BOTH, "a.cedar")]), questions, approved)
-    strongest = strongest_of(found, approved)
+    answered = [(action, name) for action in approved]
+    found = verdict_of(Engine.of([(BOTH, "a.cedar")]), questions, answered)
+    strongest = strongest_of(found, answered)
     return {
         **{one.action: str(one.decision.effect) for one in found},
         "strongest": strongest.action,
@@ -530,6 +532,31 @@ def test_an_approval_of_one_action_is_none_of_another():
     assert other == {"open-read": "challenge", "use-secret": "allow", "strongest": "open-read"}
     both = verdict("/etc/shadow", ("open-read", "use-secret"), actions=READING)
     assert set(both.values()) - {"open-read"} == {"allow"}
+
+
+def test_an_approval_by_one_name_of_a_file_is_none_by_another():
+    engine = Engine.of(
+        [
+            (
+                '@id("keys") @effect("challenge") @approvers("bob")'
+                ' forbid (principal, action == Action::"open-read", resource)'
+                ' when { resource.path == "/etc/key" };'
+                '@id("soon") @effect("challenge") @fail("open")'
+                ' forbid (principal, action == Action::"open-read", resource)'
+                ' when { resource.path like "/tmp/*" };',
+                "a.cedar",
+            )
+        ]
+    )
+    asked = Asked("id", False, ("/tmp/link", "/etc/key"), ("", ""), None, ())
+    questions = questions_of(asked, "box", {}, READING)
+    approved: list[tuple[str, str]] = []
+    said = []
+    for _ in range(3):
+        (ruled,) = verdict_of(engine, questions, approved)
+        said.append((*ruled.decision.policies, str(ruled.decision.effect)))
+        approved.append(ruled.approval)
+    assert said[:2] == [("soon", "challenge"), ("keys", "challenge")] and said[2][-1] == "allow"
 
 
 def test_a_block_wins_whatever_was_approved():
@@ -553,3 +580,19 @@ def test_a_thread_loads_what_its_program_or_its_name_says():
     names = ("/srv/model.pkl", "/srv/text")
     assert threads.plugins(names, me) == ("pickle", "")  # this is Python
     assert threads.plugins(names, 0) == ("", "")  # it has ended
+
+
+def test_while_nobody_answers_the_agent_is_told_that_nothing_is_asked_about(monkeypatch):
+    """What the one that ended had said must not stand until the next has a set, if ever."""
+    agent, ours = map(Channel, socket.socketpair())
+    keeping = doorkeeper._Keeping.__new__(doorkeeper._Keeping)
+    keeping._agent, keeping._worker, keeping._known = ours, Channel(socket.socket()), Identities()
+    keeping._pid, keeping._desk, keeping._starts = 0x7FFFFFFF, Path("/nowhere"), []
+    monkeypatch.setattr(keeping, "_start", lambda: None)
+    keeping._again("it ended")
+    counts, problem = agent.take()
+    assert counts == Counts({}) and isinstance(problem, Problem) and problem.gap
+    screen = guard._Screen(False)
+    screen.show(counts)  # has none of the losses
+    agent.close()
+    ours.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from hullwatch.agent.secrets.labels import PERSONAL, RANKS, path_patterns
 from hullwatch.agent.secrets.paths import PATHS, classify_path
+from hullwatch.daemon import Daemon
 from hullwatch.sensor.labels import LABELS, bits_of, names_of
 from hullwatch.sensor.patterns import Pattern, TooManyPatterns, compiled, told_apart
 
@@ -132,3 +135,16 @@ def test_what_is_told_apart_is_what_the_patterns_say(
                 state = int(states["next"][state - 100][table["class_of"][byte]])
             found = rows[int(states["labels"][state - 100]) - 1]
             assert found[:2] == (group, holding(group, path)), (texts, path)
+
+
+def test_places_of_secrets_are_known_where_there_is_no_room_for_an_operators_own():
+    """Policies about secrets would hold for nothing."""
+    told: list[bool] = []
+    labels = SimpleNamespace(
+        give_paths=lambda tables, on: told.append(tables.found(b"/root/.aws/credentials")[1] > 0)
+    )
+    options = SimpleNamespace(labels=("secret",), private=[f"/x/{i}/**/y{i}*" for i in range(300)])
+    agent: Any = SimpleNamespace(options=options, sensor=SimpleNamespace(labels=labels))
+    with pytest.raises(TooManyPatterns):
+        Daemon._give_labels(agent)
+    assert told == [True]

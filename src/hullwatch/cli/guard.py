@@ -222,9 +222,10 @@ class _Screen:
                 say(f"{safe(ident[:12])}: {asked} asked about")
         self._guarded = now.guarded if now.version else {}
         for name, text in LOSSES.items():
-            if now.counts[name] > self._lost.get(name, 0):
-                say(f"{now.counts[name]} {text}")
-            self._lost[name] = now.counts[name]
+            lost = now.counts.get(name, 0)
+            if lost > self._lost.get(name, 0):
+                say(f"{lost} {text}")
+            self._lost[name] = lost
 
 
 def _print(entry: Entry) -> None:

@@ -167,14 +167,6 @@ HOT u64 container_here(void)
 	return known && known->container ? known->container : container_left();
 }
 
-__noinline u32 is_asked(u32 generation)
-{
-	u64 container = container_here();
-	u32 *as = bpf_map_lookup_elem(&guard_asked, &container);
-
-	return as && *as == generation;
-}
-
 HOT bool has_host_mounts(struct task_struct *task)
 {
 	return BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum) == settings.host_mnt;
@@ -326,6 +318,7 @@ struct guard {
 	u32 holds; /* enum hw_holds, orphaned above now */
 	u32 without; /* of them, what does not count */
 	u32 counted; /* the row that counts what is allowed */
+	u32 asked; /* whoever opens it is held elsewhere */
 };
 
 /* Calls to which numbers of tools were given. */
@@ -420,7 +413,7 @@ __noinline int guard_uncount(const struct guard *g)
 	key = g->key;
 	key.row = g->counted;
 	v = bpf_map_lookup_elem(&guard_answers, &key);
-	if (v)
+	if (v && (key.row || key.action != HW_A_USE_SECRET)) /* which counts no row for what it cannot tell */
 		__sync_fetch_and_sub(&v->allowed, 1);
 	return 0;
 }
@@ -680,8 +673,14 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 	if (p->unknown)
 		guard_row(g, HW_ROW_UNKNOWN);
 	for (i = 0; i < HW_GUARD_ROWS; i++) {
-		if (i == HW_GUARD_ROWS / 2) /* what a second name permits is not permitted by it */
+		if (i == HW_GUARD_ROWS / 2) { /* what a second name permits is not permitted by it */
 			g->without |= EVERY(SECOND_NAME);
+			/* Elsewhere the first is known, or none. */
+			if (g->asked && !p->unknown && g->holds & HW_G_ASKED) {
+				g->holds &= ~HW_G_ASKED;
+				g->without |= HW_G_ASKED;
+			}
+		}
 		if (p->rows[i] && !guard_row(g, p->rows[i]))
 			guard_row(g, HW_ROW_UNKNOWN);
 	}
@@ -696,6 +695,46 @@ HOT void guard_facts(struct guard *g, struct inode *inode)
 	/* What is in memory alone, a memfd too, came with no image. */
 	if (on_upper_layer(inode) || BPF_CORE_READ(inode, i_sb, s_magic) == TMPFS_MAGIC)
 		g->key.facts |= HW_FACT_UPPER;
+}
+
+/* ---- what is held elsewhere ----------------------------------------------------------------- */
+
+#define FS_OPEN_PERM 0x10000
+#define FS_ISDIR 0x40000000
+
+/* Whether fanotify tells of an open: not of each mount, file system or folder, nor in each moment. */
+HOT bool is_told_of(u64 mnt, u64 dentry)
+{
+	struct mount *m = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+	struct super_block *sb = BPF_CORE_READ((struct dentry *)dentry, d_sb);
+	u32 wanted = FS_OPEN_PERM, of_mount = 0, of_all = 0;
+
+	if ((BPF_CORE_READ((struct dentry *)dentry, d_inode, i_mode) & S_IFMT) == S_IFDIR)
+		wanted |= FS_ISDIR;
+	if (bpf_core_field_exists(m->mnt_fsnotify_mask))
+		bpf_core_read(&of_mount, 4, &m->mnt_fsnotify_mask);
+	if (bpf_core_field_exists(sb->s_fsnotify_mask))
+		bpf_core_read(&of_all, 4, &sb->s_fsnotify_mask);
+	return (of_mount & wanted) == wanted || (of_all & wanted) == wanted;
+}
+
+/*
+ * Whether whoever opens a file is held through fanotify, and as much is known there as here: not who
+ * has left the container's cgroup, nor what all of it is taken to carry, nor that what is in memory
+ * came with no image.
+ */
+__noinline u32 is_asked(u64 mnt, u64 dentry, u32 generation, u32 facts)
+{
+	u64 cgroup = bpf_get_current_cgroup_id();
+	struct guard_leaf *known = bpf_map_lookup_elem(&guard_leaves, &cgroup);
+	u64 container = known ? known->container : 0;
+	u32 *as = bpf_map_lookup_elem(&guard_asked, &container);
+
+	if (!as || *as != generation || !is_told_of(mnt, dentry))
+		return 0;
+	if (facts & ~HW_FACT_UPPER & ~own_labels())
+		return 0;
+	return !(facts & HW_FACT_UPPER) || BPF_CORE_READ((struct dentry *)dentry, d_sb, s_magic) != TMPFS_MAGIC;
 }
 
 /* One question about a path, with what is told. 0, or -EPERM. */
@@ -713,9 +752,8 @@ __noinline int guard_asks(u32 action_done, u64 mnt, u64 dentry, u64 inode, u64 n
 		g.key.port = num;
 	if (action == HW_A_EXEC && num == HW_MAPPED)
 		g.without = EVERY(HW_G_LISTED | HW_G_WOULD_LIST);
-	if (action != HW_A_EXEC && action != HW_A_PRIVILEGE && num == HW_OPENED &&
-	    settings.policy_asked && is_asked(g.key.generation))
-		g.without = HW_G_ASKED;
+	if (action != HW_A_EXEC && action != HW_A_PRIVILEGE && num == HW_OPENED && settings.policy_asked)
+		g.asked = is_asked(mnt, dentry, g.key.generation, g.key.facts);
 	says = guard_path(&g, mnt, dentry);
 	if (says == PASSES)
 		return 0;

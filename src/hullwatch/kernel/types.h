@@ -75,10 +75,11 @@ struct mount {
 	struct mnt_namespace *mnt_ns;
 	int mnt_id;
 	u64 mnt_id_unique; /* 6.8 */
+	u32 mnt_fsnotify_mask;
 };
 struct path { struct vfsmount *mnt; struct dentry *dentry; };
 struct file_system_type { const char *name; };
-struct super_block { u32 s_dev; unsigned long s_magic; struct file_system_type *s_type; struct dentry *s_root; };
+struct super_block { u32 s_dev; unsigned long s_magic; struct file_system_type *s_type; struct dentry *s_root; u32 s_fsnotify_mask; };
 struct timespec64 { s64 tv_sec; long tv_nsec; };
 struct inode {
 	unsigned short i_mode;

@@ -11,6 +11,7 @@ from hullwatch.opened import OPENS, READING, WRITING, things
 
 __all__ = [
     "BY_PURPOSE",
+    "Approval",
     "Asked",
     "Ruled",
     "Verdict",
@@ -34,6 +35,10 @@ class Asked(NamedTuple):
     facts: tuple[tuple[str, Value], ...]
 
 
+Approval = tuple[str, str]
+"""Of an action, and by which name of the file."""
+
+
 class Ruled(NamedTuple):
     action: str
     thing: Entity
@@ -45,6 +50,11 @@ class Ruled(NamedTuple):
         one = self.decision
         silent = not one.policies and not one.failed
         return silent and one.effect is Effect.ALLOW and one.wanted is Effect.ALLOW
+
+    @property
+    def approval(self) -> Approval:
+        """That lets it go on, if it is challenged."""
+        return self.action, self.thing.id
 
     @property
     def strength(self) -> tuple[int, int]:
@@ -82,13 +92,17 @@ def questions_of(
 
 
 def verdict_of(
-    engine: Engine, questions: Sequence[Sequence[Question]], approved: Collection[str]
+    engine: Engine, questions: Sequence[Sequence[Question]], approved: Collection[Approval]
 ) -> Verdict:
-    """approved: actions whose challenges are answered; it satisfies no other's."""
+    """approved: whose challenges are answered; it satisfies no other's, nor under another name."""
     return tuple(
         max(
             (
-                Ruled(one.action, one.resource, engine.decide(one, approved=one.action in approved))
+                Ruled(
+                    one.action,
+                    one.resource,
+                    engine.decide(one, approved=(one.action, one.resource.id) in approved),
+                )
                 for one in same
             ),
             key=lambda one: one.strength,
@@ -97,9 +111,9 @@ def verdict_of(
     )
 
 
-def strongest_of(verdict: Verdict, approved: Collection[str]) -> Ruled:
+def strongest_of(verdict: Verdict, approved: Collection[Approval]) -> Ruled:
     """Where all is allowed, what a person or a policy has said of it."""
-    return max(verdict, key=lambda one: (*one.strength, one.action in approved, not one.quiet))
+    return max(verdict, key=lambda one: (*one.strength, one.approval in approved, not one.quiet))
 
 
 def things_of(name: str, upper: bool | None, plugin: str) -> dict[str, Entity]:

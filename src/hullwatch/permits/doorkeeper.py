@@ -28,6 +28,7 @@ from hullwatch.permits.carried import Carried, Handed
 from hullwatch.permits.messages import (
     ACTIONS,
     Channel,
+    Counts,
     Message,
     Ping,
     Policies,
@@ -229,6 +230,7 @@ class _Keeping:
             self._worker.send(Ping(0))
 
     def _again(self, why: str) -> None:
+        self._agent.send(Counts({}))  # nothing is asked about, by no set
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):

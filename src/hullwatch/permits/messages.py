@@ -100,7 +100,8 @@ class Problem(msgspec.Struct, frozen=True, tag=True):
 
 class Counts(msgspec.Struct, frozen=True, tag=True):
     """Since the process began. gaps: by container, mounts that cannot be watched. version: of the
-    set in force; '': none yet. guarded: by container, what is asked about."""
+    set in force; '': none yet. guarded: by container, what is asked about. worker: the process; 0:
+    it has ended, and the next is not there yet."""
 
     counts: dict[str, int]
     gaps: dict[str, tuple[str, ...]] = {}

@@ -37,6 +37,7 @@ from hullwatch.opened import OPENS
 from hullwatch.permits import threads
 from hullwatch.permits.asked import (
     BY_PURPOSE,
+    Approval,
     Asked,
     Ruled,
     Verdict,
@@ -89,13 +90,13 @@ _ENDING = 2.0  # s for the log
 
 
 class _Pending(msgspec.Struct):
-    """Who waits for the policies. approved: actions that were held and approved; it is asked once
+    """Who waits for the policies. approved: what was held and approved; it is asked once
     more, as another one may need an approval of its own."""
 
     asked: Asked
     events: list[tuple[Event, Opened]]
     until: float
-    approved: tuple[str, ...] = ()
+    approved: tuple[Approval, ...] = ()
 
 
 class _Held(NamedTuple):
@@ -104,7 +105,7 @@ class _Held(NamedTuple):
     opened: Opened
     asked: Asked
     ruled: Ruled
-    approved: tuple[str, ...]
+    approved: tuple[Approval, ...]
     started: str
 
 
@@ -424,8 +425,8 @@ class Permitting:
         try:
             opened = Opened.of(event.fd)
             asked = self._asked(guard, event, opened)
-        except OSError:  # it has ended
-            self._group.answer(event, True)
+        except OSError as error:  # a path that is too long
+            self._fault(event, error)
             return
         verdict = self._remembered.get(asked)
         if verdict is not None:
@@ -440,7 +441,8 @@ class Permitting:
     def _fault(self, event: Event, error: Exception) -> None:
         self._counts["faults"] += 1
         self._group.answer(event, self._fail() is Fail.OPEN)
-        self._telling.problem(f"a question failed: {type(error).__name__}: {error}", gap=True)
+        why = error.strerror if isinstance(error, OSError) else error
+        self._telling.problem(f"a question failed: {type(error).__name__}: {why}", gap=True)
 
     def _guard_of(self, thread: int) -> Guard | None:
         text = cgroup_text(thread)
@@ -546,9 +548,9 @@ class Permitting:
         opened: Opened,
         asked: Asked,
         verdict: Verdict,
-        approved: tuple[str, ...] = (),
+        approved: tuple[Approval, ...] = (),
     ) -> None:
-        """The strongest counts. approved: actions that a person has let go on."""
+        """The strongest counts. approved: what a person has let go on."""
         if all(one.quiet for one in verdict):
             self._group.answer(event, True)
             self._counts["allowed"] += 1
@@ -589,7 +591,7 @@ class Permitting:
         opened: Opened,
         asked: Asked,
         ruled: Ruled,
-        approved: tuple[str, ...],
+        approved: tuple[Approval, ...],
     ) -> None:
         assert self._engine is not None
         self._counts["held"] += 1
@@ -619,7 +621,7 @@ class Permitting:
             self._counts["blocked"] += 1
             return
         until = time.monotonic() + DECIDING
-        approved = (*held.approved, held.ruled.action)
+        approved = (*held.approved, held.ruled.approval)
         self._ask(_Pending(held.asked, [(held.event, held.opened)], until, approved))
 
     # --- policies that do not answer ------------------------------------------------------

@@ -231,10 +231,10 @@ class Guard:
         until = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ALIVE * 10**9 >> 30) + 1
         self._programs.set(policy_alive=until)
 
-    def asked(self, cgroups: Iterable[int]) -> None:
-        """Opens of these containers, and of no others, are held elsewhere, as the generation in
-        force has it. For each other generation `Holds.ASKED` is a block."""
-        before, now = self._asked_of, (self.generation, frozenset(cgroups))
+    def asked(self, generation: int, cgroups: Iterable[int]) -> None:
+        """Opens of these containers, and of no others, are held elsewhere, as this generation has
+        it. For each other one `Holds.ASKED` is a block. GuardError."""
+        before, now = self._asked_of, (generation, frozenset(cgroups))
         if now == before:
             return
         for gone in before[1] - now[1]:
