@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +14,14 @@ import pytest
 from hullwatch.agent.mcp import sampling as sampling_module
 from hullwatch.agent.mcp.message import read
 from hullwatch.agent.mcp.observer import BLOCKED, Dialogue, Observer
+from hullwatch.agent.mcp.proxy import Proxy
 from hullwatch.agent.mcp.sampling import METHOD, REJECTED, Refusal, Waits
 from hullwatch.agent.mcp.sse import Blocks, odd_lines
+from hullwatch.agent.mcp.upstream import Upstream
 from hullwatch.decide.engine import Engine
-from support.gatekeeping import Scene, over, raw_call, request_of
+from support.gatekeeping import HIDDEN_SAMPLING, Scene, over, raw_call, sampling, sampling_params
+from support.mcp_http_server import Asked as Got
+from support.mcp_http_server import Peer, Raw, chunk, json_answer, request, sse
 from support.mcp_reporter import Recording
 
 POLICIES = """
@@ -33,18 +40,11 @@ forbid (principal, action == Action::"model-call", resource == Model::"unknown")
 """
 
 
-def params(model: str = "", said: str = "hello") -> dict[str, Any]:
-    wishes = {"modelPreferences": {"hints": [{"name": model}, {"name": "fine"}]}} if model else {}
-    message = {"role": "user", "content": {"type": "text", "text": said}}
-    return {"messages": [message], "maxTokens": 9} | wishes
-
-
-def sampling(ident: Any, model: str = "", said: str = "hello") -> bytes:
-    return json.dumps(request_of(ident, METHOD, **params(model, said))).encode()
-
-
 def required(ident: Any, *models: str) -> bytes:
-    asked = {f"k{at}": {"method": METHOD, "params": params(one)} for at, one in enumerate(models)}
+    asked = {
+        f"k{at}": {"method": METHOD, "params": sampling_params(one)}
+        for at, one in enumerate(models)
+    }
     result = {"resultType": "input_required", "inputRequests": asked, "requestState": "s"}
     return json.dumps({"jsonrpc": "2.0", "id": ident, "result": result}).encode()
 
@@ -169,43 +169,11 @@ async def test_an_answer_that_carries_it(scene):
     assert errors((await settled).to_client) == [(3, BLOCKED)]
 
 
-BIG = sampling(1, "big").decode()
-INSIDE = f'{{"method":"{METHOD}","params":{json.dumps(params("big"))}}}'
-HIDDEN = {
-    "batch": f"[{BIG}]",
-    "last of a batch": f"[{sampling(2).decode()},{BIG}]",
-    "escaped method": BIG.replace(METHOD, "sampling\\u002fcreateMessage"),
-    "method twice": BIG.replace('"method"', '"method":"ping","method"'),
-    "method twice, the other first": BIG.replace('"params"', '"method":"ping","params"'),
-    "escaped key": BIG.replace('"params"', '"\\u006dethod":"ping","params"'),
-    "key in another case": BIG.replace('"method"', '"Method":"ping","method"'),
-    "method in another case": BIG.replace("createMessage", "createmessage"),
-    "look-alike": BIG.replace("createMessage", "cr\N{CYRILLIC SMALL LETTER IE}ateMessage"),
-    "no id": BIG.replace('"id": 1, ', ""),
-    "null id": BIG.replace('"id": 1', '"id": null'),
-    "answer and request": BIG.replace('"id"', '"result":{},"id"'),
-    "not JSON": BIG[:-1] + ",}",
-    "two models": BIG.replace('"hints"', '"hints":[{"name":"small"}],"hints"'),
-    "two names": BIG.replace('"name": "big"', '"Name":"big","name":"small"'),
-    "byte order mark": "\ufeff" + BIG,
-    "in an answer": f'{{"id":9,"result":{{"inputRequests":{{"a":{INSIDE}}}}}}}',
-    "in an answer, twice": f'{{"id":9,"result":{{"inputRequests":{{"a":{INSIDE},"a":'
-    f"{INSIDE.replace('big', 'small')}}}}}}}",
-    "in a list": f'{{"id":9,"result":{{"inputRequests":[{INSIDE}]}}}}',
-    "in one of two results": f'{{"id":9,"result":{{"inputRequests":{{"a":{INSIDE}}}}},"result":1}}',
-    "beside an error": f'{{"id":9,"error":null,"result":{{"inputRequests":{{"a":{INSIDE}}}}}}}',
-    "beside half a surrogate": f'{{"id":9,"result":{{"\\ud800":1,"inputRequests":'
-    f'{{"a":{INSIDE}}}}}}}',
-    "half a surrogate in its wishes": BIG.replace('"hints"', '"\\ud800":1,"hints"'),
-}
-
-
-@pytest.mark.parametrize("way", HIDDEN)
+@pytest.mark.parametrize("way", HIDDEN_SAMPLING)
 def test_it_cannot_be_hidden(way, tmp_path):
     @with_policies
     async def play(scene: Scene) -> None:
-        assert HIDDEN[way] != BIG
-        refusal = await heard(scene, HIDDEN[way].encode())
+        refusal = await heard(scene, HIDDEN_SAMPLING[way])
         assert isinstance(refusal, Refusal) and not refusal.to_client
 
     play(tmp_path)
@@ -288,3 +256,178 @@ def test_line_ends_of_some_readers():
         assert odd_lines(f"data: a{odd}{odd}\n\n".encode())
         assert odd_lines(f"data: a{odd}\n\n".encode())
     assert not odd_lines('data: {"text": "one\u2028two"}\n\n'.encode())
+
+
+# --- over HTTP ----------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def between(folder: Path, answering: Any) -> AsyncIterator[tuple[Scene, Peer, Raw]]:
+    scene = Scene(folder, Engine.of([(POLICIES, "p.cedar")]))
+    await scene.keeper.start()
+    async with Peer(answering) as peer:
+        proxy = Proxy(scene.observer, Upstream(f"http://127.0.0.1:{peer.port}/mcp"))
+        server = await proxy.listen("127.0.0.1", 0)
+        client = await Raw.connect(server.sockets[0].getsockname()[1])
+        try:
+            yield scene, peer, client
+        finally:
+            client.close()
+            server.close()
+            await proxy.close()
+            scene.keeper.close()
+
+
+def over_http(*parts: bytes, stream: bool = True) -> Any:
+    """parts: what the server says to a call, each in a write of its own."""
+
+    async def answering(asked: Got, writer: asyncio.StreamWriter) -> None:
+        if b'"error"' in asked.body:
+            writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+            return
+        writer.write(sse() if stream else b"")
+        for part in parts:
+            writer.write(chunk(part) if stream else part)
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write(chunk(b"") if stream else b"")
+        await writer.drain()
+
+    def made(test: Any) -> Any:
+        def run(tmp_path: Path) -> None:
+            async def play() -> None:
+                async with between(tmp_path, answering) as (scene, peer, client):
+                    await client.send(CALL)
+                    await test(scene, peer, client)
+
+            asyncio.run(asyncio.wait_for(play(), 30))
+
+        run.__name__ = test.__name__
+        return run
+
+    return made
+
+
+CALL = request("POST", "/mcp", raw_call(1, "t"), Mcp_Session_Id="s1", Authorization="Bearer b")
+DONE = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": []}}).encode()
+
+
+def event(*messages: bytes) -> bytes:
+    return b"".join(b"data: " + one + b"\n\n" for one in messages)
+
+
+async def refusals(peer: Peer) -> list[Got]:
+    while len(peer.asked) < 2:
+        await asyncio.sleep(0.01)
+    return peer.asked[1:]
+
+
+MIXED = event(sampling("a", "small"), sampling("b", "big"), DONE)
+
+
+@over_http(*(MIXED[at : at + 7] for at in range(0, len(MIXED), 7)))
+async def test_http_a_stream(scene, peer, client):
+    status, _, body = await client.answer()
+    assert status == 200 and body == event(sampling("a", "small"), DONE), "byte by byte"
+    (told,) = await refusals(peer)
+    assert (told.method, told.target) == ("POST", "/mcp")
+    assert told.headers["mcp-session-id"] == "s1" and told.headers["authorization"] == "Bearer b"
+    assert errors((told.body,)) == [("b", REJECTED)]
+    assert scene.reporter.ends == [("t", "ok")]
+
+
+@over_http(event(sampling("a", "asked"), sampling("b", "small")))
+async def test_http_held_while_the_others_go_on(scene, peer, client):
+    assert (await client.head())[0] == 200
+    assert await client.chunk() == event(sampling("b", "small"))
+    scene.answer(True)
+    assert await client.chunk() == event(sampling("a", "asked")) and await client.chunk() == b""
+    assert len(peer.asked) == 1
+
+
+@over_http(event(sampling("a", "asked")))
+async def test_http_held_and_denied(scene, peer, client):
+    await client.head()
+    while not scene.keeper.approvals.waiting:
+        await asyncio.sleep(0.01)
+    scene.answer(False)
+    assert await client.chunk() == b""
+    (told,) = await refusals(peer)
+    assert errors((told.body,)) == [("a", REJECTED)]
+
+
+@over_http(event(sampling("a", "asked")))
+async def test_http_a_client_that_leaves(scene, peer, client):
+    await client.head()
+    while not scene.keeper.approvals.waiting:
+        await asyncio.sleep(0.01)
+    client.close()
+    while scene.keeper.approvals.waiting:
+        await asyncio.sleep(0.01)
+    assert len(peer.asked) == 1 and scene.kinds()[-1] == ("cancelled", "block")
+
+
+ODD = '{"jsonrpc":"2.0","method":"x","params":"\u2028data: {}\u2028\u2028"}'.encode()
+
+
+@over_http(event(ODD, DONE))
+async def test_http_events_that_some_readers_see(scene, peer, client):
+    assert (await client.answer())[2] == event(DONE)
+
+
+@over_http(b"event: endpoint\nevent:\n" + event(sampling("a", "big")), event(DONE)[:-1])
+async def test_http_an_event_of_two_names_and_one_that_is_cut_off(scene, peer, client):
+    assert (await client.answer())[2] == event(DONE)[:-1]
+    assert len(await refusals(peer)) == 1
+
+
+@over_http(event(b"x" * (9 << 20)), event(required(1, "big")))
+async def test_http_a_stream_with_what_is_too_large_and_an_answer_that_asks(scene, peer, client):
+    _, _, body = await client.answer()
+    assert errors((body.removeprefix(b"data: "),)) == [(1, BLOCKED)]
+    assert scene.reporter.ends == [("t", "error")]
+
+
+def pieces(raw: bytes) -> list[bytes]:
+    return [raw[at : at + 50] for at in range(0, len(raw), 50)]
+
+
+@over_http(*pieces(json_answer(required(1, "big"))), stream=False)
+async def test_http_body_that_asks(scene, peer, client):
+    status, _, body = await client.answer()
+    assert status == 200 and errors((body,)) == [(1, BLOCKED)] and len(peer.asked) == 1
+
+
+@over_http(*pieces(json_answer(required(1, "small"))), stream=False)
+async def test_http_body_that_may(scene, peer, client):
+    assert (await client.answer())[2] == required(1, "small")
+
+
+@over_http(json_answer(b"[" + DONE + b"," + sampling(4, "big") + b"]"), stream=False)
+async def test_http_body_of_several(scene, peer, client):
+    assert errors(((await client.answer())[2],)) == [(1, BLOCKED)]
+    assert errors(tuple(one.body for one in await refusals(peer))) == [(4, REJECTED)]
+
+
+@over_http(json_answer(required(1, "asked")), stream=False)
+async def test_http_body_that_is_held(scene, peer, client):
+    while not scene.keeper.approvals.waiting:
+        await asyncio.sleep(0.01)
+    scene.answer(True)
+    assert (await client.answer())[2] == required(1, "asked")
+
+
+@over_http(json_answer(b"no JSON"), stream=False)
+async def test_http_body_that_is_none(scene, peer, client):
+    assert errors(((await client.answer())[2],)) == [(1, -32600)]
+
+
+@over_http(json_answer(DONE, "200 OK", "Content-Encoding: gzip"), stream=False)
+async def test_http_body_that_is_compressed(scene, peer, client):
+    status, _, body = await client.answer()
+    assert status == 502 and b"compressed" in body
+
+
+@over_http(json_answer(DONE, "200 OK", "Content-Type: text/event-stream"), stream=False)
+async def test_http_body_of_two_kinds(scene, peer, client):
+    assert (await client.answer())[0] == 502
