@@ -23,7 +23,7 @@ from hullwatch.decide.approvals import Full, Person, Refused, Waiting, ancestors
 from hullwatch.decide.deciding import Decider
 from hullwatch.decide.following import Following
 from hullwatch.decide.log import Entry, Log, LogError
-from hullwatch.decide.question import Decision, Effect, Entity, Question
+from hullwatch.decide.question import Decision, Effect, Entity, Mode, Question
 from hullwatch.decide.ruling import OTHER_TERMS, Rulings, terms
 
 __all__ = ["Gatekeeper", "Requester"]
@@ -113,6 +113,7 @@ class Gatekeeper:
         self.requester = requester
         self._reporter = reporter
         self._key = Key(os.urandom(32))
+        self._spoken: tuple[Decider | None, frozenset[tuple[str, Mode]]] = (None, frozenset())
         self._unlabelled = ""  # version of the set that read labels which nobody told
 
     @property
@@ -132,8 +133,15 @@ class Gatekeeper:
 
     # --- one call -------------------------------------------------------------------------
 
-    def speaks(self, action: str) -> bool:
-        return any(action in one.actions for one in self._rulings.decider.policies.values())
+    def speaks(self, action: str, enforced: bool = False) -> bool:
+        decider = self._rulings.decider
+        if self._spoken[0] is not decider:
+            both = [
+                (action, one.mode) for one in decider.policies.values() for action in one.actions
+            ]
+            self._spoken = (decider, frozenset(both))
+        modes = (Mode.ENFORCE,) if enforced else Mode
+        return any((action, mode) in self._spoken[1] for mode in modes)
 
     async def ask(self, asked: Asked) -> Ruling:
         decider = self._rulings.decider

@@ -98,6 +98,26 @@ async def test_allowed_observed_and_blocked(scene):
     assert not scene.log.entries()[0].tool_call and scene.log.entries()[0].server == "srv"
 
 
+@over
+async def test_what_is_only_observed_is_logged_and_changes_nothing(scene):
+    observed = POLICIES.replace('@id("', '@mode("observe") @id("').replace('@mode("observe")\n', "")
+    scene.keeper._rulings.decider = Engine.of([(observed, "p.cedar")])
+    assert not scene.observer.sampling.guarded
+    assert await scene.sent(raw_call(1, "t")) is None
+    for raw in (sampling(1, "big"), required(1, "small", "big"), b"no JSON"):
+        scene.observer.heard(scene.dialogue, read(raw, doubles=False), len(raw))
+    while scene.observer.sampling._watching:
+        await asyncio.sleep(0.01)
+    scene.log.flush()
+    told = [(one.resource, one.effect, one.wanted, one.tool_call) for one in scene.log.entries()]
+    (call,) = scene.reporter.of("begin")
+    assert told[1:] == [
+        ("Model:big", "allow", "block", f"{call.id:016x}"),
+        ("Model:small", "allow", "allow", f"{call.id:016x}"),
+        ("Model:big", "allow", "block", f"{call.id:016x}"),
+    ]
+
+
 @with_policies
 async def test_secrets_in_its_messages(scene):
     refusal = await heard(scene, sampling(1, "small", "it is s3cr3t"))
@@ -198,7 +218,7 @@ def test_a_gate_that_hangs_or_breaks_refuses(monkeypatch):
     monkeypatch.setattr(sampling_module, "ASKING", 0.05)
 
     class Hangs:
-        def speaks(self, action: str) -> bool:
+        def speaks(self, action: str, enforced: bool = False) -> bool:
             return True
 
         async def ask(self, asked: Any) -> Any:

@@ -86,8 +86,8 @@ class Gate(Protocol):
         """Every refusal is logged by then, and every hold. Never raises; bounded in time."""
         ...
 
-    def speaks(self, action: str) -> bool:
-        """Whether a policy of the set in force is about it."""
+    def speaks(self, action: str, enforced: bool = False) -> bool:
+        """Whether a policy of the set in force is about it. enforced: not only observed."""
         ...
 
 

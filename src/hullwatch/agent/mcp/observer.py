@@ -631,6 +631,7 @@ class Observer:
     def _heard(self, dialogue: Dialogue, reading: Reading, size: int, status: int) -> None:
         if reading.problem:
             self._signals.tell("unparsed", "answer", reading.problem)
+        self.sampling.watch(dialogue, reading)
         for message in reading.messages:
             if message.kind in ("result", "error"):
                 self._answered(dialogue, message, size, status)

@@ -31,6 +31,8 @@ from hullwatch.context.call import MAX_TEXT, Call, Value
 __all__ = ["METHOD", "Refusal", "Sampling", "Waits"]
 
 METHOD = "sampling/createMessage"
+_ACTION = "model-call"
+_MAX_WATCHING = 64
 REJECTED = -1  # to the server, as where a user refuses (MCP, client/sampling)
 _BLOCKED = -32003  # to the client, as of a call that policy does not let through
 _UNREADABLE = -32600
@@ -101,18 +103,38 @@ class Sampling:
         self._signals = signals
         self._under = under
         self._drop = drop
+        self._watching: set[asyncio.Task[Ruling]] = set()
 
     @property
     def guarded(self) -> bool:
-        """Whether a policy speaks of it, so that each message is to be asked about whole before a
-        byte of it goes on."""
-        return self._gate is not None and self._gate.speaks("model-call")
+        """Whether an enforced policy speaks of it, so that each message is to be asked about whole
+        before a byte of it goes on."""
+        return self._gate is not None and self._gate.speaks(_ACTION, enforced=True)
+
+    def watch(self, dialogue: _Dialogue, reading: Reading) -> None:
+        """Of a message that goes on, where policies are only observed: it is asked about beside,
+        for the log."""
+        if self._gate is None or self.guarded or not self._gate.speaks(_ACTION):
+            return
+        for message in reading.messages:
+            for method, params in _parts(message):
+                if method != METHOD:
+                    continue
+                if len(self._watching) >= _MAX_WATCHING:
+                    self._signals.tell("unparsed", METHOD, "more at a time than can be asked about")
+                    return
+                asked = self._question(dialogue, message, params, None)
+                task = asyncio.ensure_future(self._ruling(asked))
+                self._watching.add(task)
+                task.add_done_callback(self._watching.discard)
 
     async def asks(
         self, dialogue: _Dialogue, reading: Reading, within: Sequence[Key] | None = None
     ) -> Refusal | Waits | None:
         """Before a message of the server goes on (None). within: the client's requests that it may
         belong to, where the transport tells; else any."""
+        if not self.guarded:  # any more
+            return None
         try:
             return await self._asks(dialogue, reading, within)
         except Exception as error:
