@@ -408,6 +408,13 @@ async def test_http_a_stream_with_what_is_too_large_and_an_answer_that_asks(scen
     assert scene.reporter.ends == [("t", "error")]
 
 
+@over_http(b"event: endpoint\ndata: /messages?s=1\n\n" + event(sampling("a", "big")))
+async def test_http_of_the_first_transport(scene, peer, client):
+    await client.answer()
+    (told,) = await refusals(peer)
+    assert told.target == "/messages?s=1" and errors((told.body,)) == [("a", REJECTED)]
+
+
 def pieces(raw: bytes) -> list[bytes]:
     return [raw[at : at + 50] for at in range(0, len(raw), 50)]
 
