@@ -1,5 +1,6 @@
-"""Policy at the gateway: a tool call becomes a question, the question a decision, a challenge an
-action that waits for a person, and all of it entries of the decision log (decide/ruling.py).
+"""Policy at the gateway: a tool call, or what a server asks of the client's model, becomes a
+question, the question a decision, a challenge an action that waits for a person, and all of it
+entries of the decision log (decide/ruling.py).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hullwatch.decide.approvals import Full, Person, Refused, Waiting, ancestors
 from hullwatch.decide.deciding import Decider
 from hullwatch.decide.following import Following
 from hullwatch.decide.log import Entry, Log, LogError
-from hullwatch.decide.question import Decision, Effect, Entity, Question
+from hullwatch.decide.question import Decision, Effect, Entity, Mode, Question
 from hullwatch.decide.ruling import OTHER_TERMS, Rulings, terms
 
 __all__ = ["Gatekeeper", "Requester"]
@@ -112,6 +113,7 @@ class Gatekeeper:
         self.requester = requester
         self._reporter = reporter
         self._key = Key(os.urandom(32))
+        self._spoken: tuple[Decider | None, frozenset[tuple[str, Mode]]] = (None, frozenset())
         self._unlabelled = ""  # version of the set that read labels which nobody told
 
     @property
@@ -131,11 +133,21 @@ class Gatekeeper:
 
     # --- one call -------------------------------------------------------------------------
 
+    def speaks(self, action: str, enforced: bool = False) -> bool:
+        decider = self._rulings.decider
+        if self._spoken[0] is not decider:
+            both = [
+                (action, one.mode) for one in decider.policies.values() for action in one.actions
+            ]
+            self._spoken = (decider, frozenset(both))
+        modes = (Mode.ENFORCE,) if enforced else Mode
+        return any((action, mode) in self._spoken[1] for mode in modes)
+
     async def ask(self, asked: Asked) -> Ruling:
         decider = self._rulings.decider
         try:
             await self._introduce()
-            question = self._question(asked, await self._labels(decider))
+            question = self._question(asked, await self._labels(decider, asked))
             approved = asked.approved == _approval(decider, question)
             decision = await self._rulings.decide(decider, (question,), approved)
             entry = self._entry(asked, question, decision)
@@ -166,8 +178,10 @@ class Gatekeeper:
         }
         return Question(
             principal=self.requester.principal(asked.client[:MAX_TEXT]),
-            action="tool-call",
-            resource=Entity("Tool", f"{server}/{tool}", {"name": tool, "server": server}),
+            action=_action(asked),
+            resource=Entity("Model", asked.model, {"name": asked.model})
+            if asked.model
+            else Entity("Tool", f"{server}/{tool}", {"name": tool, "server": server}),
             context={name: value for name, value in known.items() if value not in ("", None)},
         )
 
@@ -180,10 +194,10 @@ class Gatekeeper:
         if whose is not None and self.requester.workload in ("", whose.container):
             self.requester = self.requester._replace(whose=whose)
 
-    async def _labels(self, decider: Decider) -> tuple[str, ...] | None:
+    async def _labels(self, decider: Decider, asked: Asked) -> tuple[str, ...] | None:
         """Of client and server, as an agent knows them; None: nobody knows, and policies that read
         them fail as they say."""
-        if "labels" not in decider.reads("tool-call"):
+        if "labels" not in decider.reads(_action(asked)):
             return None
         labels = await self._reporter.labels()
         if labels is None and self._unlabelled != decider.version:
@@ -241,7 +255,7 @@ class Gatekeeper:
         """Asked again with what is known now: an approval lifts the challenge that it was given
         for, and nothing else."""
         decider = self._rulings.decider
-        question = self._question(asked, await self._labels(decider))
+        question = self._question(asked, await self._labels(decider, asked))
         again = await self._rulings.outgrown(decider, (question,), waiting)
         if again is not None:
             entry = self._entry(asked, question, again)
@@ -260,7 +274,7 @@ class Gatekeeper:
             self._rulings.entry(question, decision),
             server=asked.server,
             identity=self.requester.identity,
-            tool_call=f"{asked.call:016x}",
+            tool_call=f"{asked.call:016x}" if asked.call else "",
         )
 
 
@@ -335,6 +349,10 @@ class _Pending:
             self._keeper.approvals.cancel(self._waiting, why)
         except LogError as error:
             self._keeper._rulings.problem = str(error)
+
+
+def _action(asked: Asked) -> str:
+    return "model-call" if asked.model else "tool-call"
 
 
 def _approval(decider: Decider, question: Question) -> str:

@@ -15,7 +15,7 @@ from hullwatch.agent.mcp import injection
 from hullwatch.agent.mcp.headers import may_ask, mismatch
 from hullwatch.agent.mcp.lines import Lines
 from hullwatch.agent.mcp.message import peek, read
-from hullwatch.agent.mcp.sse import Events
+from hullwatch.agent.mcp.sse import Blocks, Events
 from hullwatch.agent.models.call import ModelCall
 from hullwatch.agent.otlp import jsonform, wire
 from hullwatch.agent.otlp.encode import spans_of
@@ -235,6 +235,7 @@ def json_rpc(data: bytes) -> None:
     assert bool(reading.problem) <= (not reading.messages)
     for message in reading.messages:
         assert message.kind != "request" or message.key is not None
+    assert read(data, sender="server").messages[:1] in ((), reading.messages[:1])
     peek(data[:64], data[-64:])
     headers = [
         (b"mcp-method", data[:16]),
@@ -249,13 +250,18 @@ def json_rpc(data: bytes) -> None:
 def lines_and_events(data: bytes) -> None:
     """The first byte is a limit, the second the size of the pieces in which it comes."""
     limit, step = (data[0], data[1] % 16 + 1) if len(data) > 1 else (1, 1)
-    lines, events = Lines(limit), Events(limit)
-    out = []
+    lines, events, blocks = Lines(limit), Events(limit), Blocks()
+    out, cut, told = [], [], []
     for at in range(2, len(data), step):
         part = data[at : at + step]
         out += [piece.data for piece in lines.feed(part)]
         for event in events.feed(part):
             assert len(event.data) <= limit and len(event.head) + len(event.tail) <= 8192
+            told.append(event.size)
+        cut += blocks.feed(part)
+    assert [event.size for block in cut for event in block.events] == told
+    assert all(len(block.events) <= 1 for block in cut)
+    assert b"".join(block.raw for block in (*cut, *blocks.close())) == data[2:]
     out += [piece.data for piece in lines.close()]
     assert b"".join(out) == data[2:]
 

@@ -18,14 +18,17 @@ from typing import Any
 
 import pytest
 
-from support.gatekeeping import BYPASSES, raw_call, request_of
+from support.gatekeeping import BYPASSES, HIDDEN_SAMPLING, raw_call, request_of, sampling
 from support.mcp_http_server import request
+from support.scratch import poll
 
 pytestmark = pytest.mark.timeout(120)
 
 POLICY = """
 @id("no-delete")
 forbid (principal, action == Action::"tool-call", resource == Tool::"files/delete_file");
+@id("no-big")
+forbid (principal, action == Action::"model-call", resource == Model::"big");
 """
 SERVER = """
 import json, os, sys
@@ -38,6 +41,7 @@ for line in sys.stdin.buffer:
             print(json.dumps(answer), flush=True)
 """
 GOOD, BAD = raw_call(70, "read_file"), raw_call(71, "delete_file")
+ASKS = raw_call(70, "ask")  # its answer is a stream, in which the server asks for a model
 HELLO = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {}}  # has batches
 
 
@@ -197,8 +201,13 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
         def do_POST(self) -> None:
             seen.append(self.rfile.read(int(self.headers["Content-Length"])))
             answer = json.dumps({"jsonrpc": "2.0", "id": 70, "result": {"content": []}}).encode()
+            kind = "application/json"
+            if seen[-1] == ASKS:
+                kind = "text/event-stream"
+                said = (*HIDDEN_SAMPLING.values(), sampling(5, "small"), answer)
+                answer = b"".join(b"data: " + one + b"\n\n" for one in said)
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
@@ -244,4 +253,14 @@ BY_WEB: dict[str, Callable[[Web], bytes]] = {
 def test_over_http(web: Web, way: str) -> None:
     said = BY_WEB[way](web)
     assert said.startswith(b"HTTP/1.1 ")
+    web.still_goes()
+
+
+def test_what_the_server_asks_of_the_clients_model_over_http(web: Web) -> None:
+    said = web.send(post(ASKS))
+    assert [json.loads(one)["id"] for one in re.findall(rb"data: (.*)", said)] == [5, 70]
+    poll(lambda: len(web.seen) > 8, seconds=20, waiting_for="its errors")
+    (asked, *refused) = map(json.loads, web.seen)
+    assert asked["id"] == 70 and {one["error"]["code"] for one in refused} == {-1, -32600}
+    web.seen.clear()
     web.still_goes()

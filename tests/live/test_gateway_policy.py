@@ -26,6 +26,7 @@ import pytest
 from hullwatch.decide.webhook import signature
 from support.agent import Agent
 from support.cli import cli
+from support.gatekeeping import HIDDEN_SAMPLING, SAMPLING, sampling
 from support.hook import Hook, answer
 from support.scratch import poll
 from support.watch import missing_bpf
@@ -51,8 +52,10 @@ for line in sys.stdin:
     asked = json.loads(line)
     with open(os.environ["TRACE"], "a") as file:
         file.write(line)
-    if "id" not in asked:
+    if "id" not in asked or "method" not in asked:
         continue
+    for said in asked.get("params", {}).get("arguments", {}).get("says", ()):
+        print(said, flush=True)
     result = {"content": [{"type": "text", "text": "done"}]}
     if path := asked.get("params", {}).get("arguments", {}).get("path"):
         open(path).read()
@@ -96,6 +99,8 @@ class Gateway:
     def start(self) -> None:
         with (self.folder / "stderr").open("a") as stderr:
             self.process = self._started(stderr)
+        assert self.process.stdout  # unbuffered: so that select sees all that there is
+        self.unbuffered = os.fdopen(self.process.stdout.fileno(), "rb", 0, closefd=False)
         self.say(1, "tools/list")
         assert len(self.line()["result"]["tools"]) == 4
 
@@ -128,7 +133,7 @@ class Gateway:
     def line(self) -> dict[str, Any]:
         assert self.process.stdout
         assert select.select([self.process.stdout], [], [], 60)[0], "no answer"
-        line: dict[str, Any] = json.loads(self.process.stdout.readline())
+        line: dict[str, Any] = json.loads(self.unbuffered.readline())
         return line
 
     def served(self) -> list[str]:
@@ -428,6 +433,34 @@ def test_what_cannot_be_logged_is_not_passed_on(gateway: Gateway, how: str) -> N
     assert "result" in gateway.line()
     other.close()
     assert gateway.end() == 0 and gateway.decisions("verify").returncode == 0
+
+
+MODELS = """
+@id("no-big") @reason("too dear")
+forbid (principal, action == Action::"model-call", resource == Model::"big");
+@id("ask-model") @effect("challenge")
+forbid (principal, action == Action::"model-call", resource == Model::"asked");
+"""
+
+
+def test_what_the_server_asks_of_the_clients_model(tmp_path: Path) -> None:
+    (tmp_path / "models.cedar").write_text(MODELS)
+    gateway = Gateway(tmp_path, policy=str(tmp_path / "models.cedar"))
+    lines = [one.decode() for one in HIDDEN_SAMPLING.values()]
+    lines += [sampling(ident, ident).decode() for ident in ("big", "small", "asked")]
+    gateway.call(70, "t", arguments={"says": lines})
+    asked, answer = gateway.line(), gateway.line()
+    assert (asked["id"], asked["method"], answer["id"]) == ("small", SAMPLING, 70)
+    assert gateway.person("approve", gateway.wait(), "--why", "small enough")[0] == 0
+    late = gateway.line()
+    assert (late["id"], late["method"]) == ("asked", SAMPLING)
+    assert gateway.end() == 0
+    told = map(json.loads, (tmp_path / "trace").read_text().splitlines())
+    refused = {one["id"]: one["error"] for one in told if "error" in one}
+    assert refused["big"]["code"] == -1 and "too dear" in refused["big"]["message"]
+    assert "small" not in refused and "asked" not in refused
+    listed = gateway.decisions("--effect", "block").stdout
+    assert "model-call Model:big" in listed and "no-big" in listed
 
 
 def test_what_nobody_can_answer_ends_as_its_policy_says(gateway: Gateway) -> None:

@@ -19,7 +19,8 @@ from hullwatch.gatekeeper import Gatekeeper, Requester
 from support.mcp_reporter import Recording
 
 __all__ = [
-    "BYPASSES", "PERSON", "POLICIES", "Scene", "over", "raw_call", "reply", "request_of",
+    "BYPASSES", "HIDDEN_SAMPLING", "PERSON", "POLICIES", "SAMPLING", "Scene", "over", "raw_call",
+    "reply", "request_of", "sampling", "sampling_params",
 ]  # fmt: skip
 
 POLICIES = """
@@ -178,3 +179,50 @@ BYPASSES = {
     + b"]",
 }
 """Messages that try to call delete_file, and are not passed on."""
+
+
+SAMPLING = "sampling/createMessage"
+
+
+def sampling_params(model: str = "", said: str = "hello") -> dict[str, Any]:
+    wishes = {"modelPreferences": {"hints": [{"name": model}, {"name": "fine"}]}} if model else {}
+    message = {"role": "user", "content": {"type": "text", "text": said}}
+    return {"messages": [message], "maxTokens": 9} | wishes
+
+
+def sampling(ident: Any, model: str = "", said: str = "hello") -> bytes:
+    return json.dumps(request_of(ident, SAMPLING, **sampling_params(model, said))).encode()
+
+
+_BIG = sampling(1, "big").decode()
+_INSIDE = f'{{"method":"{SAMPLING}","params":{json.dumps(sampling_params("big"))}}}'
+_HIDDEN = {
+    "batch": f"[{_BIG}]",
+    "last of a batch": f"[{sampling(2).decode()},{_BIG}]",
+    "escaped method": _BIG.replace(SAMPLING, "sampling\\u002fcreateMessage"),
+    "method twice": _BIG.replace('"method"', '"method":"ping","method"'),
+    "method twice, the other first": _BIG.replace('"params"', '"method":"ping","params"'),
+    "escaped key": _BIG.replace('"params"', '"\\u006dethod":"ping","params"'),
+    "key in another case": _BIG.replace('"method"', '"Method":"ping","method"'),
+    "method in another case": _BIG.replace("createMessage", "createmessage"),
+    "look-alike": _BIG.replace("createMessage", "cr\N{CYRILLIC SMALL LETTER IE}ateMessage"),
+    "no id": _BIG.replace('"id": 1, ', ""),
+    "null id": _BIG.replace('"id": 1', '"id": null'),
+    "answer and request": _BIG.replace('"id"', '"result":{},"id"'),
+    "not JSON": _BIG[:-1] + ",}",
+    "two models": _BIG.replace('"hints"', '"hints":[{"name":"small"}],"hints"'),
+    "two names": _BIG.replace('"name": "big"', '"Name":"big","name":"small"'),
+    "byte order mark": "\ufeff" + _BIG,
+    "in an answer": f'{{"id":9,"result":{{"inputRequests":{{"a":{_INSIDE}}}}}}}',
+    "in an answer, twice": f'{{"id":9,"result":{{"inputRequests":{{"a":{_INSIDE},"a":'
+    f"{_INSIDE.replace('big', 'small')}}}}}}}",
+    "in a list": f'{{"id":9,"result":{{"inputRequests":[{_INSIDE}]}}}}',
+    "in one of two results": f'{{"id":9,"result":{{"inputRequests":{{"a":{_INSIDE}}}}},'
+    '"result":1}',
+    "beside an error": f'{{"id":9,"error":null,"result":{{"inputRequests":{{"a":{_INSIDE}}}}}}}',
+    "beside half a surrogate": f'{{"id":9,"result":{{"\\ud800":1,"inputRequests":'
+    f'{{"a":{_INSIDE}}}}}}}',
+    "half a surrogate in its wishes": _BIG.replace('"hints"', '"\\ud800":1,"hints"'),
+}
+HIDDEN_SAMPLING = {way: said.encode() for way, said in _HIDDEN.items()}
+"""Messages of a server that ask the client for the model `big`, and are not passed on."""

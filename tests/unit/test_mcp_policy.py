@@ -388,6 +388,9 @@ class Deaf:
     async def over(self) -> None:
         await asyncio.Event().wait()
 
+    def speaks(self, action: str, enforced: bool = False) -> bool:
+        return True
+
     def resumes(self, asked: Asked) -> bool:
         return True
 

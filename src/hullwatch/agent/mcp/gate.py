@@ -22,7 +22,9 @@ _STEP = 1e-6  # of progress: what the server says later is more
 
 
 class Asked(NamedTuple):
-    """A tools/call that wants to go on. call: its id here. arguments: their keyed hash, of the JSON
+    """A tools/call that wants to go on, or (model is given) what the server asks of the client's
+    model; then tool and call are those of the call that it came within, where that is certain,
+    and arguments are its params. call: its id here. arguments: their keyed hash, of the JSON
     as it was written. definition: the tool's, against its pin. approved: what the ruling
     of an earlier round of this call had there. raw: the arguments; not to be kept. signals: kinds
     of those that it is under, at the moment that it is asked."""
@@ -37,6 +39,7 @@ class Asked(NamedTuple):
     approved: str = ""
     raw: bytes = b""
     signals: Callable[[], tuple[str, ...]] = tuple
+    model: str = ""
 
 
 class Ruling(NamedTuple):
@@ -81,6 +84,10 @@ class Pending(Protocol):
 class Gate(Protocol):
     async def ask(self, asked: Asked) -> Ruling:
         """Every refusal is logged by then, and every hold. Never raises; bounded in time."""
+        ...
+
+    def speaks(self, action: str, enforced: bool = False) -> bool:
+        """Whether a policy of the set in force is about it. enforced: not only observed."""
         ...
 
 

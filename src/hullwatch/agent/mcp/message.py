@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -22,6 +24,7 @@ __all__ = [
     "error_response",
     "field",
     "fields",
+    "first_of",
     "key_of",
     "peek",
     "read",
@@ -33,6 +36,7 @@ MAX_BATCH = 256
 PEEK = 4096  # bytes at either end of a large message
 
 Kind = Literal["request", "notification", "result", "error", "invalid"]
+Sender = Literal["client", "server"]
 Key = str | int | None
 NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose parameter says what they are about (2026-07-28: Mcp-Name)."""
@@ -83,21 +87,21 @@ _ANY = msgspec.json.Decoder()
 _BROKEN = (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError)
 
 
-def read(raw: bytes, doubles: bool = True) -> Reading:
-    """One line or body. doubles: look for keys that are there twice (asked of clients only, where
-    it decides what is called)."""
+def read(raw: bytes, doubles: bool = True, sender: Sender = "client") -> Reading:
+    """One line or body. doubles: look for keys that are there twice, of those that decide what a
+    client calls, or what a server asks of its model."""
     try:
         if not raw.isascii():
             raw.decode()
-        if raw.lstrip()[:1] == b"[":
-            parts = _BATCH.decode(raw)
-            if len(parts) > MAX_BATCH:
-                return Reading(batch=True, problem="batch of more than 256")
-            messages = tuple(_message(_ENVELOPE.decode(part)) for part in parts)
-            batch = True
-        else:
-            messages, batch = (_message(_ENVELOPE.decode(raw)),), False
-        return Reading(messages, batch, "", _doubled(raw) if doubles else ())
+        batch = raw.lstrip()[:1] == b"["
+        parts = _BATCH.decode(raw) if batch else [msgspec.Raw(raw)]
+        if len(parts) > MAX_BATCH:
+            return Reading(batch=True, problem="batch of more than 256")
+        seen = [_ENVELOPE.decode(part) for part in parts]
+        messages = tuple(map(_message, seen))
+        if sender == "server" and any(map(_mixed, seen)):
+            return Reading(messages, batch, "several kinds of message in one")
+        return Reading(messages, batch, "", _doubled(raw, sender) if doubles else ())
     except UnicodeDecodeError:
         return Reading(problem="not UTF-8")
     except RecursionError:
@@ -106,6 +110,10 @@ def read(raw: bytes, doubles: bool = True) -> Reading:
         return Reading(problem="not an object")
     except (msgspec.DecodeError, ValueError):
         return Reading(problem="not JSON")
+
+
+def _mixed(seen: _Envelope) -> bool:
+    return bool(seen.method) + bool(seen.result) + bool(seen.error) > 1
 
 
 def _message(seen: _Envelope) -> Message:
@@ -154,6 +162,16 @@ def fields(raw: bytes) -> dict[str, bytes]:
         return {}
 
 
+def first_of(raw: bytes) -> bytes:
+    """The first item of a list as it was written; empty for anything else."""
+    if raw[:1] != b"[":
+        return b""
+    try:
+        return next((bytes(one) for one in _BATCH.decode(raw)), b"")
+    except _BROKEN:
+        return b""
+
+
 def field(raw: bytes, *path: str) -> bytes:
     """The JSON text of a value inside an object, by its keys; empty where it is not there."""
     for key in path:
@@ -174,51 +192,98 @@ def text(raw: bytes) -> str:
 
 # --- keys that are there twice ------------------------------------------------------------
 
+
 # JSON leaves open which of two equal keys counts, and Go's encoding/json takes `Method` and even
 # `paramſ` for what it looks for. Whoever checks one reading while the server acts on another has
 # checked nothing.
-_WATCHED = (
+class _Watched(NamedTuple):
+    """Of an object: the keys that are looked for, and what is looked for below them; of a list: in
+    each of its items. each: below every key, whatever it is called."""
+
+    words: tuple[str, ...] = ()
+    below: Mapping[str, _Watched] = MappingProxyType({})
+    each: _Watched | None = None
+
+    def all(self) -> set[str]:
+        further = [*self.below.values(), *([self.each] if self.each else [])]
+        return {*self.words}.union(*(one.all() for one in further))
+
+
+_FROM_CLIENT = _Watched(
     ("jsonrpc", "id", "method", "params"),
-    ("name", "arguments", "uri", "_meta", "requestId", "requestState", "inputResponses", "cursor"),
+    {
+        "params": _Watched(
+            (
+                *("name", "arguments", "uri", "_meta"),
+                *("requestId", "requestState", "inputResponses", "cursor"),
+            )
+        )
+    },
 )
-_CANDIDATE = re.compile(
-    rb'"(' + "|".join(word for level in _WATCHED for word in level).encode() + rb')"\s*:', re.I
+_SAMPLING = _Watched(
+    ("messages", "systemPrompt", "modelPreferences", "requestId"),
+    {"modelPreferences": _Watched(("hints",), {"hints": _Watched(("name",))})},
+)
+_FROM_SERVER = _Watched(
+    ("jsonrpc", "id", "method", "params", "result", "error"),
+    {
+        "params": _SAMPLING,
+        "result": _Watched(
+            ("resultType", "inputRequests", "requestState"),
+            {
+                "inputRequests": _Watched(
+                    each=_Watched(("method", "params"), {"params": _SAMPLING}),
+                )
+            },
+        ),
+    },
 )
 _ODD_KEY = re.compile(
-    rb'"[A-Za-z_]{0,13}(?:\\u[0-9A-Fa-f]{4}|\xc5\xbf|\xe2\x84\xaa)[^":]{0,90}"\s*:'
+    rb'"[A-Za-z_]{0,15}(?:\\u[0-9A-Fa-f]{4}|\xc5\xbf|\xe2\x84\xaa)[^":]{0,90}"\s*:'
 )
+
+
+def _candidates(watched: _Watched) -> re.Pattern[bytes]:
+    return re.compile(rb'"(' + "|".join(sorted(watched.all())).encode() + rb')"\s*:', re.I)
+
+
+_TABLES = {one: (watched, watched.all(), _candidates(watched)) for one, watched in (
+    ("client", _FROM_CLIENT), ("server", _FROM_SERVER),
+)}  # fmt: skip
 
 
 class _Pairs(list[tuple[str, Any]]):
     pass
 
 
-def _doubled(raw: bytes) -> tuple[str, ...]:
-    keys = _CANDIDATE.findall(raw)
-    known = {word for level in _WATCHED for word in level}
+def _doubled(raw: bytes, sender: Sender) -> tuple[str, ...]:
+    watched, known, candidate = _TABLES[sender]
+    keys = candidate.findall(raw)
     plain = len(set(keys)) == len(keys) and all(key.decode() in known for key in keys)
     if plain and not _ODD_KEY.search(raw):
         return ()
     top = json.loads(raw, object_pairs_hook=_Pairs)
-    found: list[str] = []
-    for item in top if type(top) is list else [top]:
-        found += _repeats(item, _WATCHED[0])
-        for key, value in item if isinstance(item, _Pairs) else ():
-            if key == "params":
-                found += _repeats(value, _WATCHED[1])
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(_repeats(top, watched)))
 
 
-def _repeats(pairs: Any, words: tuple[str, ...]) -> list[str]:
-    if not isinstance(pairs, _Pairs):
-        return []
-    keys = [key for key, _ in pairs]
+def _repeats(value: Any, watched: _Watched) -> Iterator[str]:
+    if type(value) is list:
+        for item in value:
+            yield from _repeats(item, watched)
+    if not isinstance(value, _Pairs):
+        return
+    keys = [key for key, _ in value]
     folded = [key.casefold() for key in keys]
-    return [
-        word
-        for word in words
-        if folded.count(word.casefold()) > 1 or (word not in keys and word.casefold() in folded)
-    ]
+    for word in watched.words:
+        times = folded.count(word.casefold())
+        if times > 1 or (times and word not in keys):
+            yield word
+    if watched.each is not None and len(set(keys)) < len(keys):
+        yield from (key for key in keys if keys.count(key) > 1)
+    for key, inner in value:
+        below = watched.below.get(key, watched.each)
+        if below is not None:
+            yield from _repeats(inner, below)
 
 
 # --- large messages -----------------------------------------------------------------------

@@ -45,6 +45,7 @@ from hullwatch.agent.mcp.message import (
 )
 from hullwatch.agent.mcp.pins import PinError, Pins
 from hullwatch.agent.mcp.returns import Returns, may_come_back, without_ours
+from hullwatch.agent.mcp.sampling import Sampling
 from hullwatch.agent.mcp.sightings import Sightings
 from hullwatch.agent.mcp.signals import FAULT, WHOLE, Detect, Signals
 from hullwatch.agent.report import Reporter, Said
@@ -102,6 +103,7 @@ class Dialogue:
         self.version = ""
         self.open: OrderedDict[Key, Open] = OrderedDict()
         self.held: dict[Key, Held] = {}
+        self.asking: dict[Key, Held] = {}  # the server's requests that the client has not seen
         self.elicits = False  # the client can ask its user
         self.elicited: dict[Key, Pending] = {}  # our own requests to it
 
@@ -151,6 +153,7 @@ class Observer:
         self._signals = Signals(server, reporter, detect, clock, canaries)
         self._sightings = Sightings(clock)
         self._listings = Listings(server, pins, hold, self._signals, clock)
+        self.sampling = Sampling(server, gate, hasher, self._signals, self._under, self._drop)
 
     # --- client to server -----------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class Observer:
             elif message.kind == "request":
                 opened.append(self._prepare(dialogue, message, size, pid, more))
             elif message.kind in ("result", "error"):
-                kept_back |= self._elicited(dialogue, message)
+                kept_back |= message.key in dialogue.asking or self._elicited(dialogue, message)
         if kept_back and not opened:
             return []  # the server knows nothing of what it is about
         rulings = await self._ask(dialogue, opened)
@@ -628,6 +631,7 @@ class Observer:
     def _heard(self, dialogue: Dialogue, reading: Reading, size: int, status: int) -> None:
         if reading.problem:
             self._signals.tell("unparsed", "answer", reading.problem)
+        self.sampling.watch(dialogue, reading)
         for message in reading.messages:
             if message.kind in ("result", "error"):
                 self._answered(dialogue, message, size, status)
@@ -745,6 +749,12 @@ class Observer:
             late.append(self._waiting.popitem(last=False)[1])
         for waiting in late:
             self._reporter.end(self._ended(waiting.call, "lost", "never resumed", 0, {}))
+
+    def _drop(self, dialogue: Dialogue, key: Key) -> None:
+        """A request whose answer was not passed on."""
+        opened = dialogue.open.pop(key, None)
+        if opened is not None and opened.call is not None:
+            self._end(opened, "error", "blocked")
 
     # --- a call ---------------------------------------------------------------------------
 

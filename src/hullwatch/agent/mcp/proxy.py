@@ -1,7 +1,8 @@
 """The reverse proxy for MCP over HTTP: both Streamable HTTP eras and HTTP+SSE of 2024-11-05.
 
-Bodies pass as they came, streams as they come. Of the headers only those change that belong to one
-connection (RFC 9110, 7.6.1), Host, and Accept-Encoding: what is compressed cannot be looked into.
+Bodies pass as they came, streams as they come, or event by event where those are asked about. Of
+the headers only those change that belong to one connection (RFC 9110, 7.6.1), Host, and
+Accept-Encoding: what is compressed cannot be looked into.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from hullwatch.agent.mcp.gate import Held
 from hullwatch.agent.mcp.headers import MISMATCH, Headers, first, may_ask, mismatch
 from hullwatch.agent.mcp.message import MAX_MESSAGE, PEEK, Reading, error_response, peek, read
 from hullwatch.agent.mcp.observer import SERVER_GONE, Dialogue, Observer, Open
+from hullwatch.agent.mcp.sampling import Refusal, Waits
 from hullwatch.agent.mcp.sessions import Sessions
+from hullwatch.agent.mcp.sse import Block, Blocks, Event
 from hullwatch.agent.mcp.upstream import CHUNK, HEAD_MAX, Link, Unreachable, Upstream
 from hullwatch.context.call import Status, Value
 
@@ -35,6 +38,12 @@ _HOP = frozenset(
     b" transfer-encoding upgrade".split()
 )
 _ANSWERED: list[bytes] = []  # the client has its answer
+_MAX_REFUSALS = 64  # that are on their way to servers; then nothing more is read from one
+_REFUSING = 15.0  # s for one to get there
+_OF_ITS_BODY = frozenset(
+    b"host accept accept-encoding expect content-length content-type last-event-id mcp-method"
+    b" mcp-name".split()
+)
 _OURS = frozenset({b"host", b"accept-encoding", b"expect"})
 
 
@@ -118,6 +127,7 @@ class _Exchange:
         self.instead = b""  # goes to the server in its place
         self.whole = True  # body is all of it
         self.streaming = False  # the client has the head of a stream of ours
+        self.replies: bytes = request.target  # where a client answers what the server asks of it
 
     @property
     def modern(self) -> bool:
@@ -143,6 +153,24 @@ class _Exchange:
             headers.append((b"Transfer-Encoding", b"chunked"))
         return h11.Request(method=self.request.method, target=self.request.target, headers=headers)
 
+    def reply(self, upstream: Upstream, size: int) -> Any:
+        """The head of a request in which this client would answer the server."""
+        headers: list[tuple[bytes, bytes]] = [(b"Host", upstream.authority)]
+        headers += [
+            (raw, value)
+            for raw, value in _end_to_end(self.request)
+            if raw.lower() not in _OF_ITS_BODY
+        ]
+        if self.dialogue.session and first(self.headers, b"mcp-session-id") is None:
+            headers.append((b"Mcp-Session-Id", self.dialogue.session.encode("latin-1")))
+        headers += [
+            (b"Accept", b"application/json, text/event-stream"),
+            (b"Accept-Encoding", b"identity"),
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", b"%d" % size),
+        ]
+        return h11.Request(method=b"POST", target=self.replies, headers=headers)
+
 
 class Proxy:
     """allowed: host names by which clients may call it, beside the loopback's."""
@@ -156,15 +184,17 @@ class Proxy:
         self._sessions = Sessions(self._dropped)
         self._clients: set[asyncio.Task[None]] = set()
         self._in_hand = 0
+        self._refusals: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         return await asyncio.start_server(self._connected, host, port, limit=CHUNK)
 
     async def close(self) -> None:
         """Breaks off what goes on."""
-        for task in self._clients:
+        tasks = [*self._clients, *self._refusals]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._sessions.close()
         self._observer.close()
         self._upstream.close()
@@ -449,55 +479,201 @@ class Proxy:
         headers: Headers = list(event.headers)
         self._sessions.of_answer(headers, exchange.dialogue)
         answer.begin(event.status_code, headers)
-        if exchange.streaming:
-            await self._fetch_into_stream(client, exchange, link, answer)
-            return
-        kept = _end_to_end(event)
-        waiting: list[Any] = [
-            h11.Response(status_code=event.status_code, headers=kept, reason=event.reason)
-        ]
+        if answer.guarded and answer.unclear:
+            raise Unreachable(answer.unclear)
+        head = h11.Response(
+            status_code=event.status_code, headers=_end_to_end(event), reason=event.reason
+        )
         if answer.streams:
-            await client.send(waiting.pop())
+            if not exchange.streaming:
+                await client.send(head)
+            await self._fetch_events(client, exchange, link, answer)
+        elif exchange.streaming:
+            await self._fetch_into_stream(client, exchange, link, answer)
+        elif answer.guarded:
+            body = await self._fetch_whole(exchange, link, answer)
+            self._settle(exchange, answer)
+            if body is None:
+                answers = self._unread(exchange)
+                await client.answer(200 if answers else 202, answers)
+            elif isinstance(body, Refusal):
+                await client.answer(200, _joined(body.to_client, exchange.reading.batch))
+            else:
+                await client.send(head, h11.Data(data=body), h11.EndOfMessage())
+        else:
+            await self._fetch_body(client, exchange, link, answer, head)
+
+    async def _fetch_body(
+        self, client: _Client, exchange: _Exchange, link: Link, answer: Answer, head: Any
+    ) -> None:
+        waiting = [head]
         while not isinstance(event := await link.receive(), h11.EndOfMessage):
             # What ends a message is looked at before the client can act on it: of a JSON body all
-            # but the last piece goes on at once, events when they are whole.
+            # but the last piece goes on at once.
             if waiting and isinstance(waiting[-1], h11.Data):
                 await client.send(*waiting)
                 waiting = []
             answer.feed(bytes(event.data))
             waiting.append(h11.Data(data=event.data))
-            if answer.streams:
-                await client.send(waiting.pop())
         answer.end()
         self._settle(exchange, answer)
         await client.send(*waiting, h11.EndOfMessage())
+
+    async def _fetch_events(
+        self, client: _Client, exchange: _Exchange, link: Link, answer: Answer
+    ) -> None:
+        """As they come; once a policy speaks of what servers ask for, whole and as it says."""
+        blocks: Blocks | None = None
+        waiting: set[asyncio.Task[None]] = set()
+        try:
+            while not isinstance(event := await link.receive(), h11.EndOfMessage):
+                if blocks is None and answer.between and self._observer.sampling.guarded:
+                    blocks = Blocks()
+                if blocks is None:
+                    answer.feed(bytes(event.data))
+                    await client.send(h11.Data(data=event.data))
+                    continue
+                for block in blocks.feed(bytes(event.data)):
+                    await self._event_of(client, exchange, answer, block, waiting)
+            for block in blocks.close() if blocks is not None else ():
+                await self._event_of(client, exchange, answer, block, waiting)
+            if waiting:
+                await asyncio.wait(waiting)
+        finally:
+            for task in waiting:
+                task.cancel()
+        answer.end()
+        self._settle(exchange, answer)
+        await client.send(h11.EndOfMessage())
+
+    async def _event_of(
+        self,
+        client: _Client,
+        exchange: _Exchange,
+        answer: Answer,
+        block: Block,
+        waiting: set[asyncio.Task[None]],
+    ) -> None:
+        outcome = await answer.asks(block, exchange.keys)
+        if isinstance(outcome, Waits):
+            # The others go on meanwhile.
+            waits = outcome
+
+            async def settled() -> None:
+                refusal = await waits.settle()
+                with contextlib.suppress(_ClientGone):  # who reads the stream sees to that
+                    await self._judged(client, exchange, answer, block, refusal)
+
+            task = asyncio.create_task(settled())
+            waiting.add(task)
+            task.add_done_callback(waiting.discard)
+            task.add_done_callback(lambda _: waits.close())
+        else:
+            await self._judged(client, exchange, answer, block, outcome)
+
+    async def _judged(
+        self,
+        client: _Client,
+        exchange: _Exchange,
+        answer: Answer,
+        block: Block,
+        refusal: Refusal | None,
+    ) -> None:
+        if refusal is None:
+            answer.passes(block.events)
+            await client.send(h11.Data(data=block.raw))
+            return
+        said = b"".join(map(_event, refusal.to_client))
+        if said:
+            await client.send(h11.Data(data=said))
+        await self._refuse(exchange, refusal)
+
+    async def _fetch_whole(
+        self, exchange: _Exchange, link: Link, answer: Answer
+    ) -> bytes | Refusal | None:
+        """A body of JSON: as it came, or what goes to the client instead; None: that it was not
+        passed on."""
+        parts: list[bytes] = []
+        size, tail = 0, b""
+        while not isinstance(event := await link.receive(), h11.EndOfMessage):
+            data = bytes(event.data)
+            size += len(data)
+            tail = (tail + data)[-PEEK:]
+            if size <= MAX_MESSAGE:
+                parts.append(data)
+        whole = b"".join(parts)
+        head = whole[:PEEK]
+        if size > MAX_MESSAGE:
+            whole = b""
+        block = Block(whole, (Event("message", whole, size, head, tail),) if size else ())
+        outcome = await answer.asks(block, exchange.keys) if size else None
+        if isinstance(outcome, Waits):
+            outcome = await outcome.settle()  # in which case it does not wait on
+        if outcome is None:
+            answer.passes(block.events)
+            return whole
+        await self._refuse(exchange, outcome)
+        return outcome if outcome.to_client else None
 
     async def _fetch_into_stream(
         self, client: _Client, exchange: _Exchange, link: Link, answer: Answer
     ) -> None:
         """The server's answer where the client has read the head of ours already."""
-        whole, size = [], 0
-        while not isinstance(event := await link.receive(), h11.EndOfMessage):
-            data = bytes(event.data)
-            answer.feed(data)
-            if answer.streams:
-                await client.send(h11.Data(data=data))
-                continue
-            size += len(data)
-            if size > MAX_MESSAGE:
-                raise Unreachable("its answer is too large for a stream")
-            whole.append(data)
-        answer.end()
-        said = b"".join(whole).strip()
-        if not answer.streams:
-            told = read(said, doubles=False)
-            fits = any(message.kind in ("result", "error") for message in told.messages)
-            if not fits:
-                why = f"hullwatch: the MCP server answered with HTTP {answer.status}"
-                said = _joined(self._observer.refuse(exchange.reading, SERVER_GONE, why))
+        if answer.guarded:
+            body = await self._fetch_whole(exchange, link, answer)
+            if isinstance(body, Refusal):
+                said = _joined(body.to_client, exchange.reading.batch)
+            else:
+                said = self._unread(exchange) if body is None else body.strip()
+        else:
+            parts, size = [], 0
+            while not isinstance(event := await link.receive(), h11.EndOfMessage):
+                data = bytes(event.data)
+                answer.feed(data)
+                size += len(data)
+                if size > MAX_MESSAGE:
+                    raise Unreachable("its answer is too large for a stream")
+                parts.append(data)
+            answer.end()
+            said = b"".join(parts).strip()
+        told = read(said, doubles=False)
+        fits = any(message.kind in ("result", "error") for message in told.messages)
+        if not fits:
+            why = f"hullwatch: the MCP server answered with HTTP {answer.status}"
+            said = _joined(self._observer.refuse(exchange.reading, SERVER_GONE, why))
         self._settle(exchange, answer)
         events = [h11.Data(data=_event(said))] if said else []
         await client.send(*events, h11.EndOfMessage())
+
+    def _unread(self, exchange: _Exchange) -> bytes:
+        why = (
+            "hullwatch: the MCP server's answer is not passed on, as it cannot be read for certain"
+        )
+        answers = self._observer.refuse(exchange.reading, _REFUSED, why)
+        return _joined(answers, exchange.reading.batch)
+
+    # --- what is refused to the server -----------------------------------------------------
+
+    async def _refuse(self, exchange: _Exchange, refusal: Refusal) -> None:
+        """Beside the rest: a server may read nothing more before it has written all that it has."""
+        for body in refusal.to_server:
+            while len(self._refusals) >= _MAX_REFUSALS:
+                await asyncio.wait(self._refusals, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(self._reply(exchange, body))
+            self._refusals.add(task)
+            task.add_done_callback(self._refusals.discard)
+
+    async def _reply(self, exchange: _Exchange, body: bytes) -> None:
+        """As the client's answer would get there. A server that does not take it waits in vain."""
+        with contextlib.suppress(Unreachable, TimeoutError):
+            async with asyncio.timeout(_REFUSING):
+                link = await self._upstream.acquire()
+                try:
+                    head = exchange.reply(self._upstream, len(body))
+                    await link.send(head, h11.Data(data=body), h11.EndOfMessage())
+                    await link.receive()
+                finally:
+                    link.close()
 
     # --- how it ends ----------------------------------------------------------------------
 
@@ -555,7 +731,8 @@ class Proxy:
                 return
             path = urlsplit(urljoin(exchange.request.target.decode("latin-1"), address))
             target = path.path + (f"?{path.query}" if path.query else "")
-            self._sessions.endpoint(target.encode("utf-8", "replace"), exchange.dialogue)
+            exchange.replies = target.encode("utf-8", "replace")
+            self._sessions.endpoint(exchange.replies, exchange.dialogue)
 
         return named
 

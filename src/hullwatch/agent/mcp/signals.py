@@ -133,13 +133,7 @@ class Signals:
     def secrets(self, call: Call, raw: bytes, kind: str) -> Call:
         """The call with the kinds of secrets in its arguments or result; of what is large, in both
         of its ends."""
-        if self._detect is None or not raw:
-            return call
-        try:
-            kinds = sorted({str(found.kind) for found in self._detect(_ends(raw))})
-        except Exception as error:
-            self.fault(error)
-            return call
+        kinds = self.kinds(raw)
         if not kinds:
             return call
         said = ",".join(kinds)[:MAX_TEXT]
@@ -149,6 +143,16 @@ class Signals:
         return msgspec.structs.replace(
             call, attributes=call.attributes | {semconv.SECRET_KINDS: both}
         )
+
+    def kinds(self, raw: bytes) -> list[str]:
+        """Of secrets in it, sorted."""
+        if self._detect is None or not raw:
+            return []
+        try:
+            return sorted({str(found.kind) for found in self._detect(_ends(raw))})
+        except Exception as error:
+            self.fault(error)
+            return []
 
 
 def _ends(raw: bytes) -> bytes:

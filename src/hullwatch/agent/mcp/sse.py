@@ -5,11 +5,12 @@ The bytes themselves go on as they came; this only tells what was in them.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from hullwatch.agent.mcp.message import MAX_MESSAGE, PEEK
 
-__all__ = ["Event", "Events"]
+__all__ = ["Block", "Blocks", "Event", "Events", "odd_lines"]
 
 _MAX_NAME = 256
 
@@ -124,3 +125,81 @@ class Events:
         had = self._lines > 0
         self._reset()
         return [event] if had else []
+
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+# Where Python's str.splitlines, and so some clients, end a line, too.
+_ODD_LINE = re.compile(
+    rb"(?:[\x0b\x0c\x1c-\x1e]|\xc2\x85|\xe2\x80[\xa8\xa9])"
+    rb"(?=data|event|[\x0b\x0c\x1c-\x1e\r\n]|\xc2\x85|\xe2\x80[\xa8\xa9]|\Z)"
+)
+
+
+def odd_lines(raw: bytes) -> bool:
+    """Whether some readers see other events in it."""
+    return _ODD_LINE.search(raw) is not None
+
+
+class Block(NamedTuple):
+    """The bytes of at most one event, with the empty line that ends it. raw: empty where they are
+    more than the limit."""
+
+    raw: bytes
+    events: tuple[Event, ...]
+
+
+class Blocks:
+    """A stream in whole events: bytes in, bytes out, none before it is known what they are."""
+
+    def __init__(self, limit: int = 2 * MAX_MESSAGE) -> None:
+        self._limit = limit
+        self._events = Events()
+        self._empty = True  # the line so far
+        self._after_cr = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._found: list[Event] = []
+
+    @property
+    def between(self) -> bool:
+        return not self._size
+
+    def feed(self, data: bytes) -> list[Block]:
+        found: list[Block] = []
+        if not data:
+            return found
+        begin = at = 0
+        for end in _LINE_END.finditer(data):
+            if self._after_cr and end.start() == 0 and end[0] == b"\n":
+                at = end.end()  # the other half of the line end before
+                continue
+            if self._empty and end.start() == at:
+                self._put(data[begin : end.end()])
+                found.append(self._block())
+                begin = end.end()
+            self._empty, at = True, end.end()
+        self._empty = self._empty and at == len(data)
+        self._after_cr = data[-1:] == b"\r"
+        self._put(data[begin:])
+        return found
+
+    def close(self) -> list[Block]:
+        """What the stream's end cut off, as some clients take it for an event."""
+        self._found += self._events.feed(b"\n\n")
+        return [self._block()] if self._size else []
+
+    def _put(self, data: bytes) -> None:
+        self._found += self._events.feed(data)
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._parts.append(data)
+        else:
+            self._parts = []
+
+    def _block(self) -> Block:
+        block = Block(b"".join(self._parts), tuple(self._found))
+        self._reset()
+        return block

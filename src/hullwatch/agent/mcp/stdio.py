@@ -1,8 +1,9 @@
 """A stdio server behind the gateway: started, piped, watched, reaped.
 
-What the client writes and the server answers passes byte by byte as it came. The only lines of our
-own go to the client: errors for calls that are held or blocked and for requests that a server left
-open when it ended, and the progress of calls that wait for a person. Source: MCP, stdio.
+What the client writes and the server answers passes byte by byte as it came. Lines of our own go to
+the client: errors for calls that are held or blocked and for requests that a server left open when
+it ended, and the progress of calls that wait for a person; and to the server, where what it asks of
+the client's model is refused. Source: MCP, stdio.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hullwatch.agent.mcp.lines import Lines, Piece
 from hullwatch.agent.mcp.message import Reading, error_response, peek, read
 from hullwatch.agent.mcp.observer import SERVER_GONE, Dialogue, Observer, Open
 from hullwatch.agent.mcp.pipes import Sink, Source, own
+from hullwatch.agent.mcp.sampling import Refusal, Waits
 
 __all__ = ["StartError", "exit_code", "serve", "start"]
 
@@ -27,6 +29,8 @@ GRACE = 5.0  # s for a server to end by itself, and again between SIGTERM and SI
 _LINGER = 1.0  # s that the end of a process and that of its output may lie apart
 _RETURN = "a carriage return inside of it, where some servers end a message"
 _SILENT, _DEAF = "closed its output", "reads no more"
+_TOO_LARGE = "too large to be parsed"
+_MAX_REFUSALS = 64  # that a server has not read yet; then nothing more is read from it
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -94,6 +98,7 @@ class _Stdio:
         self._begun: Open | None = None  # a large message of the client that is on its way
         self._size = 0
         self._holding: set[asyncio.Task[None]] = set()  # messages that wait for a person
+        self._refusals: set[asyncio.Task[None]] = set()  # lines of ours for the server
 
     def signalled(self, number: signal.Signals) -> None:
         # Ctrl-C at a terminal goes to the server as well, by itself.
@@ -121,7 +126,7 @@ class _Stdio:
                 self._close_output()
                 await ended
         finally:
-            tasks = (upward, downward, *self._holding)
+            tasks = (upward, downward, *self._holding, *self._refusals)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -223,11 +228,17 @@ class _Stdio:
         lines = Lines()
         size = 0
         holding = False  # the client's stream, for a whole line
+        guarded = False  # a line is asked about before a byte of it goes on
         try:
             while True:
                 data = await self._from_server.read()
                 for piece in lines.feed(data) if data else lines.close():
                     size = len(piece.data) + (0 if piece.first else size)
+                    if piece.first:
+                        guarded = self._observer.sampling.guarded
+                    if guarded:
+                        await self._down(piece)
+                        continue
                     self._heard(piece, size)
                     if not holding:
                         holding = await self._to_client.lock.acquire()
@@ -247,6 +258,61 @@ class _Stdio:
         finally:
             if holding:
                 self._to_client.lock.release()
+
+    async def _down(self, piece: Piece) -> None:
+        sampling, dialogue = self._observer.sampling, self._dialogue
+        if piece.large:
+            if piece.last:
+                peeked = Reading((peek(piece.head, piece.tail),))
+                await self._refused(sampling.refuse(dialogue, peeked, _TOO_LARGE))
+        elif not piece.data.strip():
+            await self._pass(piece)
+        else:
+            reading = read(piece.data, sender="server")
+            if b"\r" in piece.data.rstrip(b"\r\n"):
+                reading = reading._replace(problem=_RETURN)
+            outcome = await sampling.asks(dialogue, reading)
+            if isinstance(outcome, Waits):
+                # The others go on meanwhile; what takes it back, too.
+                task = asyncio.create_task(self._wait(piece, reading, outcome))
+                self._holding.add(task)
+                task.add_done_callback(self._holding.discard)
+                waits = outcome  # one that is cancelled before it runs must not wait on
+                task.add_done_callback(lambda _: waits.close())
+            elif outcome is None:
+                await self._pass(piece, reading)
+            else:
+                await self._refused(outcome)
+
+    async def _wait(self, piece: Piece, reading: Reading, waits: Waits) -> None:
+        refusal = await waits.settle()
+        if refusal is not None:
+            await self._refused(refusal)
+            return
+        with contextlib.suppress(BrokenPipeError):  # who reads from the server sees to that
+            await self._pass(piece, reading)
+
+    async def _pass(self, piece: Piece, reading: Reading | None = None) -> None:
+        """A whole line to the client."""
+        if reading is not None:
+            self._observer.heard(self._dialogue, reading, len(piece.data))
+        async with self._to_client.lock:
+            await self._to_client.write(piece.data)
+            self._mid_line = not piece.data.endswith(b"\n")
+
+    async def _refused(self, refusal: Refusal) -> None:
+        await self._answer(refusal.to_client)
+        if not refusal.to_server:
+            return
+        while len(self._refusals) >= _MAX_REFUSALS:
+            await asyncio.wait(self._refusals, return_when=asyncio.FIRST_COMPLETED)
+        # By itself: a server may read nothing more before it has written all that it has.
+        task = asyncio.create_task(self._tell_server(refusal.to_server))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
+
+    async def _tell_server(self, lines: Sequence[bytes]) -> None:
+        await self._write(b"".join(line + b"\n" for line in lines))
 
     def _heard(self, piece: Piece, size: int) -> None:
         if piece.large:
