@@ -1458,28 +1458,9 @@ for pieces, arrives in {cases!r}:
     assert said == [arrives for _, arrives in cases]
 
 
-@pytest.mark.parametrize(
-    "promise",
-    [
-        pytest.param(one, id=one.key, marks=() if one.key in LONG else pytest.mark.scenario)
-        for one in PROMISES
-    ],
-)
-def test_attempt(stage: Stage, promise: Promise):
-    act = ATTEMPTS[promise.key]
-    if not promise.key.startswith("own-"):
-        here = act(stage, stage.free)
-        if here is not True:
-            pytest.skip(
-                f"{promise.key}: not possible here where nothing is guarded, either: {here}"
-            )
-    worked = act(stage, stage.guarded)
-    prevented = worked is not True
-    assert prevented == promise.kept(stage.tier), f"{promise.key}: {worked}"
-
-
 @pytest.mark.scenario
 def test_whoever_opens_what_a_person_is_asked_about_waits(stage: Stage):
+    """Before the attempts, too: not where all of the container is labelled."""
     for path, wish, said in (
         ("/etc/plan", "approve", "plan"),
         ("/opt/safe.kdbx", "approve", "safe"),
@@ -1498,6 +1479,26 @@ def test_whoever_opens_what_a_person_is_asked_about_waits(stage: Stage):
     # Nobody waits for a person in the kernel: there it is forbidden.
     text = "os.rename('/etc/plan', '/etc/other'); os.rename('/etc/other', '/etc/plan'); said = True"
     assert stage.guarded.do(PRELUDE + text) == ("EPERM" if stage.tier == Tier.LSM else True)
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        pytest.param(one, id=one.key, marks=() if one.key in LONG else pytest.mark.scenario)
+        for one in PROMISES
+    ],
+)
+def test_attempt(stage: Stage, promise: Promise):
+    act = ATTEMPTS[promise.key]
+    if not promise.key.startswith("own-"):
+        here = act(stage, stage.free)
+        if here is not True:
+            pytest.skip(
+                f"{promise.key}: not possible here where nothing is guarded, either: {here}"
+            )
+    worked = act(stage, stage.guarded)
+    prevented = worked is not True
+    assert prevented == promise.kept(stage.tier), f"{promise.key}: {worked}"
 
 
 @pytest.mark.parametrize(
