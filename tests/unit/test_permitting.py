@@ -23,7 +23,7 @@ from hullwatch.decide.question import Effect, Entity
 from hullwatch.decide.webhook import signature
 from hullwatch.opened import OPENS, READING
 from hullwatch.permits import doorkeeper, held, threads
-from hullwatch.permits.asked import Asked, questions_of, strongest_of, verdict_of
+from hullwatch.permits.asked import Approval, Asked, questions_of, strongest_of, verdict_of
 from hullwatch.permits.container import Opened, cgroup_path, cgroup_text, files_named
 from hullwatch.permits.doorkeeper import facts_of
 from hullwatch.permits.held import Holding, Outcome
@@ -514,8 +514,11 @@ def verdict(
     """Of an open: action and what comes of it, then which of them is the strongest."""
     asked = Asked("id", False, (name,), (plugin,), None, (("labels", ()),))
     questions = questions_of(asked, "box", {}, actions)
-    answered = [(action, name) for action in approved]
-    found = verdict_of(Engine.of([(BOTH, "a.cedar")]), questions, answered)
+    engine = Engine.of([(BOTH, "a.cedar")])
+    answered = [
+        Approval(one) for one in verdict_of(engine, questions, ()) if one.action in approved
+    ]
+    found = verdict_of(engine, questions, answered)
     strongest = strongest_of(found, answered)
     return {
         **{one.action: str(one.decision.effect) for one in found},
@@ -550,13 +553,34 @@ def test_an_approval_by_one_name_of_a_file_is_none_by_another():
     )
     asked = Asked("id", False, ("/tmp/link", "/etc/key"), ("", ""), None, ())
     questions = questions_of(asked, "box", {}, READING)
-    approved: list[tuple[str, str]] = []
+    approved: list[Approval] = []
     said = []
     for _ in range(3):
         (ruled,) = verdict_of(engine, questions, approved)
         said.append((*ruled.decision.policies, str(ruled.decision.effect)))
-        approved.append(ruled.approval)
+        approved.append(Approval(ruled))
     assert said[:2] == [("soon", "challenge"), ("keys", "challenge")] and said[2][-1] == "allow"
+
+
+def test_an_approval_by_one_set_is_none_where_another_asks_for_others():
+    text = (
+        '@id("keys") @effect("challenge") @approvers("{}")'
+        ' forbid (principal, action == Action::"open-read", resource)'
+        ' when {{ resource.path == "/etc/key" }};'
+    )
+    asked = Asked("id", False, ("/etc/key",), ("",), None, ())
+    questions = questions_of(asked, "box", {}, READING)
+    before = Engine.of([(text.format("bob"), "a.cedar")])
+    approved = [Approval(one) for one in verdict_of(before, questions, ())]
+    for people, effect in (("bob", "allow"), ("ann", "challenge")):
+        after = Engine.of(
+            [
+                (text.format(people), "a.cedar"),
+                ("forbid (principal, action, resource) when { false };", "b.cedar"),
+            ]
+        )
+        (ruled,) = verdict_of(after, questions, approved)
+        assert ruled.decision.effect == effect
 
 
 def test_a_block_wins_whatever_was_approved():

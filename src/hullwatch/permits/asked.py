@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from hullwatch.decide.engine import Engine
+from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Decision, Effect, Entity, Question, Value
 from hullwatch.opened import OPENS, READING, WRITING, things
 
@@ -35,14 +36,13 @@ class Asked(NamedTuple):
     facts: tuple[tuple[str, Value], ...]
 
 
-Approval = tuple[str, str]
-"""Of an action, and by which name of the file."""
-
-
 class Ruled(NamedTuple):
+    """challenges: those of the policies that want an approval."""
+
     action: str
     thing: Entity
     decision: Decision
+    challenges: tuple[Policy, ...] = ()
 
     @property
     def quiet(self) -> bool:
@@ -52,13 +52,23 @@ class Ruled(NamedTuple):
         return silent and one.effect is Effect.ALLOW and one.wanted is Effect.ALLOW
 
     @property
-    def approval(self) -> Approval:
-        """That lets it go on, if it is challenged."""
-        return self.action, self.thing.id
-
-    @property
     def strength(self) -> tuple[int, int]:
         return _RANK[self.decision.effect], _RANK[self.decision.wanted]
+
+
+class Approval(NamedTuple):
+    """Of what was ruled, by these policies and no others."""
+
+    ruled: Ruled
+
+    def is_of(self, other: Ruled) -> bool:
+        """Of the same action, by the same name of the file."""
+        one = self.ruled
+        return (one.action, one.thing.id) == (other.action, other.thing.id)
+
+    def answers(self, other: Ruled) -> bool:
+        """Another set may ask for other people."""
+        return self.is_of(other) and {*other.challenges} <= {*self.ruled.challenges}
 
 
 _RANK = {effect: rank for rank, effect in enumerate(Effect)}
@@ -96,24 +106,30 @@ def verdict_of(
 ) -> Verdict:
     """approved: whose challenges are answered; it satisfies no other's, nor under another name."""
     return tuple(
-        max(
-            (
-                Ruled(
-                    one.action,
-                    one.resource,
-                    engine.decide(one, approved=(one.action, one.resource.id) in approved),
-                )
-                for one in same
-            ),
-            key=lambda one: one.strength,
-        )
+        max((_ruled(engine, one, approved) for one in same), key=lambda one: one.strength)
         for same in questions
     )
 
 
+def _ruled(engine: Engine, question: Question, approved: Collection[Approval]) -> Ruled:
+    decision = engine.decide(question)
+    if decision.effect is not Effect.CHALLENGE:
+        return Ruled(question.action, question.resource, decision)
+    known = (engine.policies[ident] for ident in decision.policies)
+    asking = tuple(one for one in known if one.does is Effect.CHALLENGE)
+    ruled = Ruled(question.action, question.resource, decision, asking)
+    if any(one.answers(ruled) for one in approved):
+        return ruled._replace(decision=engine.decide(question, approved=True))
+    return ruled
+
+
 def strongest_of(verdict: Verdict, approved: Collection[Approval]) -> Ruled:
     """Where all is allowed, what a person or a policy has said of it."""
-    return max(verdict, key=lambda one: (*one.strength, one.approval in approved, not one.quiet))
+
+    def rank(one: Ruled) -> tuple[int, int, bool, bool]:
+        return *one.strength, any(each.is_of(one) for each in approved), not one.quiet
+
+    return max(verdict, key=rank)
 
 
 def things_of(name: str, upper: bool | None, plugin: str) -> dict[str, Entity]:

@@ -593,15 +593,12 @@ class Permitting:
         ruled: Ruled,
         approved: tuple[Approval, ...],
     ) -> None:
-        assert self._engine is not None
         self._counts["held"] += 1
         number = self._number()
         actor = self._actor(event, asked)
         started = threads.started(event.thread)
         self._held[number] = _Held(event, actor, opened, asked, ruled, approved, started)
-        known = self._engine.policies
-        policies = [known[one] for one in ruled.decision.policies]
-        terms: Terms = terms_of(one for one in policies if one.does is Effect.CHALLENGE)
+        terms: Terms = terms_of(ruled.challenges)
         shown = {
             "said": f"{ruled.action} {ruled.thing.id}",
             "pid": event.thread,
@@ -621,7 +618,7 @@ class Permitting:
             self._counts["blocked"] += 1
             return
         until = time.monotonic() + DECIDING
-        approved = (*held.approved, held.ruled.approval)
+        approved = (*held.approved, Approval(held.ruled))
         self._ask(_Pending(held.asked, [(held.event, held.opened)], until, approved))
 
     # --- policies that do not answer ------------------------------------------------------
