@@ -67,6 +67,7 @@ def handed(sensor: Sensor, numbered: Numbered) -> Handed:
     """What the doorkeeper reads labels and calls of."""
     return Handed(
         labelled=sensor.map_fd("labelled"),
+        spread=sensor.map_fd("guard_carried"),
         acting=sensor.map_fd("acting"),
         running=sensor.map_fd("running"),
         tools=sensor.map_fd("guard_tools"),

@@ -23,7 +23,16 @@ from hullwatch.permits.carried import Carried, Handed, Numbered
 from hullwatch.permits.messages import Counts, Problem, Told
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.told import Told as ToldEvent
-from hullwatch.sensor.wire import ACTING, CALLS, CALLS_AT_ONCE, LABELLED, OF_THREAD, Action, Done
+from hullwatch.sensor.wire import (
+    ACTING,
+    CALLS,
+    CALLS_AT_ONCE,
+    GUARD_CARRIED,
+    LABELLED,
+    OF_THREAD,
+    Action,
+    Done,
+)
 
 ONE = Workload(
     cgroup=101, cgroup_path="/1", state="resolved", container_id="1" * 64, name="one"
@@ -294,6 +303,7 @@ def test_counts_go_on_over_a_new_start_and_problems_are_said_once(here):
 
 
 def test_layouts_are_those_of_the_wire():
+    assert carried.SPREAD.size == GUARD_CARRIED.itemsize
     assert carried.LABELLED.size == LABELLED.itemsize and carried.ACTING.size == ACTING.itemsize
     assert carried.CALLS.size == CALLS.itemsize and LABELLED.fields["labels"][1] == 16
     assert (carried.AT_ONCE, carried.OF_THREAD) == (CALLS_AT_ONCE, OF_THREAD)
@@ -310,9 +320,23 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return value.unpack(found) if found else ()
 
     monkeypatch.setattr(carried, "_lookup", lookup)
-    handed = Handed(1, 2, 3, 4, numbered.fd, ("secret", "private"))
+    handed = Handed(1, 5, 2, 3, 4, numbered.fd, ("secret", "private"))
     yield SimpleNamespace(carried=Carried(handed), maps=maps, numbered=numbered)
     numbered.close()
+
+
+def test_what_all_of_a_container_carries_its_threads_carry(known, tmp_path, monkeypatch):
+    me = os.getpid()
+    (tmp_path / "box/below").mkdir(parents=True)
+    monkeypatch.setattr(known.carried, "_root", str(tmp_path))
+    monkeypatch.setattr(carried, "cgroup_path", lambda text: "/box/below" if text else "")
+    here = os.stat(tmp_path / "box").st_ino
+    known.maps[1, struct.pack("<I", me)] = carried.LABELLED.pack(0, 0, 2, 0)
+    known.maps[5, struct.pack("<Q", here)] = carried.SPREAD.pack(3, 0, 0, 0)  # some of it do
+    assert known.carried.facts["labels"](me) == ("private",)
+    known.maps[5, struct.pack("<Q", here)] = carried.SPREAD.pack(3, 1, 9000, 0)
+    assert known.carried.facts["labels"](me) == ("secret", "private")
+    assert known.carried.facts["labels"](0) == ()  # it has ended
 
 
 def test_labels_and_the_call_of_a_thread_are_read(known):

@@ -7,6 +7,7 @@ of a tool goes on.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -15,19 +16,23 @@ from pathlib import Path
 
 import msgspec
 
+from hullwatch.context.cgroupfs import find_v2_root
 from hullwatch.decide.question import Value
+from hullwatch.permits.container import cgroup_path, cgroup_text
 
 __all__ = ["Carried", "Handed", "Numbered", "process_of"]
 
 # As kernel/wire.h lays them out, without the numpy that sensor/wire.py takes.
 LABELLED, ACTING, TOOL = struct.Struct("<QQII"), struct.Struct("<QQ"), struct.Struct("<I")
 CALLS = struct.Struct("<64QQII")
+SPREAD = struct.Struct("<4I")
 AT_ONCE, OF_THREAD = 64, 1 << 63
 _TGID, _LONG = struct.Struct("<I"), struct.Struct("<Q")
 _LOOKUP = struct.Struct("<IIQQQ")  # union bpf_attr of BPF_MAP_LOOKUP_ELEM
 _LOOKUP_ELEM = 1
 _BPF = {"x86_64": 321, "aarch64": 280}.get(os.uname().machine, -1)
 _MAX_READ = 1 << 20
+_MAX_CGROUPS = 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,6 +41,7 @@ class Handed(msgspec.Struct, frozen=True):
     of labels."""
 
     labelled: int
+    spread: int
     acting: int
     running: int
     tools: int
@@ -44,7 +50,8 @@ class Handed(msgspec.Struct, frozen=True):
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return self.labelled, self.acting, self.running, self.tools, self.numbered
+        maps = self.labelled, self.spread, self.acting, self.running, self.tools
+        return *maps, self.numbered
 
 
 class Numbered:
@@ -66,6 +73,8 @@ class Carried:
 
     def __init__(self, handed: Handed) -> None:
         self._handed = handed
+        self._root = find_v2_root() or ""
+        self._cgroups: dict[str, tuple[int, ...]] = {}
         self._tools: list[tuple[str, str]] = []
         self._read = 0  # bytes of the tools' file
         self.facts: Mapping[str, Callable[[int], Value | None]] = {
@@ -76,12 +85,34 @@ class Carried:
         """What policies may read of a thread."""
 
     def labels(self, thread: int) -> tuple[str, ...]:
-        bits = self.bits(process_of(thread))
+        bits = self.bits(process_of(thread)) | self._spread(thread)
         return tuple(name for bit, name in enumerate(self._handed.names) if bits >> bit & 1)
 
     def bits(self, process: int) -> int:
         found = _lookup(self._handed.labelled, _TGID.pack(process), LABELLED)
         return int(found[2]) if found else 0
+
+    def _spread(self, thread: int) -> int:
+        """What all of its container is taken to carry (carried_by_all in kernel/guard.h): labels
+        that there was no room for."""
+        path, bits = cgroup_path(cgroup_text(thread)), 0
+        if path not in self._cgroups:
+            if len(self._cgroups) >= _MAX_CGROUPS:
+                self._cgroups.clear()
+            self._cgroups[path] = self._ids(path)
+        for ident in self._cgroups[path]:
+            if found := _lookup(self._handed.spread, _LONG.pack(ident), SPREAD):
+                bits |= found[1]
+        return bits
+
+    def _ids(self, path: str) -> tuple[int, ...]:
+        """Of the cgroup, and of all above it but the root."""
+        found = []
+        while path.strip("/"):
+            with contextlib.suppress(OSError):
+                found.append(os.stat(self._root + path).st_ino)
+            path = path.rpartition("/")[0]
+        return tuple(found)
 
     def call(self, thread: int, process: int) -> int:
         """Its id; 0: none, or several at once. As span_of in kernel/span.h."""
