@@ -1552,6 +1552,33 @@ def refused(stage: Stage) -> list[str]:
 
 
 @pytest.mark.scenario
+def test_a_stop_of_who_left_its_cgroup_is_its_containers(stage: Stage):
+    said = stage.guarded.do(
+        PRELUDE
+        + """
+mount('cgroup', at := folder(), 'cgroup2')
+before = at + next(line[3:].strip() for line in open('/proc/self/cgroup') if line.startswith('0::'))
+os.mkdir(other := at + '/hwtest-' + os.urandom(6).hex())
+open(other + '/cgroup.procs', 'w').write(str(os.getpid()))
+try:
+    said = tried(lambda: socket.socket().connect((FORBIDDEN, 4711)))
+finally:
+    open(before + '/cgroup.procs', 'w').write(str(os.getpid()))
+    os.rmdir(other)
+"""
+    )
+    assert said is False
+
+    def logged() -> str | None:
+        lines = hullwatch("decisions", "--json", "--log", str(stage.store)).splitlines()
+        found = (json.loads(line) for line in lines)
+        return next((one["principal"] for one in found if ":4711" in one["resource"]), None)
+
+    told = poll(logged, seconds=30, waiting_for="an entry about it")
+    assert told == "Workload:guarded"
+
+
+@pytest.mark.scenario
 def test_lists_of_programs_and_files_do_not_break_the_runtime(stage: Stage):
     for _ in range(2):
         done = stage.listed.container.exec(["python3", "-c", "print(open('/tmp/x', 'w') and 5)"])

@@ -461,6 +461,15 @@ HOT bool guard_begin(struct guard *g, u16 action)
 	return true;
 }
 
+/* Where a stop is told of: who has left its container is the container's all the same. */
+__noinline u64 told_cgroup(u64 cgroup)
+{
+	struct guard_leaf *known = bpf_map_lookup_elem(&guard_leaves, &cgroup);
+	u64 left = known && known->container ? 0 : container_left();
+
+	return left ? left : cgroup;
+}
+
 /* In the scratch: GUARD_PATH is done with by then. num: of HW_POLICY, see sensor/events.py. */
 __noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 marks)
 {
@@ -474,6 +483,7 @@ __noinline int guard_tell(u32 action_done, u32 obj, u64 num, u16 marks)
 	current_who(&w);
 	e = (void *)s->data;
 	event_fill(e, &w, HW_POLICY, 0);
+	e->cgroup = told_cgroup(cgroup);
 	e->flags = action_done;
 	e->ret = action_done >> 16 == HW_DONE_TOLD ? 0 : -EPERM;
 	e->num = num;
