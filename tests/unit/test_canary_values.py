@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hullwatch.agent.mentions import Mentions
 from hullwatch.agent.planted import KEY as KEY_FILE
 from hullwatch.agent.planted import first_line
-from hullwatch.agent.secrets.canaries import Canaries, used
+from hullwatch.agent.secrets.canaries import Canaries, marks, used
 from hullwatch.agent.secrets.canary import _VALUE, FORMS, RUN, content
 from hullwatch.agent.secrets.key import Key
 from hullwatch.sensor.batch import Batch, String
@@ -49,6 +49,14 @@ def test_known_however_it_is_written(form, way):
         assert known.find(WAYS[way](text).encode()) == (one,)
         # Another of the form, and the form's own words, are none.
         assert known.find(WAYS[way](content(form)).encode()) == ()
+
+
+def test_words_of_a_form_are_no_value():
+    """A token of PyPI begins with the same letters, and may go on with what no run has."""
+    start, more = "[pypi]\nusername = __token__\npassword = pypi-AgEIcHlwaS5vcmc", "x1" * 20
+    for between in ("-", "_", "7-", "aB3_"):
+        found = marks("pypi", f"{start}{between}{more}\n", KEY)
+        assert list(found.values()) == [len(more)], between
 
 
 @pytest.mark.parametrize("form", FORMS)

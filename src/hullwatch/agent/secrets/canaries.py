@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 import re2
 
 from hullwatch.agent.planted import KEY, NAME, Planted, read
-from hullwatch.agent.secrets.canary import RUN, content
+from hullwatch.agent.secrets.canary import RUN, content, own
 from hullwatch.agent.secrets.detection import latin1
 from hullwatch.agent.secrets.escapes import unescape
 from hullwatch.agent.secrets.key import Key, KeyUnusable
@@ -36,10 +36,11 @@ _LINE_ENDS = b"\r\n"
 
 def marks(form: str, text: str, key: Key) -> dict[str, int]:
     """What a file of this form is recognised by: hash to length. Of what it holds, that which
-    another of its form has not."""
-    common = _runs(content(form).encode())
-    own = _runs(text.encode()) - common
-    return {key.hash(run): len(run) for run in sorted(own)}
+    another of its form has not, nor would by chance: words of the form alone do not count."""
+    runs = (run.decode() for run in RUN.findall(text.encode()))
+    drawn = {run.lower().encode() for run in runs if RUN.search(own(form, run).encode())}
+    drawn -= _runs(content(form).encode())
+    return {key.hash(run): len(run) for run in sorted(drawn)}
 
 
 class Canaries:

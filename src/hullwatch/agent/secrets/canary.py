@@ -9,10 +9,10 @@ from typing import NamedTuple
 import re2
 
 from hullwatch.agent.secrets.detection import latin1
-from hullwatch.agent.secrets.examples import fill
+from hullwatch.agent.secrets.examples import fill, fixed
 from hullwatch.agent.secrets.kinds import KINDS
 
-__all__ = ["FORMS", "RUN", "Form", "content", "form_of"]
+__all__ = ["FORMS", "RUN", "Form", "content", "form_of", "own"]
 
 RUN = re2.compile(rb"[A-Za-z0-9]{12,}", latin1())
 """What a value is recognised by (canaries.py): 60 bits and more. Each has one."""
@@ -63,7 +63,19 @@ def content(name: str, random: Random | None = None) -> str:
     return _VALUE.sub(lambda found: _value(_EXAMPLES[found[1]], drawn), FORMS[name].template)
 
 
+def own(name: str, text: str) -> str:
+    """What a file of this form has drawn, apart from the words that all of its form have."""
+    shapes = (fixed(_EXAMPLES[kind]) for kind in _VALUE.findall(FORMS[name].template))
+    return _without(" ".join(shapes), text)
+
+
 def _value(example: str, random: Random) -> str:
-    while not RUN.search((value := fill(example, random)).encode()):
+    while not RUN.search(_without(fixed(example), value := fill(example, random)).encode()):
         pass
     return value
+
+
+def _without(words: str, text: str) -> str:
+    for word in RUN.findall(words.encode()):
+        text = text.replace(word.decode(), " ")
+    return text

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from random import Random
 
-__all__ = ["fill"]
+__all__ = ["fill", "fixed"]
 
 _FIELD = re.compile(r"\{([a-zA-Z]+?)(\d*)\}")
 _CLASSES = {
@@ -46,6 +46,11 @@ def fill(shape: str, random: Random) -> str:
         return _MADE[name](random)
 
     return _FIELD.sub(field, shape)
+
+
+def fixed(shape: str) -> str:
+    """What all values of a shape have, apart by spaces."""
+    return _FIELD.sub(" ", shape)
 
 
 def _drawn(name: str, count: int, random: Random) -> str:
