@@ -135,7 +135,7 @@ def _policy_of(agent: dict[str, Any] | None, tier: Tier) -> dict[str, Any]:
         ),
         "fanotify": _opens_of(agent, tier),
         "seccomp notify": "one command or container that waits for answers: `hullwatch run`",
-        "gateway": "tool calls: `hullwatch mcp --policy`",
+        "gateway": "tool calls, and what servers ask of the model: `hullwatch mcp --policy`",
         "quarantine": "network cut, freeze, kill: by hand, or by a policy's @quarantine",
     }
     if tier is Tier.NONE:
