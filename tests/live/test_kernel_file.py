@@ -301,6 +301,25 @@ def test_hostile_names(watch: Watch, folder: Path):
         assert bytes(folder) + b"/" + name in seen
 
 
+def test_two_names_made_to_look_alike_are_two(watch: Watch, folder: Path):
+    """Whoever can choose both must not have one told by the other's name: these differ in the top
+    bit of a word of the path, and in two bits of the next that would make up for it."""
+    at = -len(os.fsencode(folder) + b"/") % 8
+    one = bytearray(b"n" * (at + 16))
+    other = bytearray(one)
+    for byte, bits in ((7, 0x80), (12, 0x04), (15, 0x80)):
+        other[at + byte] ^= bits
+    paths = [os.fsencode(folder) + b"/" + bytes(name) for name in (one, other)]
+
+    def act() -> None:
+        for path in paths:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+
+    child = watch.act(act)
+    seen = [event.string.data for event in child.events("open", op="openat")]
+    assert set(paths) <= set(seen)
+
+
 @pytest.mark.parametrize("levels", [14, 15, 40])
 def test_very_long_paths(watch: Watch, folder: Path, levels: int):
     """A path of up to 4096 bytes is whole; of a longer one the end is kept, and its length told."""

@@ -14,7 +14,7 @@
 #define ARGV_ROOM 16384
 #define SLOTS_PER_CPU 4
 
-const volatile struct hw_fixed fixed SEC(".rodata.fixed") = { .hash_key = 1 };
+const volatile struct hw_fixed fixed SEC(".rodata.fixed") = { .hash_key = { 1 } };
 struct hw_settings settings SEC(".data.settings") = {
 	.generation = 1, .epoch = 1, .next_id = 2, .path_generation = 1,
 };
@@ -57,6 +57,7 @@ struct {
 struct scratch {
 	u32 busy;
 	u32 pad;
+	u64 lanes[4]; /* of a hash */
 	struct hw_proc proc;
 	u8 data[2 * ARGV_ROOM + 64];
 	/* Headers that are put before data of many lengths: named here so that BTF has their layout. */

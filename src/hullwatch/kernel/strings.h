@@ -5,16 +5,34 @@
 
 #include "common.h"
 
-struct hash_walk { u8 *data; u64 h; u32 start; };
+/* SipHash-1-3 (Aumasson, Bernstein 2012). Its lanes are in the scratch, as stacks are deep here. */
+struct hash_walk { struct scratch *s; u32 start; };
+
+#define ROTATED(x, by) ((x) << (by) | (x) >> (64 - (by)))
+
+HOT void hash_round(u64 *v)
+{
+	v[0] += v[1];
+	v[2] += v[3];
+	v[1] = ROTATED(v[1], 13) ^ v[0];
+	v[3] = ROTATED(v[3], 16) ^ v[2];
+	v[0] = ROTATED(v[0], 32) + v[3];
+	v[2] += v[1];
+	v[3] = ROTATED(v[3], 21) ^ v[0];
+	v[1] = ROTATED(v[1], 17) ^ v[2];
+	v[2] = ROTATED(v[2], 32);
+}
+
+HOT void hash_word(u64 *v, u64 word)
+{
+	v[3] ^= word;
+	hash_round(v);
+	v[0] ^= word;
+}
 
 static long hash_step(u32 i, struct hash_walk *w)
 {
-	u32 off = (w->start + i * 8) & (2 * ARGV_ROOM - 1);
-	u64 word;
-
-	word = *(u64 *)(w->data + off);
-	w->h = (w->h ^ word) * 0xff51afd7ed558ccdULL;
-	w->h ^= w->h >> 29;
+	hash_word(w->s->lanes, *(u64 *)(w->s->data + ((w->start + i * 8) & (2 * ARGV_ROOM - 1))));
 	return 0;
 }
 
@@ -24,13 +42,20 @@ static long hash_step(u32 i, struct hash_walk *w)
  */
 HOT u64 hash_of(struct scratch *s, u32 start, u32 len, u32 kind)
 {
-	struct hash_walk w = { .data = s->data, .start = start };
+	struct hash_walk w = { .s = s, .start = start };
+	u64 *v = s->lanes;
 
-	w.h = fixed.hash_key ^ ((u64)kind << 56 | len);
+	v[0] = fixed.hash_key[0] ^ 0x736f6d6570736575ULL;
+	v[1] = fixed.hash_key[1] ^ 0x646f72616e646f6dULL;
+	v[2] = fixed.hash_key[0] ^ 0x6c7967656e657261ULL;
+	v[3] = fixed.hash_key[1] ^ 0x7465646279746573ULL;
 	bpf_loop((len + 7) / 8, hash_step, &w, 0);
-	w.h *= 0xc4ceb9fe1a85ec53ULL;
-	w.h ^= w.h >> 32;
-	return w.h ?: 1;
+	hash_word(v, (u64)kind << 56 | len);
+	v[2] ^= 0xff;
+	hash_round(v);
+	hash_round(v);
+	hash_round(v);
+	return (v[0] ^ v[1] ^ v[2] ^ v[3]) ?: 1;
 }
 
 /* As cgroup_of; cgroup_skb programs have no helper for it before 6.2. */

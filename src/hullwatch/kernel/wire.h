@@ -515,7 +515,7 @@ enum hw_stage {
 
 /* Fixed before load (.rodata.fixed): the verifier drops the code that is not needed. */
 struct hw_fixed {
-	__u64 hash_key; /* random: a workload cannot make two strings share an id */
+	__u64 hash_key[2]; /* random: a workload cannot make two strings share an id */
 	__u32 lsm_tier;
 	__u32 own_tgid; /* the sensor itself: its own reads and queries are not news */
 	__u32 run;	/* random, 31 bits: dictionary ids of another run of the sensor are others */

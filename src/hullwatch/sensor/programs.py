@@ -157,7 +157,7 @@ class Programs:
         finally:
             types.close()
         fixed = loaded.map(".rodata.fixed").initial(FIXED)
-        fixed["hash_key"] = int.from_bytes(os.urandom(8), "little") | 1
+        fixed["hash_key"] = np.frombuffer(os.urandom(16), np.uint64)
         fixed["lsm_tier"] = tier == Tier.LSM
         fixed["own_tgid"] = self._own_tgid
         fixed["run"] = int.from_bytes(os.urandom(4), "little") >> 1
