@@ -594,6 +594,7 @@ class Daemon:
             self.writer.quarantine,
             self._say,
             self.opens,
+            self.engine.baselines.known,
         )
 
     def _ask_about_opens(self) -> Opens:

@@ -27,12 +27,14 @@ from hullwatch.decide.log import Log
 from hullwatch.decide.plan import SOCKET, Cell, HostRow, Plan, Row, Tool, Who
 from hullwatch.decide.quarantine import Quarantine
 from hullwatch.decide.rows import host_rows, path_rows
-from hullwatch.detect.baseline.objects import dns_object
+from hullwatch.detect.baseline.baselines import image_key
+from hullwatch.detect.baseline.known import NOTHING, Contacts, Known, has
+from hullwatch.detect.baseline.objects import dns_object, end_object
 from hullwatch.memory import give_back
-from hullwatch.questions import Asked, asked, of_workload, workload_name
+from hullwatch.questions import Act, Asked, asked, of_workload, workload_name
 from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.events import POLICY_ACTIONS
-from hullwatch.sensor.guard import Answers, Guard, GuardError
+from hullwatch.sensor.guard import ANY_ADDRESS, Answers, End, Guard, GuardError, mapped
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.patterns import (
     ROWED,
@@ -40,6 +42,7 @@ from hullwatch.sensor.patterns import (
     TooManyPatterns,
 )
 from hullwatch.sensor.wire import (
+    FACT_NEW,
     FACT_UPPER,
     NAME_ALONE,
     ROW_ANY,
@@ -63,6 +66,7 @@ _ACTION = {name: number for number, name in POLICY_ACTIONS.items()} | {SOCKET: i
 _FIRST = ROW_SAID + 1
 _FIRST_CALL = 0.1  # s that the first call of a tool waits for its answers
 _POLL = 1.0  # s between two looks at the set in force
+_NORMAL = 0.2  # and at baselines, where policies ask them
 
 _AGAIN = 60.0  # s until a set that could not be filled in is tried again
 _HUNG = 30.0  # s without a sign of the thread
@@ -95,6 +99,12 @@ class Opening(Protocol):
     def numbered(self, tool: Tool) -> None: ...
 
 
+class Normal(Protocol):
+    """Baselines.known."""
+
+    def __call__(self, workload: Workload, edition: int = -1) -> Known | None: ...
+
+
 class Named(NamedTuple):
     """A container was told which addresses a name has. server: by whom; None: not known."""
 
@@ -105,11 +115,27 @@ class Named(NamedTuple):
     addresses: tuple[str, ...]
 
 
+class _Image:
+    """What the baseline of one image has. number: in the kernel. seen: that it was told of; None:
+    nothing yet. told: as which it is known there, 0: all counts as known."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.known = NOTHING
+        self.contacts = Contacts(NOTHING)
+        self.seen: frozenset[End] | None = None
+        self.of = -1  # the edition that seen is of
+
+    @property
+    def profile(self) -> int:
+        return self.number if time.time_ns() > self.known.settled else 0
+
+
 class _Tables(NamedTuple):
     """One generation. rows: of paths, the first is of number _FIRST. hosts: of server names, the
     first is number 1; None: these are not asked about. kinds: by cgroup. whose: by
     scope, names of containers since the last count. scopes, numbers: what is told of whom, and of
-    which names; they grow."""
+    which names; they grow. profiles: of scopes, as the kernel has them."""
 
     number: int
     engine: Engine
@@ -120,11 +146,13 @@ class _Tables(NamedTuple):
     whose: dict[int, set[str]]
     scopes: dict[Who, int]
     numbers: dict[tuple[Who, int, frozenset[str]], int]
+    profiles: dict[int, int]
 
 
 class Guarding:
     """resolvers: addresses whose word about names counts. say: (kind, text) for whoever operates
-    it. Calls put into the thread's queue what there is to do, and return at once."""
+    it. normal: what baselines know; by default there are none. Calls put into the thread's queue
+    what there is to do, and return at once."""
 
     def __init__(
         self,
@@ -136,8 +164,11 @@ class Guarding:
         quarantine: Callable[[Quarantine], None],
         say: Callable[[str, str], None],
         opens: Opening | None = None,
+        normal: Normal = lambda workload, edition=-1: NOTHING if edition else None,
     ) -> None:
         self._guard = guard
+        self._normal = normal
+        self._images: dict[str, _Image] = {}
         self._opens = opens
         self._follow = follow
         self._verdicts = Verdicts(log, quarantine, partial(self._once, "decisions"))
@@ -298,18 +329,22 @@ class Guarding:
 
     def _run(self) -> None:
         self._guarded("decisions", self._verdicts.begin)
-        due = 0.0
+        due = normal_due = 0.0
         while True:
             now = self._beat = time.monotonic()
             if now >= due:
                 due = now + _POLL
                 self._guarded("policy", self._look)
                 self._guarded("decisions", self._verdicts.flush)
+            if now >= normal_due:
+                normal_due = now + _NORMAL
+                self._guarded("baselines", self._follow_baselines)
             if now >= self._counts_due:
                 self._counts_due = now + COUNTED
                 self._guarded("decisions", self._count)
             try:
-                work = self._work.get(timeout=max(due - now, 0.001))
+                until = min(due, normal_due) if self._asks_baselines else due
+                work = self._work.get(timeout=max(until - now, 0.001))
             except queue.Empty:
                 continue
             if work is None:
@@ -368,8 +403,10 @@ class Guarding:
             names, hosts = self._hosts(plan, first + len(compiled.states), len(compiled.states))
             networks = {one.network: _FIRST + at for at, one in enumerate(plan.networks)}
             facts = bits_of(plan.labels) | (FACT_UPPER if plan.upper else 0)
-            number = self._guard.begin(compiled, networks, plan.ports, facts, names, plan.secrets)
-            tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {})
+            number = self._guard.begin(
+                compiled, networks, plan.ports, facts, names, plan.secrets, plan.new
+            )
+            tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
@@ -418,7 +455,7 @@ class Guarding:
 
     def _place(self, tables: _Tables, container: Workload) -> None:
         self._beat = time.monotonic()
-        who = _who(tables.plan, container)
+        who = self._who(tables.plan, container)
         scope = tables.scopes.get(who)
         if scope is None:
             scope = len(tables.scopes) + 1
@@ -427,6 +464,8 @@ class Guarding:
             tables.scopes[who] = scope
         tables.kinds[container.cgroup] = who
         tables.whose.setdefault(scope, set()).add(workload_name(container))
+        if who.image:
+            self._give_baseline(tables, who.image, scope)
         self._guard.hold(tables.number, container.cgroup, scope)
 
     def _put(self, tables: _Tables, who: Who, scope: int, tools: Sequence[Tool | None]) -> None:
@@ -445,7 +484,7 @@ class Guarding:
         facts = cell.facts
         return Answers(
             _ACTION[cell.action],
-            bits_of(facts.labels) | (FACT_UPPER if facts.upper else 0),
+            bits_of(facts.labels) | (FACT_UPPER * facts.upper) | (FACT_NEW * facts.new),
             cell.row,
             cell.port,
             int(cell.held.now),
@@ -497,6 +536,88 @@ class Guarding:
         for key in [key for key in self._names if key[0] == cgroup]:
             del self._names[key]
 
+    # -- baselines -----------------------------------------------------------------------------
+
+    @property
+    def _asks_baselines(self) -> bool:
+        return self._in_force is not None and self._in_force.plan.normal
+
+    def _image(self, container: Workload) -> _Image:
+        """As it is now."""
+        key = image_key(container)
+        found = self._images.get(key)
+        if found is None:
+            found = self._images[key] = _Image(len(self._images) + 1)
+            now = self._normal(container)
+        else:
+            now = self._normal(container, found.known.edition)
+        if now is not None:
+            found.known, found.contacts = now, Contacts(now)
+        return found
+
+    def _who(self, plan: Plan, container: Workload) -> Who:
+        name, about = workload_name(container), of_workload(container)
+        if not plan.normal:
+            return plan.who(name, about)
+        known = self._image(container).known
+        return plan.who(name, about | {"baseline": known.state}, known.image)
+
+    def _follow_baselines(self) -> None:
+        """What they have by now; whose is another one to the policies is placed anew."""
+        tables = self._in_force
+        if tables is None or not tables.plan.normal:
+            return
+        for cgroup, container in self._containers.items():
+            if self._who(tables.plan, container) != tables.kinds.get(cgroup):
+                self._place(tables, container)
+        for who, scope in tables.scopes.items():
+            if who.image:
+                self._give_baseline(tables, who.image, scope)
+
+    def _give_baseline(self, tables: _Tables, key: str, scope: int) -> None:
+        image = self._images[key]
+        if image.seen is None or image.of != image.known.edition:
+            image.of = image.known.edition
+            self._give_seen(image, self._contacted(key, image))
+        if tables.profiles.get(scope) != image.profile:
+            tables.profiles[scope] = image.profile
+            self._guard.put_profile(tables.number, scope, image.profile)
+
+    def _give_seen(self, image: _Image, now: frozenset[End]) -> None:
+        before, image.seen = image.seen or frozenset(), now
+        self._guard.seen(image.number, now, before)
+
+    def _contacted(self, key: str, image: _Image) -> frozenset[End]:
+        contacts = image.contacts
+        found = {(ANY_ADDRESS, 0)} if contacts.every else set()
+        found |= {(mapped(str(address))[0], port) for address, port in contacts.by_address()}
+        found |= {(ANY_ADDRESS, port) for port in contacts.of_any_address()}
+        for (cgroup, address), names in self._names.items():
+            container = self._containers.get(cgroup)
+            if container is not None and image_key(container) == key:
+                found |= _named_ends(contacts, address, names)
+        return frozenset(found)
+
+    def _give_named(self, cgroup: int, address: str, name: str) -> None:
+        image = self._images.get(image_key(self._containers[cgroup]))
+        if image is not None and image.seen is not None:
+            self._give_seen(image, image.seen | _named_ends(image.contacts, address, (name,)))
+
+    def _normally(self, act: Act) -> Act:
+        """With what a baseline said of it: a connection that the kernel took for new was new."""
+        if not self._asks_baselines:
+            return act
+        actor = act.actor
+        known = self._image(actor.workload).known
+        new, address = actor.first_seen, address_of(act.object)
+        told = known.image and act.cls in (Class.CONNECT, Class.TLS)
+        if told and address is not None and address.ip is not None:
+            ends = {end_object(address, name) for name in act.names or ("",)}
+            ours = known.names["connect"], known.accepted, "connect"
+            fresh = not any(has(*ours, end) for end in ends)
+            new = new or (fresh and time.time_ns() > known.settled)
+        return act._replace(actor=actor._replace(baseline=known.state, first_seen=new))
+
     # -- names -------------------------------------------------------------------------------
 
     def _learn(self, answer: Named) -> None:
@@ -520,6 +641,7 @@ class Guarding:
             if name in names or len(names) > MAX_NAMES_OF:
                 continue
             names.add(name)
+            self._give_named(answer.cgroup, address, name)
             if (tables := self._in_force) is not None:
                 self._give_name(tables, *key)
         while len(self._names) > MAX_NAMES:
@@ -568,7 +690,7 @@ class Guarding:
         plan = tables.plan
         cells = (
             Cell("connect", facts, _FIRST + place, port, held)
-            for facts in plan.facts(False, tools)
+            for facts in plan.facts(False, tools, who.image)
             for port in (0, *plan.ports)
             for held in (plan.net(who, facts, place, port, sorted(names)),)
         )
@@ -591,6 +713,7 @@ class Guarding:
         if act.cls == Class.CONNECT and address and address.ip and tables is not None:
             names = self._names_of(tables, act.actor.workload.cgroup, str(address.ip))
             act = act._replace(names=tuple(sorted(names)))
+        act = self._normally(act)
         return [
             found for found in asked(act, self.resolvers) if found.questions[0].action == one.action
         ]
@@ -616,5 +739,7 @@ _THREAD = {
 }
 
 
-def _who(plan: Plan, container: Workload) -> Who:
-    return plan.who(workload_name(container), of_workload(container))
+def _named_ends(contacts: Contacts, address: str, names: Iterable[str]) -> frozenset[End]:
+    """That are seen, as the address has a name that was contacted."""
+    at = mapped(address)[0]
+    return frozenset((at, port) for name in names for port in contacts.of_name(name))

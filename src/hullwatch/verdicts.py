@@ -20,7 +20,7 @@ from hullwatch.decide.question import Decision, Effect, Mode
 from hullwatch.detect.row import Row
 from hullwatch.questions import Act, Asked, act_of, workload_name
 from hullwatch.sensor.events import POLICY_ACTIONS
-from hullwatch.sensor.wire import UNREAD, Class, Done, Privilege
+from hullwatch.sensor.wire import UNREAD, Class, Done, Mark, Privilege
 
 __all__ = ["Stopped", "Verdicts", "stopped_of"]
 
@@ -78,6 +78,9 @@ def stopped_of(row: Row, offset: int, tier: str) -> Stopped:
     name = POLICY_ACTIONS[action]
     act = act_of(row)
     cls = _PRIVILEGE.get(row.event.num, Class.BPF) if name == "privilege" else _CLASS[name]
+    if name == "connect":
+        new = bool(row.event.marks & Mark.UPPER) or None  # HW_M_NEW
+        act = act._replace(upper=None, actor=act.actor._replace(first_seen=new))
     said = (row.obj2.text,) if name == "connect" and row.obj2 is not None else ()
     if said:
         cls = Class.TLS

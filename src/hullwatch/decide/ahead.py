@@ -56,7 +56,8 @@ class Held(NamedTuple):
 class Needs(NamedTuple):
     """What a policy tells apart. paths: patterns of sensor/patterns.py. names: of hosts, such as it
     compares with; hosts: as patterns, each after a slash. kinds: of secrets. principal: by who it
-    is. unheld: why the kernel cannot ask it; '' if it can."""
+    is. apart: of its actions, those that the kernel cannot ask it about; unheld: why it cannot; ''
+    if it can."""
 
     paths: frozenset[str] = frozenset()
     networks: frozenset[Network] = frozenset()
@@ -67,6 +68,7 @@ class Needs(NamedTuple):
     hosts: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
     principal: bool = False
+    apart: frozenset[str] = frozenset()
     unheld: str = ""
 
 
@@ -153,7 +155,8 @@ def _needs(policy: Policy) -> Needs:
         frozenset(reader.hosts),
         frozenset(reader.kinds),
         reader.principal or policy.principal.id is not None,
-        unheld,
+        frozenset() if unheld else reader.apart,
+        unheld or reader.why_apart,
     )
 
 
@@ -169,6 +172,7 @@ class _Reader:
         self._hosts = "connect" in actions
         self._listens = "listen" in actions and not self._hosts
         self._secrets = "use-secret" in actions
+        self._unsaid = frozenset(actions) - {"connect", *_NO_BASELINE}
         self.paths: set[str] = set()
         self.networks: set[Network] = set()
         self.ports: set[int] = set()
@@ -176,6 +180,7 @@ class _Reader:
         self.names: set[str] = set()
         self.hosts: set[str] = set()
         self.kinds: set[str] = set()
+        self.apart: frozenset[str] = frozenset()
         self.principal = self.upper = self.unix = False
 
     def entity(self, entity: Mapping[str, str]) -> None:
@@ -222,6 +227,12 @@ class _Reader:
             raise _Unheld(f"it compares the {name} as a whole: compare its attributes instead")
         self.principal = self.principal or name == "principal"
 
+    @property
+    def why_apart(self) -> str:
+        if not self.apart:
+            return ""
+        return f"the kernel does not know context.first_seen of {', '.join(sorted(self.apart))}"
+
     def _has(self, of: Any, name: str) -> None:
         owner = of.get("Var")
         if owner is None:
@@ -235,6 +246,8 @@ class _Reader:
     def _known(self, name: str) -> None:
         if name in _NOT_KNOWN:
             raise _Unheld(f"the kernel does not know context.{name}")
+        if name == "first_seen":
+            self.apart = self._unsaid
 
     def _bare(self, at: tuple[str, str] | None, of: Any) -> None:
         """An attribute by itself."""
@@ -396,9 +409,11 @@ _PARTS = {
 _RESOURCE = {"Var": "resource"}
 _NOT_KNOWN = frozenset(CONTEXT) - frozenset(
     "labels kind image image_digest container namespace hour weekday privilege tool_call"
-    " server".split()
+    " server baseline first_seen".split()
 )
 """Of the context, what is told of an event and is not asked about in the kernel."""
+_NO_BASELINE = ("privilege", "tool-call", "model-call")
+"""Of which no baseline says anything, wherever it is asked."""
 _RANGES = {
     "isLoopback": ("127.0.0.0/8", "::1/128"),
     "isMulticast": ("224.0.0.0/4", "ff00::/8"),

@@ -45,7 +45,7 @@ DNS = 53
 _KINDS = {"exec": "Binary", "privilege": "Binary", "open-read": "Path", "open-write": "Path"}
 _KINDS |= {SOCKET: "Address"}
 _OF_CALLS = ("tool_call", "server")
-_OF_WORKLOAD = ("kind", "image", "image_digest", "container", "namespace")
+_OF_WORKLOAD = ("kind", "image", "image_digest", "container", "namespace", "baseline")
 _LIST = Holds.LISTED | Holds.WOULD_LIST
 _ORDINARY = ("198.51.100.7", "2001:db8::7")  # RFC 5737, RFC 3849
 # To connect to no address at all is to connect to oneself.
@@ -64,18 +64,22 @@ class Tool(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is told apart of who acts, and of where a file is."""
+    """What is told apart of who acts, and of where a file is. new: an end that the baseline of the
+    image does not have."""
 
     labels: tuple[str, ...] = ()
     upper: bool = False
     tool: Tool | None = None
+    new: bool = False
 
 
 class Who(NamedTuple):
-    """Workloads that are one to the policies. context: of those attributes that they read."""
+    """Workloads that are one to the policies. context: of those attributes that they read. image:
+    whose baseline says what is new; '': none does."""
 
     principal: str
     context: tuple[tuple[str, Any], ...]
+    image: str = ""
 
 
 class Row(NamedTuple):
@@ -119,11 +123,13 @@ class Cell(NamedTuple):
 
 
 class Plan:
-    """Of one set; raises nothing: what cannot be asked in the kernel is in `unheld`, with why.
+    """Of one set; raises nothing: what cannot be asked in the kernel is in `unheld`, with why, and
+    where that is only about some of a policy's actions these are in `apart`.
 
     asked: by the ids of challenges, actions that somebody is asked about elsewhere. groups:
     patterns of policies that have to be looked at together. tools: answers differ by whose call it
-    is; calls: that is to be known, if only for policies that are not held in the kernel.
+    is; calls: that is to be known, if only for policies that are not held in the kernel. new: they
+    differ by whether a baseline has an end; normal: baselines are asked.
     """
 
     def __init__(
@@ -135,12 +141,22 @@ class Plan:
         wanted = needs(engine)
         self.version = engine.version
         self.unheld: dict[str, str] = {key: one.unheld for key, one in wanted.items() if one.unheld}
+        self.apart = {key: one.apart for key, one in wanted.items() if one.apart}
         labels = sorted({label for one in wanted.values() for label in one.labels})
         for key, one in wanted.items():
             if over := one.labels - set(labels[:MAX_LABELS]):
                 self.unheld[key] = f"there are too many labels: {', '.join(sorted(over))}"
-        self.needs: dict[str, Needs] = {k: v for k, v in wanted.items() if k not in self.unheld}
-        self.policies = {k: engine.policies[k] for k in self.needs}
+                self.apart.pop(key, None)
+        parts = engine.narrowed(
+            {
+                key: {*engine.policies[key].actions} - self.apart.get(key, set())
+                for key in wanted
+                if key in self.apart or key not in self.unheld
+            }
+        )
+        self.policies = {key: one for key, one in parts.policies.items() if one.actions}
+        self.needs: dict[str, Needs] = {key: wanted[key] for key in self.policies}
+        self.apart = {key: of for key, of in self.apart.items() if key in self.policies}
         self.labels = labels[:MAX_LABELS]
         words = {word for one in self.policies.values() for word in _words(one)}
         self.tools = not words.isdisjoint(_OF_CALLS)
@@ -149,6 +165,8 @@ class Plan:
             for one in engine.policies.values()
             if not {*ACTIONS, "load-plugin"}.isdisjoint(one.actions)
         )
+        self.new = "first_seen" in words
+        self.normal = self.new or "baseline" in words
         self.timed = not words.isdisjoint(("hour", "weekday"))
         self._read = tuple(name for name in _OF_WORKLOAD if name in words)
         self._principal = any(one.principal for one in wanted.values())
@@ -168,7 +186,10 @@ class Plan:
         self._words: dict[_Ids, _Words] = {}
         self._known: dict[_Key, Answer] = {}
         self._without: dict[tuple[str, str], Holds] = {}
-        self._loose = [engine.policies[k] for k in self.unheld if _permits(engine.policies[k])]
+        left = engine.narrowed(
+            {key: self.apart.get(key, engine.policies[key].actions) for key in self.unheld}
+        )
+        self._loose = [one for one in left.policies.values() if _permits(one)]
 
     def halve(self, group: int, why: str) -> None:
         """There is no room for so many patterns in one automaton; a policy that has none to itself
@@ -178,6 +199,7 @@ class Plan:
             half = len(idents) // 2
             for ident in idents[half:]:
                 self.unheld[ident] = why
+                self.apart.pop(ident, None)
                 self._loose += [self.policies[ident]] * _permits(self.policies[ident])
                 del self.policies[ident], self.needs[ident]
             parts: tuple[tuple[str, ...], ...] = (idents[:half],)
@@ -197,22 +219,28 @@ class Plan:
 
     # -- who ------------------------------------------------------------------------------------
 
-    def who(self, principal: str, context: Mapping[str, Any]) -> Who:
+    def who(self, principal: str, context: Mapping[str, Any], image: str = "") -> Who:
+        """image: the key of its baseline; '': it has none."""
         known = {name: context[name] for name in self._read if context.get(name) not in (None, "")}
         image = str(context.get("image") or "")
         if "kind" in self._read and "kind" not in known and (kind := kind_of(image)):
             known["kind"] = kind
-        return Who(principal if self._principal else "", tuple(sorted(known.items())))
+        whose = image if self.new else ""
+        return Who(principal if self._principal else "", tuple(sorted(known.items())), whose)
 
-    def facts(self, files: bool, tools: Iterable[Tool | None] = (None,)) -> list[Facts]:
-        """All that there can be. tools: None is no call, or one that is not known."""
+    def facts(
+        self, files: bool, tools: Iterable[Tool | None] = (None,), whose: str = ""
+    ) -> list[Facts]:
+        """All that there can be. tools: None is no call, or one that is not known. whose: image
+        whose baseline is asked about ends."""
         sets = [
             some
             for count in range(len(self.labels) + 1)
             for some in combinations(self.labels, count)
         ]
         uppers = (False, True) if files and self.upper else (False,)
-        return [Facts(*of) for of in product(sets, uppers, tools)]
+        news = (False, True) if whose else (False,)
+        return [Facts(*of) for of in product(sets, uppers, tools, news)]
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -298,7 +326,7 @@ class Plan:
             about = self._about(action)
             if not about:
                 continue
-            for facts in self.facts(False, tools):
+            for facts in self.facts(False, tools, who.image if action == "connect" else ""):
                 maybe: set[str] = set()
                 for port in (0, *self.ports):
                     how = _How(action, who, facts, port)
@@ -334,7 +362,7 @@ class Plan:
             for text in self.needs[one.id].hosts:
                 by_pattern.setdefault(text, []).append(one)
         touched = [_touched(by_pattern, row.patterns) for row in rows]
-        for facts, port in product(self.facts(False, tools), (0, *self.ports)):
+        for facts, port in product(self.facts(False, tools, who.image), (0, *self.ports)):
             how = _How("connect", who, facts, port)
             lists = self._lists(permits, how)
             networks = self._ends(permits, "connect", port, named=False) if permits else ()
@@ -500,6 +528,8 @@ class Plan:
         if (tool := how.facts.tool) is not None:
             told = {"tool_call": tool.name, "server": tool.server}
             context |= {k: v for k, v in told.items() if v and k in words.context}
+        if how.who.image and how.action == "connect" and "first_seen" in words.context:
+            context["first_seen"] = how.facts.new
         if how.action == "privilege":
             context["privilege"] = PRIVILEGES[how.port]
         more: dict[str, Value] = {}
@@ -619,7 +649,7 @@ def _end(host: str, port: int) -> str:
 
 def _words(policy: Policy) -> frozenset[str]:
     if policy.reads is None:
-        return frozenset((*_OF_WORKLOAD, "hour", "weekday", "tool_call", "server"))
+        return frozenset((*_OF_WORKLOAD, *_OF_CALLS, "hour", "weekday", "first_seen"))
     return policy.reads
 
 

@@ -309,6 +309,7 @@ static __noinline int hello_stops(struct __sk_buff *skb, const struct layers *l,
 	guard_fill(&g, settings.policy, by->scope, HW_A_CONNECT, by->labels);
 	if (o && settings.policy_tools)
 		g.key.tool = tool_of(o->span);
+	guard_baseline(&g, end);
 	if (h && h->passed == g.key.generation && h->facts == g.key.facts && h->tool == g.key.tool)
 		return false;
 	says = hello_says(&g, end, h ? hello_numbered(h, g.key.generation, bpf_skb_cgroup_id(skb)) : 0);

@@ -24,7 +24,8 @@ __noinline int guard_end(const struct guard_end *end, u32 action)
 	    guard_hold(end, g.key.scope, g.key.facts))
 		return HELD;
 	guard_tell(action | (says == STOPPED ? HW_DONE_DENIED : HW_DONE_TOLD) << 16,
-		   plain_end(end->addr, true, end->port, HW_POLICY, bpf_get_current_cgroup_id()), 0, 0);
+		   plain_end(end->addr, true, end->port, HW_POLICY, bpf_get_current_cgroup_id()), 0,
+		   g.key.facts & HW_FACT_NEW ? HW_M_NEW : 0);
 	return says == STOPPED ? STOPS : GOES;
 }
 

@@ -65,6 +65,23 @@ struct {
 	__type(value, u32);
 } guard_names SEC(".maps");
 
+/* By scope, a profile of a baseline; 0: all it does is known, as it is still being learnt. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct hw_guard_scope);
+	__type(value, u32);
+} guard_profiles SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct hw_guard_seen);
+	__type(value, u8);
+} guard_seen SEC(".maps");
+
 /*
  * Processes that run a program of their container. One that is in its cgroup and does not is the
  * runtime's, which sets it up. As many as a host can have, or else whoever forks enough gets out.
@@ -813,6 +830,37 @@ HOT void end_v4(struct guard_end *end, u32 ip, u32 port)
 	end->port = port;
 }
 
+/* HW_FACT_NEW where the baseline of a scope's image does not have an end; without one, not all. */
+__noinline u32 guard_new(u32 generation, u32 scope, const struct guard_end *end)
+{
+	struct hw_guard_scope of = { .generation = generation, .scope = scope };
+	struct hw_guard_name name = { .generation = generation, .scope = scope };
+	u32 *profile = bpf_map_lookup_elem(&guard_profiles, &of);
+	struct hw_guard_seen key = {};
+
+	if (!profile || !*profile)
+		return 0;
+	key.profile = *profile;
+	if (bpf_map_lookup_elem(&guard_seen, &key))
+		return 0;
+	if (!end)
+		return HW_FACT_NEW;
+	key.port = end->port;
+	__builtin_memcpy(name.addr, end->addr, 16);
+	if (!bpf_map_lookup_elem(&guard_names, &name) && bpf_map_lookup_elem(&guard_seen, &key))
+		return 0;
+	__builtin_memcpy(key.addr, end->addr, 16);
+	return bpf_map_lookup_elem(&guard_seen, &key) ? 0 : HW_FACT_NEW;
+}
+
+HOT void guard_baseline(struct guard *g, const struct guard_end *end)
+{
+	u32 generation = g->key.generation;
+
+	if (g->key.action == HW_A_CONNECT && settings.policy_new[generation & 1])
+		g->key.facts |= guard_new(generation, g->key.scope, end);
+}
+
 /* For what cannot be told: as the policies fail. */
 HOT int guard_unknown(struct guard *g)
 {
@@ -851,6 +899,7 @@ __noinline int guard_net(struct guard *g, const struct guard_end *end)
 	/* Of what listens no name is asked for. */
 	found = g->key.action == HW_A_CONNECT ? bpf_map_lookup_elem(&guard_names, &name) : 0;
 	g->key.name = found ? *found : 0;
+	guard_baseline(g, end);
 	return guard_row(g, row) ? guard_says(g) : guard_unknown(g);
 }
 
@@ -862,6 +911,7 @@ __noinline int guard_socket(u32 family, u32 type, u32 protocol)
 
 	if (!guard_begin(&g, HW_A_CONNECT))
 		return false;
+	guard_baseline(&g, NULL);
 	says = guard_unknown(&g);
 	if (says != PASSES)
 		guard_tell(HW_A_CONNECT | (says == STOPPED ? HW_DONE_DENIED : HW_DONE_TOLD) << 16, 0,
@@ -895,6 +945,22 @@ struct {
 	__type(value, struct guard_held);
 } guard_holds SEC(".maps");
 
+/* Threads of which one was held in the call that they are in. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64); /* pid_tgid */
+	__type(value, u8);
+} guard_held_by SEC(".maps");
+
+/* At the end of the call. HW_M_HELD, or 0. */
+HOT u16 held_mark(void)
+{
+	u64 key = bpf_get_current_pid_tgid();
+
+	return settings.policy_held && !bpf_map_delete_elem(&guard_held_by, &key) ? HW_M_HELD : 0;
+}
+
 HOT void guard_answer(u64 cgroup)
 {
 	u64 now = bpf_ktime_get_boot_ns();
@@ -907,9 +973,10 @@ __noinline int guard_hold(const struct guard_end *end, u32 scope, u32 labels)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	u64 cgroup = bpf_get_current_cgroup_id(), now = bpf_ktime_get_boot_ns();
-	u64 *answered = bpf_map_lookup_elem(&guard_answered, &cgroup);
+	u64 *answered = bpf_map_lookup_elem(&guard_answered, &cgroup), thread = bpf_get_current_pid_tgid();
 	struct guard_held_key key = { .scope = scope };
 	struct guard_held held = { .since = now };
+	u8 one = 1;
 
 	if (!end || !answered || *answered + ANSWER_NS < now)
 		return false;
@@ -918,9 +985,10 @@ __noinline int guard_hold(const struct guard_end *end, u32 scope, u32 labels)
 	held.by.cgroup = cgroup;
 	held.by.exec_id = BPF_CORE_READ(task, self_exec_id);
 	held.by.span = current_span();
-	held.by.tid = (u32)bpf_get_current_pid_tgid();
+	held.by.tid = (u32)thread;
 	held.by.labels = labels;
 	settings.policy_held = (now >> 30) + HELD_SECONDS;
+	bpf_map_update_elem(&guard_held_by, &thread, &one, BPF_ANY);
 	return bpf_map_update_elem(&guard_holds, &key, &held, BPF_ANY) == 0;
 }
 

@@ -71,6 +71,7 @@ int BPF_PROG(exit_addr, struct pt_regs *regs, long ret)
 	if (!u.op)
 		return 0;
 	u.cls = u.op == HW_OP_bind ? HW_BIND : HW_CONNECT;
+	u.marks |= held_mark();
 	u.sock = (u64)sock_of(sock_arg(regs, 0, compat), &u.type);
 	u.name = sock_arg(regs, 1, compat);
 	u.name_len = sock_arg(regs, 2, compat) & ~IN_KERNEL;
@@ -220,12 +221,13 @@ int BPF_PROG(exit_send, struct pt_regs *regs, long ret)
 {
 	bool compat;
 	u16 marks, op = call_start(regs, &compat, &marks);
-	u32 name_len = 0, type = 0, op_marks = op | (u32)marks << 16;
+	u32 name_len = 0, type = 0, op_marks = op;
 	u64 name = 0;
 	struct sock *sk;
 
 	if (!op)
 		return 0;
+	op_marks |= (u32)(marks | held_mark()) << 16;
 	if (settings.labels && ret > 0)
 		gave_fd(sock_arg(regs, 0, compat));
 	sk = sock_of(sock_arg(regs, 0, compat), &type);

@@ -87,6 +87,7 @@ enum hw_mark {
 	HW_M_NOT_REGULAR = 1 << 11, /* open: fifo, socket, anon inode */
 	HW_M_UPPER = 1 << 12,	    /* open, mmap: from the overlay's writable layer */
 	HW_M_LOWER = 1 << 13,	    /* open, mmap: from the layers below it, as the image has it */
+	HW_M_HELD = 1 << 14,	    /* connect, send: nothing is let out until policy knows what it is called */
 };
 
 /* What is special about one process image (struct hw_proc.marks). */
@@ -464,7 +465,9 @@ struct hw_guard_value {
 };
 
 #define HW_FACT_UPPER 0x80000000
+#define HW_FACT_NEW 0x80000000 /* of a connection: its image's baseline does not have it */
 #define HW_MAPPED 1 /* HW_POLICY of an exec, num: it was mapped, as ld.so does */
+#define HW_M_NEW HW_M_UPPER /* HW_POLICY of a connection: HW_FACT_NEW */
 #define HW_OPENED 1 /* HW_POLICY of an open, num: it was opened; 0: renamed, linked, changed or received */
 #define HW_UNREAD 1 /* HW_POLICY of a connection, num: its TLS hello cannot be read */
 #define HW_ROW_ANY 0	      /* what holds whatever the object */
@@ -482,6 +485,20 @@ struct hw_guard_port {
 struct hw_guard_name {
 	__u32 generation;
 	__u32 scope;
+	__u8 addr[16]; /* IPv4 mapped */
+};
+
+/* Whose baseline counts for a scope. */
+struct hw_guard_scope {
+	__u32 generation;
+	__u32 scope;
+};
+
+/* An end that a baseline has. Without an address: the port of any that has no name. Without a port,
+ * too: any end. */
+struct hw_guard_seen {
+	__u32 profile;
+	__u32 port;
 	__u8 addr[16]; /* IPv4 mapped */
 };
 
@@ -549,6 +566,7 @@ struct hw_settings {
 	__u32 policy_tools;    /* 1: policies ask for which tool it is */
 	__u32 policy_hosts[2]; /* by generation & 1. 1: policies speak of names of hosts */
 	__u32 policy_secrets[2]; /* the same, of kinds of secrets */
+	__u32 policy_new[2]; /* the same, of what an image's baseline does not have */
 	__u32 policy_asked;    /* 1: opens of some container are held through fanotify */
 };
 

@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +26,20 @@ from hullwatch.sensor.wire import (
     GUARD_NAME,
     GUARD_NET,
     GUARD_PORT,
+    GUARD_SCOPE,
+    GUARD_SEEN,
     GUARD_VALUE,
     GUARDED,
     PATH_STATE,
     TABLE_HOSTS,
 )
 
-__all__ = ["FIRST_STATE", "Answers", "Guard", "GuardError", "mapped"]
+__all__ = ["ANY_ADDRESS", "FIRST_STATE", "Answers", "End", "Guard", "GuardError", "mapped"]
+
+End = tuple[bytes, int]
+"""(address as `mapped` has it, port). Without an address: the port of any that has no name; without
+both: any end."""
+ANY_ADDRESS = bytes(16)
 
 FIRST_STATE = (16_384, 24_576)
 """Where the states of a generation's automata are, by generation & 1."""
@@ -43,9 +50,12 @@ _VALUE = struct.Struct("<HHI")
 _NET = struct.Struct("<I4s16s")
 _NAME = struct.Struct("<II16s")
 _PORT = struct.Struct("<II")
+_SCOPE = struct.Struct("<II")
+_SEEN = struct.Struct("<II16s")
 assert _GUARDED.size == GUARDED.itemsize and _KEY.size == GUARD_KEY.itemsize
 assert _VALUE.size == GUARD_VALUE.itemsize and _NET.size == GUARD_NET.itemsize
 assert _NAME.size == GUARD_NAME.itemsize and _PORT.size == GUARD_PORT.itemsize
+assert _SCOPE.size == GUARD_SCOPE.itemsize and _SEEN.size == GUARD_SEEN.itemsize
 
 
 class GuardError(Exception):
@@ -88,6 +98,8 @@ class Guard:
         self._ports = maps("guard_ports")
         self._names = maps("guard_names")
         self._tools = maps("guard_tools")
+        self._profiles = maps("guard_profiles")
+        self._seen = maps("guard_seen")
         self._answered = maps("guard_answered")
         self._carried = maps("guard_carried")
         self._asked = maps("guard_asked")
@@ -109,10 +121,12 @@ class Guard:
         facts: int,
         hosts: Tables | None = None,
         secrets: bool = False,
+        new: bool = False,
     ) -> int:
         """The next generation; what an unfinished one left is removed first. networks: to rows.
         hosts: gives server names their numbers; its states follow those of `tables`. None: names
-        that TLS clients ask for are not asked about. secrets: kinds of secrets are."""
+        that TLS clients ask for are not asked about. secrets: kinds of secrets are; new: what no
+        baseline has is told apart."""
         generation = self._last + 1
         self.abandon(generation)
         self.sweep()
@@ -129,6 +143,7 @@ class Guard:
         settings["policy_facts"][0][generation & 1] = np.uint32(facts)
         settings["policy_hosts"][0][generation & 1] = np.uint32(hosts is not None)
         settings["policy_secrets"][0][generation & 1] = np.uint32(secrets)
+        settings["policy_new"][0][generation & 1] = np.uint32(new)
         return generation
 
     def _put_states(self, generation: int, tables: Tables, after: int, table: int) -> None:
@@ -177,6 +192,18 @@ class Guard:
             self._put(self._names, key, struct.pack("<I", name), self._made[generation])
         else:
             self._names.delete(key)
+
+    def put_profile(self, generation: int, scope: int, profile: int) -> None:
+        """Whose baseline a scope's is; 0: all that it does counts as known. GuardError."""
+        key, value = _SCOPE.pack(generation, scope), struct.pack("<I", profile)
+        self._put(self._profiles, key, value, self._made[generation])
+
+    def seen(self, profile: int, now: Collection[End], before: Collection[End] = ()) -> None:
+        """A baseline has these ends, of any generation, instead of those. GuardError."""
+        for address, port in {*before} - {*now}:
+            self._seen.delete(_SEEN.pack(profile, port, address))
+        for address, port in {*now} - {*before}:
+            self._put(self._seen, _SEEN.pack(profile, port, address), b"\1", [])
 
     def answered(self, cgroup: int, ts: int) -> None:
         """A DNS answer of that time has been looked at. ts: CLOCK_BOOTTIME ns."""

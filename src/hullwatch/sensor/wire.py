@@ -41,6 +41,7 @@ __all__ = [
     "NAME_ALONE",
     "TABLE_HOSTS",
     "UNREAD",
+    "FACT_NEW",
     "FACT_UPPER",
     "MAPPED",
     "FIXED",
@@ -177,11 +178,13 @@ GUARD_VALUE = struct_dtype("hw_guard_value")
 GUARD_CARRIED = struct_dtype("hw_guard_carried")
 GUARD_PORT = struct_dtype("hw_guard_port")
 GUARD_NAME = struct_dtype("hw_guard_name")
+GUARD_SCOPE = struct_dtype("hw_guard_scope")
+GUARD_SEEN = struct_dtype("hw_guard_seen")
 GUARD_NET = struct_dtype("hw_guard_net")
 GUARD_ROWS = _number("HW_GUARD_ROWS")
 ROW_ANY, ROW_UNKNOWN = _number("HW_ROW_ANY"), _number("HW_ROW_UNKNOWN")
 ROW_SAID, NAME_ALONE = _number("HW_ROW_SAID"), _number("HW_NAME_ALONE")
 ROW_SECRET = _number("HW_ROW_SECRET")
 TABLE_HOSTS, UNREAD = _number("HW_TABLE_HOSTS"), _number("HW_UNREAD")
-FACT_UPPER = _number("HW_FACT_UPPER")
+FACT_UPPER, FACT_NEW = _number("HW_FACT_UPPER"), _number("HW_FACT_NEW")
 MAPPED = _number("HW_MAPPED")

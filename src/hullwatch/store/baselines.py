@@ -34,13 +34,13 @@ def entries_of(link: sqlite3.Connection, image: str) -> list[EntryRow]:
     """What an image has done, in the order in which it was first seen."""
     ids = _containers(link, image)
     rows = link.execute(
-        "SELECT image, kind, name, first, last, count, containers FROM baseline_entries"
+        "SELECT image, kind, name, first, last, count, containers, sure FROM baseline_entries"
         " WHERE image = ? ORDER BY first, kind, name",
         (image,),
     )
     return [
-        EntryRow(of, kind, name, first, last, count, _ids(ids, int(containers, 16)))
-        for of, kind, name, first, last, count, containers in rows
+        EntryRow(of, kind, name, first, last, count, _ids(ids, int(containers, 16)), bool(sure))
+        for of, kind, name, first, last, count, containers, sure in rows
     ]
 
 
@@ -92,11 +92,11 @@ def _put_entries(link: sqlite3.Connection, image: str, entries: list[EntryRow]) 
         for ident in entry.containers:
             bits |= 1 << known[ident] if ident in known else 0
         link.execute(
-            """INSERT INTO baseline_entries VALUES (?,?,?,?,?,?,?)
+            """INSERT INTO baseline_entries VALUES (?,?,?,?,?,?,?,?)
             ON CONFLICT (image, kind, name) DO UPDATE SET first = min(first, excluded.first),
                 last = max(last, excluded.last), count = max(count, excluded.count),
-                containers = excluded.containers""",
-            (*entry[:6], f"{bits:x}"),
+                containers = excluded.containers, sure = max(sure, excluded.sure)""",
+            (*entry[:6], f"{bits:x}", entry.sure),
         )
 
 

@@ -27,6 +27,8 @@ _STEPS = 20  # questions at most: so often there is progress to show
 _CONTAINERS = f"SELECT boot, cgroup FROM workloads WHERE state = 'resolved' AND {IMAGE} = ?"
 _CLASSES = ", ".join(f"'{CLASSES[cls].name}'" for kind in KINDS for cls in kind.classes)
 _PAIRS = ", ".join(f"'{CLASSES[cls].name}'" for cls in SECOND)
+_UNSURE = """coalesce(list_contains(e.mark_names, 'held')
+    OR (e.class = 'send' AND list_contains(e.mark_names, 'attempt')), false)"""
 # A counted object has had an event, maybe before the time that is asked for: the event says
 # whether it succeeded, and whether it was written to.
 _SQL = f"""
@@ -39,21 +41,21 @@ counted AS (
 done AS (
     SELECT e.boot, e.cgroup, e.class, coalesce(e.class = 'open' AND e.flags & 3 != 0, false) AS w,
         CASE WHEN e.class IN ({_PAIRS}) THEN e.object2 ELSE e.object END AS object,
-        e.dest_name, e.container_id, min(e.time) AS first, max(e.time) AS last,
+        e.dest_name, e.container_id, {_UNSURE} AS unsure, min(e.time) AS first, max(e.time) AS last,
         count(*) FILTER (WHERE e.time >= make_timestamptz(?)) AS n
     FROM events e JOIN mine m ON m.boot = e.boot AND m.cgroup = e.cgroup
     WHERE e.class IN ({_CLASSES}) AND (coalesce(e.ret, 0) >= 0
         OR list_contains(e.mark_names, 'attempt') OR (e.class = 'connect' AND e.ret = -115))
     GROUP BY ALL
 )
-SELECT d.class, d.w, d.object, d.dest_name, d.container_id, epoch_us(d.first) AS first,
+SELECT d.class, d.w, d.object, d.dest_name, d.container_id, d.unsure, epoch_us(d.first) AS first,
     epoch_us(greatest(d.last, c.last)) AS last,
     d.n + coalesce(c.n, 0) // count(*) OVER (PARTITION BY d.boot, d.cgroup, d.class, d.object) AS n
 FROM done d LEFT JOIN counted c
     ON c.boot = d.boot AND c.cgroup = d.cgroup AND c.class = d.class AND c.object = d.object
 WHERE d.n > 0 OR c.n IS NOT NULL
 UNION ALL
-SELECT '', false, NULL, NULL, NULL, NULL, NULL, count(*) FROM counted c
+SELECT '', false, NULL, NULL, NULL, NULL, NULL, NULL, count(*) FROM counted c
 WHERE NOT EXISTS (SELECT 1 FROM done d WHERE d.boot = c.boot AND d.cgroup = c.cgroup
     AND d.class = c.class AND d.object = c.object)
 """
@@ -113,4 +115,5 @@ def _entry(image: str, row: dict[str, Any]) -> EntryRow | None:
     return EntryRow(
         *(image, kind.name, name, first, max(first, last), int(row["n"])),
         (container,) if container else (),
+        not row["unsure"],
     )

@@ -126,4 +126,8 @@ MIGRATIONS: tuple[str, ...] = (
         created INTEGER, lifted INTEGER DEFAULT 0, applied INTEGER DEFAULT 0,
         state TEXT DEFAULT '', seen TEXT DEFAULT '[]') WITHOUT ROWID;
     """,
+    """
+    -- 0: it was only tried, and policy may have stopped it.
+    ALTER TABLE baseline_entries ADD COLUMN sure INTEGER DEFAULT 1;
+    """,
 )

@@ -9,6 +9,7 @@ first seen: the entry's first time is not before t; drift: it is after the lock.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Iterable
 
@@ -22,11 +23,13 @@ from hullwatch.detect.baseline.kinds import (
     NONE,
     SECOND,
     Kind,
+    are_sure,
     kind_numbers,
     kind_of,
     kind_of_action,
     named,
 )
+from hullwatch.detect.baseline.known import LEARNING, LOCKED, NOTHING, Known
 from hullwatch.detect.baseline.objects import ANY
 from hullwatch.detect.baseline.profile import Profile
 from hullwatch.detect.baseline.table import Table
@@ -68,6 +71,7 @@ class Baselines:
         self.limits = (images, entries)
         self.profiles: dict[str, Profile] = {}
         self.table = Table()
+        self._lock = threading.RLock()  # `known` is for any thread
         self.generation = 0
         self.lost: Counter[str] = Counter()
         self._seen = KeyTable(_SEEN, secrets.randbits(64))
@@ -83,6 +87,10 @@ class Baselines:
 
     def observe(self, enriched: Enriched) -> np.ndarray:
         """Learn from a batch. bool[n]: events for which first_seen or drift holds."""
+        with self._lock:
+            return self._observe(enriched)
+
+    def _observe(self, enriched: Enriched) -> np.ndarray:
         events, tables = enriched.batch.events, enriched.tables
         novel = np.zeros(len(events), bool)
         last = int(events["ts"][-1]) + int(enriched.batch.wall_offset) if len(events) else 0
@@ -126,6 +134,7 @@ class Baselines:
             self._settle_moved()
         known = entries >= 0
         rows, entries, times, whose = rows[known], entries[known], times[known], whose[known]
+        self._be_sure(entries[are_sure(events[rows])])
         older = self.table.touch(entries, times)
         for at in older.tolist():
             self._older(at)
@@ -134,6 +143,12 @@ class Baselines:
             first &= times > _learnt(numbered, whose)[whose]
         novel[rows] = first | self.table.drift[entries]
         return novel
+
+    def _be_sure(self, entries: np.ndarray) -> None:
+        sure = self.table.sure
+        for at in np.unique(entries[~sure[entries]]).tolist():
+            sure[at] = self.table.fresh[at] = True
+            self.profiles[self.table.of(at).image].edited()
 
     def _named(self, names: dict[int, str], rows: np.ndarray, kinds: np.ndarray) -> dict[int, str]:
         """Destinations that go by a domain name, which may change while the address stays:
@@ -208,7 +223,10 @@ class Baselines:
         profile = self.profiles[kept.image]
         first = int(self.table.first[at])
         profile.begun(first)
-        self.table.drift[at] = profile.drifts(KINDS[kept.kind], kept.name, first)
+        drift = profile.drifts(KINDS[kept.kind], kept.name, first)
+        if drift != self.table.drift[at]:
+            self.table.drift[at] = drift
+            profile.edited()
 
     def _make_room(self, now: int) -> None:
         """Before a batch, as entries must not go while it is handled. now: its time, unix ns."""
@@ -238,6 +256,10 @@ class Baselines:
     def learn(self, row: EntryRow) -> None:
         """Take in what was seen at another time: from history, or from the store. Learning the
         same twice changes nothing."""
+        with self._lock:
+            self._learn(row)
+
+    def _learn(self, row: EntryRow) -> None:
         profile = self._profile(row.image, "")
         if profile is None or not row.name:
             return
@@ -250,6 +272,9 @@ class Baselines:
         for ident in row.containers:
             kept.containers |= profile.container(ident)
         table.fresh[at] = True
+        if row.sure and not table.sure[at]:
+            table.sure[at] = True
+            profile.edited()
         self._older(at)
 
     def _settle_moved(self) -> None:
@@ -305,6 +330,42 @@ class Baselines:
             return profile.drifts(kind, name, wall)
         return profile.drifts(kind, name, min(int(self.table.first[at]), wall))
 
+    def told(self, row: Row, wall: int) -> tuple[str, bool | None]:
+        """What policies are told of an event: the state of the image's baseline at its time, and
+        whether that does not have it. None: no baseline is about such a thing."""
+        profile, kind = self.of(row.workload), kind_of(row.event)
+        if profile is None:
+            return NOTHING.state, None
+        locked = profile.locked is not None and profile.locked <= wall
+        state = LOCKED if locked else LEARNING
+        name = object_name(kind, row) if kind is not None else ""
+        if kind is None or not name:
+            return state, None
+        at = profile.find(kind, name)
+        first = int(self.table.first[at]) if at is not None and self.table.sure[at] else wall
+        if locked:
+            return state, profile.drifts(kind, name, min(first, wall))
+        return state, first >= wall > profile.first + profile.learning
+
+    def known(self, workload: Workload, edition: int = -1) -> Known | None:
+        """The same for what is yet to be done, for any thread; None: it is of that edition."""
+        with self._lock:
+            profile = self.of(workload)
+            if edition == (NOTHING.edition if profile is None else profile.edition):
+                return None
+            return NOTHING if profile is None else self._known(profile)
+
+    def _known(self, profile: Profile) -> Known:
+        sure, drift = self.table.sure, self.table.drift
+        names = {
+            kind.name: frozenset(name for name, at in held.items() if sure[at] and not drift[at])
+            for kind, held in zip(KINDS, profile.entries, strict=True)
+        }
+        if profile.locked is not None:
+            return Known(profile.image, profile.edition, LOCKED, 0, names, profile.accepted)
+        settled = profile.first + profile.learning
+        return Known(profile.image, profile.edition, LEARNING, settled, names)
+
     def fleet(self, row: Row, wall: int) -> int | None:
         """How many images have ever done this, up to a time; the event's own is one of them."""
         mine, kind = self.of(row.workload), kind_of(row.event)
@@ -320,6 +381,10 @@ class Baselines:
 
     def judge(self, image: str, locked: int | None, accepted: Iterable[tuple[str, str]]) -> None:
         """Lock (unix ns) or unlock (None) a profile, with what a person accepted besides."""
+        with self._lock:
+            self._judge(image, locked, accepted)
+
+    def _judge(self, image: str, locked: int | None, accepted: Iterable[tuple[str, str]]) -> None:
         profile = self._profile(image, "")
         if profile is None:
             return
@@ -330,6 +395,10 @@ class Baselines:
 
     def drop(self, image: str) -> None:
         """Forget an image."""
+        with self._lock:
+            self._drop(image)
+
+    def _drop(self, image: str) -> None:
         self._settle_moved()
         profile = self.profiles.pop(image, None)
         if profile is None:
@@ -341,6 +410,10 @@ class Baselines:
 
     def load(self, profile: ProfileRow, entries: Iterable[EntryRow]) -> None:
         """Put what the store has in the place of what is known of an image."""
+        with self._lock:
+            self._load(profile, entries)
+
+    def _load(self, profile: ProfileRow, entries: Iterable[EntryRow]) -> None:
         self.drop(profile.image)
         made = self._profile(profile.image, profile.name)
         if made is None:
@@ -381,7 +454,8 @@ class Baselines:
         kept, table = self.table.of(at), self.table
         ids = self.profiles[kept.image].ids(kept.containers)
         numbers = (int(table.first[at]), int(table.last[at]), int(table.count[at]))
-        return EntryRow(kept.image, KINDS[kept.kind].name, kept.name, *numbers, ids)
+        sure = bool(table.sure[at])
+        return EntryRow(kept.image, KINDS[kept.kind].name, kept.name, *numbers, ids, sure)
 
     def stats(self) -> dict[str, int]:
         """For `status`."""

@@ -23,6 +23,7 @@ __all__ = [
     "NONE",
     "SECOND",
     "Kind",
+    "are_sure",
     "kind_numbers",
     "kind_of",
     "kind_of_action",
@@ -71,6 +72,9 @@ NONE = 255
 _READ, _WRITE = BY_NAME["read"], BY_NAME["write"]
 _OPEN, _CONNECT = int(Class.OPEN), int(Class.CONNECT)
 _ATTEMPT, _ACCMODE = int(Mark.ATTEMPT), 3
+_UNSURE = np.zeros(1 << 16, np.uint16)  # marks, by class
+_UNSURE[int(Class.CONNECT)] = _UNSURE[int(Class.SEND)] = int(Mark.HELD)
+_UNSURE[int(Class.SEND)] |= _ATTEMPT
 _NUMBERS = np.full(1 << 16, NONE, np.uint8)
 for _kind in KINDS:
     _NUMBERS[[int(cls) for cls in _kind.classes]] = _kind.number
@@ -85,6 +89,12 @@ def kind_numbers(events: np.ndarray) -> np.ndarray:
     failed = (ret < 0) & (events["marks"] & _ATTEMPT == 0)
     failed &= (cls != _CONNECT) | (ret != -errno.EINPROGRESS)
     found[failed] = NONE
+    return found
+
+
+def are_sure(events: np.ndarray) -> np.ndarray:
+    """bool[n]: not of what policy may stop yet, or has stopped, as far as the event tells."""
+    found: np.ndarray = events["marks"] & _UNSURE[events["cls"]] == 0
     return found
 
 

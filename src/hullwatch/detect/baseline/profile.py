@@ -6,6 +6,7 @@ for the group. So what is kept depends on what was seen and when, not on the ord
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,6 +22,9 @@ CONTAINERS = 256
 """Containers of an image that are told apart; the next are not counted."""
 
 
+_EDITIONS = itertools.count(1)
+
+
 def _by_kind() -> list[dict[str, int]]:
     return [{} for _ in KINDS]
 
@@ -29,7 +33,8 @@ def _by_kind() -> list[dict[str, int]]:
 class Profile:
     """image: the key. name: the image's reference, for people. first: of its first event, unix ns,
     0: none yet. locked: unix ns, None: not locked. accepted: (kind, pattern), see `within`.
-    revision: of the stored row that this was read from."""
+    revision: of the stored row that this was read from. edition: another one where other things
+    are known, or judged otherwise."""
 
     image: str
     name: str = ""
@@ -42,6 +47,10 @@ class Profile:
     entries: list[dict[str, int]] = field(default_factory=_by_kind)
     groups: list[dict[str, int]] = field(default_factory=_by_kind)
     changed: bool = True
+    edition: int = field(default_factory=lambda: next(_EDITIONS))
+
+    def edited(self) -> None:
+        self.edition = next(_EDITIONS)
 
     def container(self, ident: str) -> int:
         """The bit of a container; 0 for one too many."""
@@ -60,6 +69,7 @@ class Profile:
         """It did something at that time."""
         if not self.first or moment < self.first:
             self.first, self.changed = moment, True
+            self.edited()
 
     def __len__(self) -> int:
         return sum(map(len, self.entries))
@@ -133,10 +143,12 @@ class Profile:
         drift = self.drifts(kind, name, moment)
         at = table.add(Kept(self.image, kind.number, name), moment, drift)
         self.entries[kind.number][name] = at
+        self.edited()
         return at
 
     def judge(self, table: Table) -> None:
         """Work out anew what is drift: it was locked, unlocked, or more was accepted."""
+        self.edited()
         for held, kind in zip(self.entries, KINDS, strict=True):
             for name, at in held.items():
                 table.drift[at] = self.drifts(kind, name, int(table.first[at]))

@@ -21,7 +21,8 @@ class Kept:
 
 class Table:
     """An entry is an index. first, last: unix ns; drift: the profile is locked and this not in it;
-    fresh: not stored at all yet; stale: stored with older numbers."""
+    fresh: not stored at all yet; stale: stored with older numbers; sure: it was done for certain,
+    and not only tried."""
 
     def __init__(self) -> None:
         self.kept: list[Kept | None] = []
@@ -32,6 +33,7 @@ class Table:
         self.drift = np.zeros(1024, bool)
         self.fresh = np.zeros(1024, bool)
         self.stale = np.zeros(1024, bool)
+        self.sure = np.zeros(1024, bool)
         self.used = 0
 
     def add(self, kept: Kept, first: int, drift: bool) -> int:
@@ -46,7 +48,7 @@ class Table:
         self.first[at] = self.last[at] = first
         self.count[at] = 0
         self.drift[at] = drift
-        self.fresh[at], self.stale[at] = True, False
+        self.fresh[at], self.stale[at], self.sure[at] = True, False, False
         self.used += 1
         return at
 
@@ -80,9 +82,10 @@ class Table:
         self.count[into] += self.count[at]
         self.of(into).containers |= self.of(at).containers
         self.fresh[into] = True
+        self.sure[into] |= self.sure[at]
 
     def _grow(self) -> None:
-        for name in ("first", "last", "count", "drift", "fresh", "stale"):
+        for name in ("first", "last", "count", "drift", "fresh", "stale", "sure"):
             old = getattr(self, name)
             grown = np.zeros(2 * old.size, old.dtype)
             grown[: old.size] = old

@@ -22,7 +22,8 @@ class ProfileRow(NamedTuple):
 class EntryRow(NamedTuple):
     """One thing an image has done. containers: ids (12 characters) of those that did it.
 
-    count: events that were seen; what the kernel counted by itself is not among them.
+    count: events that were seen; what the kernel counted by itself is not among them. sure: it was
+    done for certain; else it was only tried, and policy may have stopped it.
     """
 
     image: str
@@ -32,6 +33,7 @@ class EntryRow(NamedTuple):
     last: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants
     containers: tuple[str, ...]
+    sure: bool = True
 
 
 class Changes(NamedTuple):
