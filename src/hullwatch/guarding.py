@@ -135,7 +135,7 @@ class _Tables(NamedTuple):
     """One generation. rows: of paths, the first is of number _FIRST. hosts: of server names, the
     first is number 1; None: these are not asked about. kinds: by cgroup. whose: by
     scope, names of containers since the last count. scopes, numbers: what is told of whom, and of
-    which names; they grow. profiles: of scopes, as the kernel has them."""
+    which names; they grow. images, profiles: of scopes; as which the kernel knows them."""
 
     number: int
     engine: Engine
@@ -146,6 +146,7 @@ class _Tables(NamedTuple):
     whose: dict[int, set[str]]
     scopes: dict[Who, int]
     numbers: dict[tuple[Who, int, frozenset[str]], int]
+    images: dict[int, _Image]
     profiles: dict[int, int]
 
 
@@ -406,7 +407,7 @@ class Guarding:
             number = self._guard.begin(
                 compiled, networks, plan.ports, facts, names, plan.secrets, plan.new
             )
-            tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {}, {})
+            tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
@@ -455,7 +456,8 @@ class Guarding:
 
     def _place(self, tables: _Tables, container: Workload) -> None:
         self._beat = time.monotonic()
-        who = self._who(tables.plan, container)
+        image = self._image(container) if tables.plan.normal else None
+        who = _who(tables.plan, container, image)
         scope = tables.scopes.get(who)
         if scope is None:
             scope = len(tables.scopes) + 1
@@ -464,8 +466,9 @@ class Guarding:
             tables.scopes[who] = scope
         tables.kinds[container.cgroup] = who
         tables.whose.setdefault(scope, set()).add(workload_name(container))
-        if who.image:
-            self._give_baseline(tables, who.image, scope)
+        if who.image and image is not None:
+            tables.images[scope] = image
+            self._give_baseline(tables, scope)
         self._guard.hold(tables.number, container.cgroup, scope)
 
     def _put(self, tables: _Tables, who: Who, scope: int, tools: Sequence[Tool | None]) -> None:
@@ -555,30 +558,23 @@ class Guarding:
             found.known, found.contacts = now, Contacts(now)
         return found
 
-    def _who(self, plan: Plan, container: Workload) -> Who:
-        name, about = workload_name(container), of_workload(container)
-        if not plan.normal:
-            return plan.who(name, about)
-        known = self._image(container).known
-        return plan.who(name, about | {"baseline": known.state}, known.image)
-
     def _follow_baselines(self) -> None:
         """What they have by now; whose is another one to the policies is placed anew."""
         tables = self._in_force
         if tables is None or not tables.plan.normal:
             return
         for cgroup, container in self._containers.items():
-            if self._who(tables.plan, container) != tables.kinds.get(cgroup):
+            who = _who(tables.plan, container, self._image(container))
+            if who != tables.kinds.get(cgroup):
                 self._place(tables, container)
-        for who, scope in tables.scopes.items():
-            if who.image:
-                self._give_baseline(tables, who.image, scope)
+        for scope in tables.images:
+            self._give_baseline(tables, scope)
 
-    def _give_baseline(self, tables: _Tables, key: str, scope: int) -> None:
-        image = self._images[key]
+    def _give_baseline(self, tables: _Tables, scope: int) -> None:
+        image = tables.images[scope]
         if image.seen is None or image.of != image.known.edition:
             image.of = image.known.edition
-            self._give_seen(image, self._contacted(key, image))
+            self._give_seen(image, self._contacted(image))
         if tables.profiles.get(scope) != image.profile:
             tables.profiles[scope] = image.profile
             self._guard.put_profile(tables.number, scope, image.profile)
@@ -587,14 +583,14 @@ class Guarding:
         before, image.seen = image.seen or frozenset(), now
         self._guard.seen(image.number, now, before)
 
-    def _contacted(self, key: str, image: _Image) -> frozenset[End]:
+    def _contacted(self, image: _Image) -> frozenset[End]:
         contacts = image.contacts
         found = {(ANY_ADDRESS, 0)} if contacts.every else set()
         found |= {(mapped(str(address))[0], port) for address, port in contacts.by_address()}
         found |= {(ANY_ADDRESS, port) for port in contacts.of_any_address()}
         for (cgroup, address), names in self._names.items():
             container = self._containers.get(cgroup)
-            if container is not None and image_key(container) == key:
+            if container is not None and self._images.get(image_key(container)) is image:
                 found |= _named_ends(contacts, address, names)
         return frozenset(found)
 
@@ -737,6 +733,13 @@ _THREAD = {
     state: f"the thread that keeps policies in the kernel {state}: what fails closed stays in force"
     for state in ("ended", "hangs")
 }
+
+
+def _who(plan: Plan, container: Workload, image: _Image | None) -> Who:
+    name, about = workload_name(container), of_workload(container)
+    if image is None:
+        return plan.who(name, about)
+    return plan.who(name, about | {"baseline": image.known.state}, image.known.image)
 
 
 def _named_ends(contacts: Contacts, address: str, names: Iterable[str]) -> frozenset[End]:

@@ -81,6 +81,13 @@ when { context.container == "guarded" && resource.name like "*.seen.example" };
 @mode("observe")
 forbid (principal, action == Action::"connect", resource is Address)
 when { context.container == "guarded" && resource has port && resource.port == 8888 };
+
+@id("no-news")
+@reason("its image does not go there")
+forbid (principal, action == Action::"connect", resource is Address)
+when { context.container == "guarded" && resource has port && resource.port == 5555 }
+when { context has baseline && context.baseline == "locked" }
+when { context has first_seen && context.first_seen };
 """
 
 
@@ -406,6 +413,43 @@ def test_a_name_that_a_resolver_told_counts_at_once(stage: Stage):
     assert stage.guarded.do(out % other) == stage.guarded.do(out % third) == 1
     told = stage.logged(resource=f"Address:{other}:7777")
     assert told["policies"] == ["one-host"]
+
+
+THERE = """
+server = socket.create_server((ADDRESS, 5555))
+said = socket.create_connection((ADDRESS, 5555), timeout=5).getpeername()[0]
+"""
+WITHOUT_WAITING = """
+s = socket.socket(); s.setblocking(False)
+said = s.connect_ex((ADDRESS, 5555))
+time.sleep(3)
+"""
+
+
+@scenario
+def test_what_a_locked_baseline_does_not_have_is_stopped(stage: Stage):
+    known, other, third = (
+        THERE.replace("ADDRESS", repr(one))
+        for one in ("198.51.100.9", "198.51.100.66", "198.51.100.67")
+    )
+    lock = ("baseline", "lock", stage.guarded.do(WHO_AM_I)["about"]["image"])
+    assert stage.guarded.do(known) == "198.51.100.9"  # still being learnt
+    stage.agent.settle()
+    hullwatch(*lock, "--store", str(stage.store))
+    stage.guarded.until(other, "EPERM")
+    assert stage.guarded.do(other) == "EPERM"  # nothing was learnt of the first time
+    assert stage.guarded.do(known) == "198.51.100.9"
+    # Let go for a moment, as the name is asked for just then, it is not taken for done.
+    with serving(stage.network, RESOLVER):
+        asked = f"{RESOLVE}resolve('198-51-100-67.new.example', {RESOLVER!r})\n"
+        wait = WITHOUT_WAITING.replace("ADDRESS", "'198.51.100.67'")
+        assert stage.guarded.do(asked + wait) in (1, 115)
+    assert stage.guarded.do(third) == "EPERM"
+    told = stage.logged(resource="Address:198.51.100.66:5555")
+    assert (told["policies"], told["reason"]) == (["no-news"], "its image does not go there")
+    accept = ("--accept", "connect 198.51.100.66:5555", "--store", str(stage.store))
+    hullwatch(*lock, *accept)
+    stage.guarded.until(other, "198.51.100.66")
 
 
 def test_what_fails_closed_outlives_the_agent(

@@ -219,14 +219,14 @@ class Plan:
 
     # -- who ------------------------------------------------------------------------------------
 
-    def who(self, principal: str, context: Mapping[str, Any], image: str = "") -> Who:
-        """image: the key of its baseline; '': it has none."""
+    def who(self, principal: str, context: Mapping[str, Any], whose: str = "") -> Who:
+        """whose: key of the image whose baseline counts; '': there is none."""
         known = {name: context[name] for name in self._read if context.get(name) not in (None, "")}
         image = str(context.get("image") or "")
         if "kind" in self._read and "kind" not in known and (kind := kind_of(image)):
             known["kind"] = kind
-        whose = image if self.new else ""
-        return Who(principal if self._principal else "", tuple(sorted(known.items())), whose)
+        name = principal if self._principal else ""
+        return Who(name, tuple(sorted(known.items())), whose if self.new else "")
 
     def facts(
         self, files: bool, tools: Iterable[Tool | None] = (None,), whose: str = ""
