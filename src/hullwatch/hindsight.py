@@ -23,6 +23,7 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.question import Effect
 from hullwatch.decide.schema import CONTEXT
 from hullwatch.detect.baseline.baselines import Baselines
+from hullwatch.detect.baseline.known import LEARNING
 from hullwatch.detect.row import Event, Object
 from hullwatch.detect.row import Row as RuleRow
 from hullwatch.questions import Act, Actor, Asked
@@ -271,16 +272,13 @@ class Hindsight:
         """State of the image's baseline at that time, and whether it had never seen the like."""
         if self._baselines is None:
             return "", None
-        profile, at = self._baselines.of(workload), row["first"] * 1000
-        if profile is None:
-            return "none", None
-        state = "learning" if profile.locked is None or profile.locked > at else "locked"
+        cls = int(Class.CONNECT) if cls == Class.TLS else cls  # it is of that connection
         event = Event(cls, flags=row["access"] or 0)
         obj = Object(row["object"], address_of(row["object"]) if cls in _NET else None)
-        seen = self._baselines.first_seen(
-            RuleRow(event, obj, None, None, workload, name=row["dest"]), at
+        state, new = self._baselines.told(
+            RuleRow(event, obj, None, None, workload, name=row["dest"]), row["first"] * 1000
         )
-        return state, False if again and seen is not None else seen
+        return state, new and not (again and state == LEARNING) if new is not None else None
 
     def _ask_calls(self) -> None:
         if self._actions.isdisjoint(("tool-call", "model-call")) or not self._has("calls"):

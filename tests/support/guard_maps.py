@@ -18,11 +18,13 @@ from hullwatch.agent.secrets.labels import path_patterns
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.quarantine import Quarantine
+from hullwatch.detect.baseline.baselines import Baselines
 from hullwatch.guarding import Guarding, Opening
 from hullwatch.sensor.guard import Guard, mapped
 from hullwatch.sensor.libbpf import BpfError
 from hullwatch.sensor.patterns import compiled
 from hullwatch.sensor.wire import (
+    FACT_NEW,
     FACT_UPPER,
     GUARD_ROWS,
     NAME_ALONE,
@@ -152,6 +154,7 @@ class Kernel:
             key = struct.pack("<II16s", asked.generation, asked.scope, mapped(address)[0])
             name = self.map("guard_names").held.get(key)
             asked = asked._replace(name=struct.unpack("<I", name)[0] if name else 0)
+            asked = self._with_baseline(asked, (address, port))
         said = self._row(asked, row)
         if said is None:
             said = self._row(asked._replace(port=0, name=0), ROW_UNKNOWN)
@@ -165,6 +168,7 @@ class Kernel:
         if asked is None or not self.settings["policy_hosts"][0][asked.generation & 1]:
             return PASSES
         asked, row = self._place(asked, address, port)
+        asked = self._with_baseline(asked, (address, port))
         number = 0
         if name is not None:
             number = self._rows(b"/" + name.removesuffix(b"."), TABLE_HOSTS)[0]
@@ -175,7 +179,9 @@ class Kernel:
     def socket(self, cgroup: int, *, labels: int = 0) -> str:
         """One whose packets no hook sees."""
         asked = self._asked(cgroup, "connect", labels)
-        return PASSES if asked is None else self._says([self._row(asked, ROW_UNKNOWN)])
+        if asked is None:
+            return PASSES
+        return self._says([self._row(self._with_baseline(asked), ROW_UNKNOWN)])
 
     # -- as guard.h does --------------------------------------------------------------------
 
@@ -220,6 +226,21 @@ class Kernel:
         row = self._longest(number.to_bytes(4, "big") + mapped(address)[0])
         port = struct.unpack("<H", named)[0] if named else 0
         return asked._replace(port=port), ROW_ANY if row is None else row
+
+    def _with_baseline(self, asked: _Asked, end: tuple[str, int] | None = None) -> _Asked:
+        """As guard_new."""
+        scope = struct.pack("<II", asked.generation, asked.scope)
+        profile = struct.unpack("<I", self.map("guard_profiles").held.get(scope, bytes(4)))[0]
+        if not profile or not self.settings["policy_new"][0][asked.generation & 1]:
+            return asked
+        keys = [struct.pack("<II16s", profile, 0, b"")]
+        if end is not None:
+            address, port = mapped(end[0])[0], end[1]
+            if scope + address not in self.map("guard_names").held:
+                keys.append(struct.pack("<II16s", profile, port, b""))
+            keys.append(struct.pack("<II16s", profile, port, address))
+        seen = any(key in self.map("guard_seen").held for key in keys)
+        return asked if seen else asked._replace(facts=asked.facts | FACT_NEW)
 
     def _rows(self, path: bytes, first: int = 1) -> list[int]:
         """Of each automaton, as path_match (kernel/label.h)."""
@@ -305,6 +326,7 @@ class Steered:
         resolvers: tuple[str, ...] = (),
         log: Callable[[], Any] = Noted,
         opens: Opening | None = None,
+        baselines: Baselines | None = None,
     ) -> None:
         self.kernel = Kernel()
         self.guard = Guard(self.kernel)  # type: ignore[arg-type]
@@ -322,6 +344,7 @@ class Steered:
             self.apart.append,
             lambda kind, text: self.said.append(f"{kind}: {text}"),
             opens,
+            (baselines or Baselines()).known,
         )
 
     # In the place of sensor/pins.py.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import time
 from collections.abc import Iterable
 
 from hypothesis import HealthCheck, assume, given, settings
@@ -14,8 +15,12 @@ from hullwatch.decide.engine import Engine
 from hullwatch.decide.plan import Plan
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Effect, Entity, Fail, Mode
+from hullwatch.detect.baseline.baselines import Baselines
+from hullwatch.detect.baseline.values import EntryRow, ProfileRow
+from hullwatch.detect.row import Event, Object, Row
 from hullwatch.guarding import Named
 from hullwatch.questions import Act, Actor, asked, workload_name
+from hullwatch.sensor.dictionary import address_of
 from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.wire import Class, Privilege
 from support.guard_maps import PASSES, STOPPED, TOLD, Steered
@@ -155,9 +160,9 @@ SOCKETS = st.one_of(
 )
 
 
-def steered(made: list[str]) -> Steered:
+def steered(made: list[str], baselines: Baselines | None = None) -> Steered:
     """These in force, as the kernel has them."""
-    here = Steered(RESOLVERS)
+    here = Steered(RESOLVERS, baselines=baselines)
     try:
         here.apply("\n".join(made))
     except PolicyError:
@@ -170,18 +175,25 @@ def steered(made: list[str]) -> Steered:
 
 def verdict(here: Steered, act: Act, action: str, only: tuple[str, ...] = ()) -> str:
     """Of the engine, of the policies that the kernel has. only: effects of policies that count."""
-    engine = here.guarding._in_force.engine  # type: ignore[union-attr]
+    tables = here.guarding._in_force
+    assert tables is not None
+    engine = tables.engine
+    unheld = {
+        ident
+        for ident in here.guarding.unheld
+        if action in tables.plan.apart.get(ident, engine.policies[ident].actions)
+    }
     held = [
         one
         for one in engine.policies.values()
-        if one.id not in here.guarding.unheld and (not only or one.does in only)
+        if one.id not in unheld and (not only or one.does in only)
     ]
     name = workload_name(act.actor.workload)
     socket = action == "connect" and act.object[:1] in ("/", "@")
     loose = {
         one.mode
         for one in engine.policies.values()
-        if one.id in here.guarding.unheld
+        if one.id in unheld
         and one.does is Effect.ALLOW
         and action in one.actions
         and one.lists(Entity("Workload", name), socket)
@@ -389,6 +401,92 @@ def test_networks(made: list[str], seed: int):
             said = here.kernel.end(who.cgroup, action, address, port, labels=bits_of(labels))
             expected = verdict(here, act, action)
             assert said == expected, (action, end, who.name, labels, known, made)
+
+
+OF_BASELINES = (
+    *("context has first_seen && context.first_seen", "context has first_seen"),
+    *("context has first_seen && !context.first_seen", 'context.labels.contains("secret")'),
+    *('context has baseline && context.baseline == "locked"', "context has baseline"),
+    'context has baseline && ["learning", "none"].contains(context.baseline)',
+)
+NORMAL = st.one_of(
+    policies(("connect",), ("Host",), (*OF_HOSTS[:4], *OF_BASELINES)),
+    policies(("connect", "exec"), ("Address",), (*OF_ADDRESSES[:4], *OF_BASELINES)),
+)
+DONE = (
+    *("10.1.0.1:443", "10.1.2.3:80", "[2001:db8::1]:443", "h.example:443", "a.de:80", "a.de:443"),
+    *("*.example:80", "{ip}:53", "127.0.0.1:443", "unix:/x/a", "{name}:80"),
+)
+
+
+def profiles(chosen: random.Random) -> Baselines:
+    """Of two of the images: one that is locked, and one that learns."""
+    found = Baselines()
+    for image, locked in (("sha256:1", chosen.choice((50, None))), ("debian:12", None)):
+        learning = chosen.choice((0, 0, 1 << 62))
+        accepted = (("connect", "10.2.0.1:443"), ("connect", "*.de:80"))
+        said = ProfileRow(image, image, 10, learning, locked, accepted if locked else (), 0)
+        names = chosen.sample((*DONE, "**"), 4)
+        entries = [
+            EntryRow(image, "connect", name, at, at, 1, ("c",), chosen.random() < 0.8)
+            for name in names
+            for at in (chosen.choice((20, 90)),)
+        ]
+        found.load(said, entries)
+    return found
+
+
+def as_told(baselines: Baselines, act: Act) -> Act:
+    """With what a baseline says: new is what it has by none of its names."""
+    whose, address = act.actor.workload, address_of(act.object)
+    told = [
+        baselines.told(
+            Row(Event(int(Class.CONNECT)), Object("", address), None, None, whose, name=name),
+            time.time_ns(),
+        )
+        for name in act.names or (None,)
+    ]
+    news = [new for _, new in told]
+    new = None if None in news else all(news)
+    return act._replace(actor=act.actor._replace(baseline=told[0][0], first_seen=new))
+
+
+@MANY
+@given(st.lists(NORMAL, min_size=1, max_size=4), SEEDS)
+def test_what_baselines_have(made: list[str], seed: int):
+    chosen = random.Random(seed)
+    baselines = profiles(chosen)
+    here = steered(made, baselines)
+    names = told_names(here, chosen)
+    here.turn()
+    for turn in range(24):
+        if turn == 12:  # then it is another one
+            row = EntryRow("debian:12", "connect", "192.0.2.1:443", 30, 30, 1, ())
+            baselines.learn(row)
+            baselines.judge("sha256:1", chosen.choice((None, 60)), ())
+            here.guarding._follow_baselines()
+        address, port = chosen.choice((*ADDRESSES, *names)), chosen.choice(PORTS[1:])
+        who, labels = chosen.choice(WORKLOADS), chosen.choice(LABELS)
+        end = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        known = tuple(names.get(address, ()))
+        act = Act(int(Class.CONNECT), end, Actor(who, labels=labels), names=known)
+        act = as_told(baselines, act)
+        bits = bits_of(labels)
+        said = here.kernel.end(who.cgroup, "connect", address, port, labels=bits)
+        about = end, who.name, labels, known, act.actor.baseline, act.actor.first_seen, made
+        assert said == verdict(here, act, "connect"), about
+
+
+def test_of_what_no_hook_sees_it_may_be_new():
+    text = 'forbid (principal, action == Action::"connect", resource)'
+    text += " when { context has first_seen && context.first_seen };"
+    baselines = Baselines()
+    for image in ("sha256:1", "debian:12"):
+        baselines.learn(EntryRow(image, "connect", "10.1.0.1:443", 10, 10, 1, ()))
+    baselines.learn(EntryRow("debian:12", "connect", "**", 10, 10, 1, ()))
+    here = steered([text], baselines)
+    assert here.kernel.socket(101) == STOPPED
+    assert here.kernel.socket(102) == here.kernel.socket(103) == PASSES
 
 
 SERVERS = ("h.example", "a.de", "A.DE.", "10.1.0.1", "localhost", "x.y.example", "b", "evil/a.de")

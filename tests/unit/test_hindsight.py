@@ -255,7 +255,10 @@ def test_what_an_image_does_for_the_first_time_is_new_again(capsys, tmp_path):
     assert run(capsys, tmp_path, root, locked)[1] == []
     assert main(["baseline", "lock", *words, "--at", "2h"]) == ExitCode.OK
     assert run(capsys, tmp_path, root, learning)[1] == []
-    assert run(capsys, tmp_path, root, locked, "--limit", "20")[1] == [line]
+    # A locked one learns no more: each time is new.
+    _, (still,), _ = run(capsys, tmp_path, root, locked, "--limit", "20")
+    assert (still["times"], still["distinct"]) == (10, 8)
+    assert {**still, "times": 8} == line
 
 
 def test_errors_are_one_line_and_have_codes(capsys, tmp_path, store):

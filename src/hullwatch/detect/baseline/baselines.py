@@ -30,7 +30,7 @@ from hullwatch.detect.baseline.kinds import (
     named,
 )
 from hullwatch.detect.baseline.known import LEARNING, LOCKED, NOTHING, Known
-from hullwatch.detect.baseline.objects import ANY
+from hullwatch.detect.baseline.objects import ANY, is_unix
 from hullwatch.detect.baseline.profile import Profile
 from hullwatch.detect.baseline.table import Table
 from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
@@ -332,14 +332,15 @@ class Baselines:
 
     def told(self, row: Row, wall: int) -> tuple[str, bool | None]:
         """What policies are told of an event: the state of the image's baseline at its time, and
-        whether that does not have it. None: no baseline is about such a thing."""
+        whether that does not have it. None: no baseline is about such a thing, or as with a Unix
+        socket it is about what the caller wrote."""
         profile, kind = self.of(row.workload), kind_of(row.event)
         if profile is None:
             return NOTHING.state, None
         locked = profile.locked is not None and profile.locked <= wall
         state = LOCKED if locked else LEARNING
         name = object_name(kind, row) if kind is not None else ""
-        if kind is None or not name:
+        if kind is None or not name or is_unix(name):
             return state, None
         at = profile.find(kind, name)
         first = int(self.table.first[at]) if at is not None and self.table.sure[at] else wall

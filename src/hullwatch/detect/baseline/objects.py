@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from hullwatch.sensor.dictionary import Address
 
-__all__ = ["ANY", "dns_object", "end_object", "group_of", "listen_object", "path_object", "within"]
+__all__ = ["ANY", "dns_object", "end_object", "group_of", "is_unix", "listen_object", "path_object", "within"]
 
 ANY = "**"  # the entry for what no longer fits: everything
 MAX_TEXT = 512  # characters; a longer name is cut
@@ -69,6 +69,11 @@ def end_object(address: Address | None, name: str | None = None) -> str:
     return f"{host or _host(address)}:{address.port}"
 
 
+def is_unix(name: str) -> bool:
+    """Whether an end's name is that of a Unix socket."""
+    return name.startswith(_UNIX)
+
+
 def listen_object(address: Address | None) -> str:
     """The same for a local end; a port that the kernel chose is `{high}`."""
     if address is not None and address.ip is not None and address.port >= HIGH_PORT:
@@ -90,7 +95,7 @@ def group_of(kind: str, name: str) -> str:
     if kind == "dns":
         _, dot, rest = name.partition(".")
         return f"*.{rest}" if dot else "{name}"
-    if kind in ("connect", "listen") and not name.startswith(_UNIX):
+    if kind in ("connect", "listen") and not is_unix(name):
         host, _, port = name.rpartition(":")
         if host.startswith("[") or host.replace(".", "").isdecimal():
             return f"{{ip}}:{port}"
