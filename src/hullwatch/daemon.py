@@ -54,7 +54,7 @@ from hullwatch.guarding import Guarding, Named
 from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
 from hullwatch.memory import give_back
-from hullwatch.opens import Opens, Stop, handed, is_told
+from hullwatch.opens import Held, Opens, Stop, handed, is_told
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.permits.carried import Numbered
@@ -584,7 +584,7 @@ class Daemon:
         told = self.options.elsewhere
         if told and self.opens.stats()["state"] == "off":
             os.close(told.listening)
-            self._say("policy", "the webhook is told of nothing: no open waits for a person here")
+            self._say("policy", "the webhook is told of nothing: nobody is waited for here")
         return Guarding(
             self.sensor.guard,
             Following(Applied(store)),
@@ -619,9 +619,9 @@ class Daemon:
                 what = f"{one.action} {one.object}"
                 self.guarding.stopped_by(one.policies, one.workload, what)
 
-        def holds(version: str, cgroups: list[int]) -> None:
+        def holds(held: Held) -> None:
             if self.guarding is not None:
-                self.guarding.held(version, cgroups)
+                self.guarding.held(held)
 
         return Opens(
             keeper,
@@ -631,7 +631,7 @@ class Daemon:
             self.sensor.told.put,
             stopped,
             self._say,
-            IN_KERNEL if self.sensor.facts.tier is Tier.LSM else (),
+            IN_KERNEL if self.sensor.facts.tier is Tier.LSM else ("exec",),
             holds,
         )
 
