@@ -54,7 +54,7 @@ from hullwatch.guarding import Guarding, Named
 from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
 from hullwatch.memory import give_back
-from hullwatch.opens import Held, Opens, Stop, handed, is_told
+from hullwatch.opens import Held, Keepers, Opens, Stop, handed, is_told
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.permits.carried import Numbered
@@ -619,9 +619,9 @@ class Daemon:
                 what = f"{one.action} {one.object}"
                 self.guarding.stopped_by(one.policies, one.workload, what)
 
-        def holds(held: Held) -> None:
+        def holds(held: Held, by: Keepers) -> None:
             if self.guarding is not None:
-                self.guarding.held(held)
+                self.guarding.held(held, by)
 
         return Opens(
             keeper,

@@ -240,11 +240,11 @@ class Guarding:
 
         self._work.put(work)
 
-    def held(self, by: Mapping[int, tuple[int, int]]) -> None:
+    def held(self, what: Mapping[int, tuple[int, int]], by: tuple[int, int]) -> None:
         """Opens and execs of these containers are held elsewhere for people, as `Guard.asked` has
         it; of all others a challenge blocks."""
         try:
-            self._guard.asked(by)
+            self._guard.asked(what, by)
         except GuardError as error:
             self._once("policy held elsewhere", f"challenges may block: {error}")
 

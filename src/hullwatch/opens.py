@@ -38,7 +38,7 @@ from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.told import Told as ToldEvent
 from hullwatch.sensor.wire import Class, Done
 
-__all__ = ["Held", "Opens", "Set", "Stop", "handed", "is_told"]
+__all__ = ["Held", "Keepers", "Opens", "Set", "Stop", "handed", "is_told"]
 
 ASKED = 2  # `num` of a policy event: the kernel has 0 or 1 there, of an open or exec (wire.h)
 MAX_TOLD = 256  # problems
@@ -55,6 +55,8 @@ Only = dict[str, tuple[str, ...]]
 Held = dict[int, tuple[int, int]]
 """Containers by cgroup: as which number of a set their opens are held, and their execs. 0: as
 none."""
+Keepers = tuple[int, int]
+"""Processes: who answers, and who looks after that one; 0: it has ended."""
 
 
 class Stop(NamedTuple):
@@ -87,8 +89,8 @@ def is_told(num: int, flags: int) -> bool:
 class Opens:
     """keeper: None where nothing can be asked about, or shall be; why: which of it. texts: of
     a set by its version. tell: of an event, as sensor/told.py. kernel: actions that its programs
-    stop; holds: told of whom is held what here. `use`, `number`, `challenges` and `numbered` are
-    the policy thread's, all else is for one thread."""
+    stop; holds: told of whom is held what here, and by whom. `use`, `number`, `challenges` and
+    `numbered` are the policy thread's, all else is for one thread."""
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class Opens:
         stopped: Callable[[Stop], None],
         say: Callable[[str, str], None],
         kernel: Collection[str] = (),
-        holds: Callable[[Held], None] = lambda held: None,
+        holds: Callable[[Held, Keepers], None] = lambda held, by: None,
     ) -> None:
         self._keeper, self._why = keeper, why
         self._kernel = tuple(one for one in ACTIONS if one in kernel)
@@ -241,7 +243,10 @@ class Opens:
                 case _:
                     pass
         if self._kernel:
-            self._holds(self._asked_about() if keeper.alive else {})
+            if keeper.alive and (worker := self._counts.worker):
+                self._holds(self._asked_about(), (worker, keeper.pid))
+            else:
+                self._holds({}, (0, 0))
         if not keeper.alive:
             self._once("the doorkeeper has ended: nothing is asked about; start the agent anew")
 

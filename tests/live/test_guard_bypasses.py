@@ -245,6 +245,12 @@ class Stage(NamedTuple):
     listed: Puppet
     store: Path
 
+    @property
+    def worker(self) -> int:
+        """Who answers what fanotify asks."""
+        found: int = (self.agent.status() or {})["opens"]["worker"]
+        return found
+
 
 FOUND = {
     "Hullwatch's own files written by another program": ("own-store",),
@@ -358,6 +364,7 @@ import glob
 loader = (glob.glob('/lib64/ld-linux*') + glob.glob('/lib/ld-linux*'))[0]
 """
 code("exec-loader", LOADER + "said = runs(loader, '/opt/names/forbidden')")
+code("exec-by-program", "said = runs('/bin/busybox', 'env', '/opt/names/owned')")
 code(
     "exec-interpreter",
     "said = subprocess.run(['python3', '-c', 'raise SystemExit(7)']).returncode == 7",
@@ -1509,8 +1516,8 @@ def test_whoever_opens_what_a_person_is_asked_about_waits(stage: Stage):
 @pytest.mark.scenario
 def test_whoever_runs_what_a_person_is_asked_about_waits(stage: Stage):
     for wish, said in (("approve", True), ("deny", "EPERM")):
-        what = answered(stage, "said = runs('/opt/names/asked')", wish)
-        assert what == (said, ["Binary:/opt/names/asked"])
+        what, asked = answered(stage, "said = runs('/opt/names/asked')", wish)
+        assert (what, asked) == (said, ["Binary:/opt/names/asked"])
     # Whatever is run is asked about here: the loader, too, but not what that maps.
     what, asked = answered(
         stage,
@@ -1667,10 +1674,14 @@ def test_a_list_that_has_a_permit_of_one_program_holds(stage: Stage):
 @pytest.mark.scenario
 def test_without_the_doorkeeper_what_waited_for_a_person_does_not_run(stage: Stage):
     """The last one: nothing is asked about after it."""
-    worker = (stage.agent.status() or {})["opens"]["worker"]
-    keeper = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1]
+    runs, worker = PRELUDE + "said = runs('/opt/names/asked')", stage.worker
+    waits = stage.guarded.begin(runs)
+    poll(lambda: hullwatch("approvals", "list", "--json"), seconds=60, waiting_for="it to wait")
+    refused = "EPERM" if stage.tier == Tier.LSM else False
+    os.kill(worker, signal.SIGKILL)  # the kernel lets go what it held
+    assert stage.guarded.end(waits) == refused
+    poll(lambda: stage.worker not in (0, worker), seconds=60, waiting_for="a new start")
+    keeper = Path(f"/proc/{stage.worker}/stat").read_text().rpartition(")")[2].split()[1]
     os.kill(int(keeper), signal.SIGKILL)
-    poll(lambda: not Path(f"/proc/{worker}").exists(), seconds=30, waiting_for="who answers to end")
-    said = stage.guarded.do(PRELUDE + "said = runs('/opt/names/asked')")
-    assert said == ("EPERM" if stage.tier == Tier.LSM else False)
+    assert stage.guarded.do(runs) == refused
     assert stage.guarded.do(PRELUDE + "said = runs('/opt/names/owned')") is True

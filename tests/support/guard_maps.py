@@ -244,7 +244,8 @@ class Kernel:
         found = self.map("guard_asked").held.get(struct.pack("<Q", cgroup))
         opens, execs = struct.unpack("<II", found or bytes(8))
         number = int(self.settings["policy_asked"][0][self._generation & 1])
-        return number != 0 and (execs if action == "exec" else opens) == number
+        keeps = bool(self.settings["policy_keepers"][0][0])
+        return keeps and number != 0 and (execs if action == "exec" else opens) == number
 
     def _secret(self, path: bytes) -> list[int]:
         """The same, where its place among those of secrets is all that counts."""

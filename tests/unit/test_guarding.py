@@ -424,6 +424,7 @@ def test_who_keeps_policies_is_watched(here: Steered, monkeypatch: pytest.Monkey
     assert here.guarding.thread == "ended" and here.guard.generation == 0
 
 
+BY = (7, 6)
 OTHER_UPPER = (
     '@id("other") forbid (principal, action == Action::"open-write", resource)'
     " when { resource has upper && resource.upper };"
@@ -468,13 +469,17 @@ def test_a_challenge_that_somebody_else_holds():
         assert (
             ask("open-read", b"/x", opened=True) == renamed
         )  # by whom it is held is not there yet
-        here.guarding.held({ONE.cgroup: (2, 2)})  # another set
+        here.guarding.held({ONE.cgroup: (2, 2)}, BY)  # another set
         assert ask("open-read", b"/x", opened=True) == renamed
-        here.guarding.held({ONE.cgroup: (0, 1)})  # execs alone
+        here.guarding.held({ONE.cgroup: (0, 1)}, BY)  # execs alone
         assert ask("open-read", b"/x", opened=True) == renamed
-        here.guarding.held({ONE.cgroup: (1, 0)})
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)
         assert ask("open-read", b"/x", opened=True) == PASSES
         assert ask("open-read", b"/x") == renamed
+        here.kernel.settings["policy_keepers"] = 0  # as the kernel does, when one of them ends
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)  # what was known before says nothing
+        assert ask("open-read", b"/x", opened=True) == renamed
+        here.guarding.held({ONE.cgroup: (1, 0)}, (8, 6))
         # Who holds it knows the first name of it alone, and none that is too long.
         assert ask("open-read", b"/x", second=b"/x", opened=True) == PASSES
         assert ask("open-read", b"/y", second=b"/x", opened=True) == renamed
@@ -498,12 +503,12 @@ def test_who_holds_challenges_of_the_set_before_holds_none_of_the_next(
     here.apply(text.format("/x"))
     here.guarding.found([ONE])
     here.turn()
-    here.guarding.held({ONE.cgroup: (1, 0)})
+    here.guarding.held({ONE.cgroup: (1, 0)}, BY)
     commit = here.guard.commit
 
     def then(generation: int, number: int) -> None:
         commit(generation, number)
-        here.guarding.held({ONE.cgroup: (1, 0)})
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)
 
     monkeypatch.setattr(here.guard, "commit", then)
     for at, path in enumerate(("/y", "/x"), 2):  # and back
@@ -511,7 +516,7 @@ def test_who_holds_challenges_of_the_set_before_holds_none_of_the_next(
         here.turn()
         asks = partial(here.kernel.path, ONE.cgroup, "open-read", path.encode(), opened=True)
         assert asks() == STOPPED
-        here.guarding.held({ONE.cgroup: (at, 0)})
+        here.guarding.held({ONE.cgroup: (at, 0)}, BY)
         assert asks() == PASSES
 
 
@@ -526,7 +531,7 @@ def test_answers_that_are_made_anew_are_of_the_set_that_is_held_already(
     )
     here.guarding.found([ONE])
     here.turn()
-    here.guarding.held({ONE.cgroup: (1, 0)})
+    here.guarding.held({ONE.cgroup: (1, 0)}, BY)
     asks = partial(here.kernel.path, ONE.cgroup, "open-read", b"/x", opened=True)
     assert asks() == PASSES
     engine = here.guarding._in_force.engine  # type: ignore[union-attr]
@@ -549,9 +554,9 @@ def test_a_challenged_program_is_held_and_what_maps_it_is_not():
         here.turn()
         ask = partial(here.kernel.path, ONE.cgroup, "exec", b"/x", labels=bits_of(["secret"]))
         assert ask(upper=True, opened=True) == STOPPED
-        here.guarding.held({ONE.cgroup: (1, 0)})
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)
         assert ask(upper=True, opened=True) == STOPPED
-        here.guarding.held({ONE.cgroup: (0, 1)})
+        here.guarding.held({ONE.cgroup: (0, 1)}, BY)
         assert ask(upper=True, opened=True) == PASSES
         assert (ask(mapped=True), ask(mapped=True, upper=True)) == (mapped, upper)
         here.kernel.set(policy_alive=0)
@@ -567,5 +572,5 @@ def test_no_room_for_who_is_held_elsewhere_is_said(here: Steered, monkeypatch: p
         raise GuardError("guard_asked has no room for more")
 
     monkeypatch.setattr(here.guard, "_put", full)
-    here.guarding.held({ONE.cgroup: (1, 1)})
+    here.guarding.held({ONE.cgroup: (1, 1)}, BY)
     assert "no room for more" in here.said[-1]

@@ -17,7 +17,7 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Effect
-from hullwatch.opens import Held, Opens, Stop, is_told
+from hullwatch.opens import Held, Keepers, Opens, Stop, is_told
 from hullwatch.permits import carried
 from hullwatch.permits.carried import Carried, Handed, Numbered
 from hullwatch.permits.messages import ACTIONS, Counts, Problem, Told
@@ -279,9 +279,9 @@ def test_without_bpf_lsm_the_kernel_holds_of_execs_what_it_can():
 def test_who_is_held_is_told_of_opens_and_execs_apart():
     numbered, keeper = Numbered(), Keeper()
     numbered.close()
-    told: list[Held] = []
+    told: list[tuple[Held, Keepers]] = []
     given = (numbered, lambda version: (), print, print, lambda kind, text: None, KERNEL)
-    opens = Opens(keeper, "", *given, told.append)
+    opens = Opens(keeper, "", *given, lambda held, by: told.append((held, by)))
     some = {"1" * 64: "open", "2" * 64: "exec", "3" * 64: "open, exec", "4" * 64: "nothing"}
     some |= {"5" * 64: "open, exec"}
     opens.found(
@@ -290,10 +290,10 @@ def test_who_is_held_is_told_of_opens_and_execs_apart():
     )
     keeper.says = [Counts({}, {"5" * 64: ("/net",)}, some, worker=7, number=3)]
     opens.turn(OFFSET)
-    assert told == [{101: (3, 0), 102: (0, 3), 103: (3, 3)}]
+    assert told == [({101: (3, 0), 102: (0, 3), 103: (3, 3)}, (7, keeper.pid))]
     keeper.alive = False
     opens.turn(OFFSET)
-    assert told[1:] == [{}]
+    assert told[1:] == [({}, (0, 0))]
 
 
 BLOCK, ALLOW, CHALLENGE = Effect.BLOCK, Effect.ALLOW, Effect.CHALLENGE

@@ -250,6 +250,9 @@ HOT void guard_found(struct task_struct *task, u32 tgid, u64 proc)
 HOT void guard_exit(u32 tgid)
 {
 	bpf_map_delete_elem(&guard_inside, &tgid);
+	/* Before fanotify lets go of what they held: the kernel asks about an exec after that. */
+	if (tgid == settings.policy_keepers[0] || tgid == settings.policy_keepers[1] || tgid == fixed.own_tgid)
+		settings.policy_keepers[0] = settings.policy_keepers[1] = 0;
 }
 
 /* ---- what a container carries --------------------------------------------------------------- */
@@ -768,7 +771,7 @@ HOT bool fanotify_holds(u32 generation, bool opens)
 	struct hw_guard_asked *as = bpf_map_lookup_elem(&guard_asked, &container);
 	u32 number = settings.policy_asked[generation & 1];
 
-	return as && number && (opens ? as->opens : as->execs) == number;
+	return as && number && settings.policy_keepers[0] && (opens ? as->opens : as->execs) == number;
 }
 
 /*

@@ -557,6 +557,7 @@ struct hw_settings {
 	__u32 policy_hosts[2]; /* by generation & 1. 1: policies speak of names of hosts */
 	__u32 policy_secrets[2]; /* the same, of kinds of secrets */
 	__u32 policy_asked[2]; /* the same: number of what fanotify is to hold of it (opens.py); 0: nothing */
+	__u32 policy_keepers[2]; /* who answers there, and who looks after that one; 0: one of them has ended */
 };
 
 #endif

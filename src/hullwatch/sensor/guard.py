@@ -94,7 +94,7 @@ class Guard:
         self._answered = maps("guard_answered")
         self._carried = maps("guard_carried")
         self._asked = maps("guard_asked")
-        self._asked_of: dict[int, tuple[int, int]] = {}
+        self._asked_of: tuple[dict[int, tuple[int, int]], tuple[int, int]] = {}, (0, 0)
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
         self._old: list[int] = []  # generations that were in force
@@ -235,17 +235,21 @@ class Guard:
         until = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ALIVE * 10**9 >> 30) + 1
         self._programs.set(policy_alive=until)
 
-    def asked(self, held: Mapping[int, tuple[int, int]]) -> None:
+    def asked(self, held: Mapping[int, tuple[int, int]], by: tuple[int, int]) -> None:
         """Opens, and execs, of these containers, by cgroup, are held elsewhere: as which numbers;
-        0: they are not. Where it is not the number of the generation in force, or of no such
-        container, `Holds.ASKED` is a block. GuardError."""
-        if held == self._asked_of:
+        0: they are not. by: processes, on both of which that depends. Where it is not the number of
+        the generation in force, of no such container, or one of the two has ended, `Holds.ASKED` is
+        a block. GuardError."""
+        before, keepers = self._asked_of
+        if (held, by) == (before, keepers):
             return
-        for gone in self._asked_of.keys() - held.keys():
+        for gone in before.keys() - held.keys():
             self._asked.delete(struct.pack("<Q", gone))
         for cgroup, numbers in held.items():
             self._put(self._asked, struct.pack("<Q", cgroup), _ASKED.pack(*numbers), [])
-        self._asked_of = dict(held)
+        if by != keepers:  # the kernel takes back the same, when one of them ends
+            self._programs.settings["policy_keepers"][0][:] = np.array(by, np.uint32)
+        self._asked_of = dict(held), by
 
     # -- who ------------------------------------------------------------------------------
 
