@@ -126,8 +126,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     export_headers: str = ""  # file:PATH or env:NAME
     export_ca: Path | None = None
     enforce: bool = True  # policies that were applied, in the kernel
-    files: bool = True  # those about opens, too, where that takes a process that is asked
-    elsewhere: Elsewhere | None = None  # who is told of the opens that wait for a person
+    files: bool = True  # those about opens and execs that take a process that is asked, too
+    elsewhere: Elsewhere | None = None  # who is told of the opens and execs that wait for a person
     resolvers: tuple[str, ...] = ()  # whose word about names counts
 
 
