@@ -1681,7 +1681,8 @@ def test_without_the_doorkeeper_what_waited_for_a_person_does_not_run(stage: Sta
     os.kill(worker, signal.SIGKILL)  # the kernel lets go what it held
     assert stage.guarded.end(waits) == refused
     poll(lambda: stage.worker not in (0, worker), seconds=60, waiting_for="a new start")
-    keeper = Path(f"/proc/{stage.worker}/stat").read_text().rpartition(")")[2].split()[1]
-    os.kill(int(keeper), signal.SIGKILL)
+    here = Path(f"/proc/{stage.worker}")
+    os.kill(int((here / "stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    poll(lambda: not here.exists(), seconds=60, waiting_for="the end of who answers")
     assert stage.guarded.do(runs) == refused
     assert stage.guarded.do(PRELUDE + "said = runs('/opt/names/owned')") is True
