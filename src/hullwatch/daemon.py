@@ -54,7 +54,7 @@ from hullwatch.guarding import Guarding, Named
 from hullwatch.keeping import Keeping
 from hullwatch.listening import Listening
 from hullwatch.memory import give_back
-from hullwatch.opens import Opens, Stop, handed, is_told
+from hullwatch.opens import Held, Keepers, Opens, Stop, handed, is_told
 from hullwatch.otlp import Otlp
 from hullwatch.pace import Pace
 from hullwatch.permits.carried import Numbered
@@ -126,8 +126,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     export_headers: str = ""  # file:PATH or env:NAME
     export_ca: Path | None = None
     enforce: bool = True  # policies that were applied, in the kernel
-    files: bool = True  # those about opens, too, where that takes a process that is asked
-    elsewhere: Elsewhere | None = None  # who is told of the opens that wait for a person
+    files: bool = True  # those about opens and execs that take a process that is asked, too
+    elsewhere: Elsewhere | None = None  # who is told of the opens and execs that wait for a person
     resolvers: tuple[str, ...] = ()  # whose word about names counts
 
 
@@ -584,7 +584,7 @@ class Daemon:
         told = self.options.elsewhere
         if told and self.opens.stats()["state"] == "off":
             os.close(told.listening)
-            self._say("policy", "the webhook is told of nothing: no open waits for a person here")
+            self._say("policy", "the webhook is told of nothing: nobody is waited for here")
         return Guarding(
             self.sensor.guard,
             Following(Applied(store)),
@@ -620,9 +620,9 @@ class Daemon:
                 what = f"{one.action} {one.object}"
                 self.guarding.stopped_by(one.policies, one.workload, what)
 
-        def holds(version: str, cgroups: list[int]) -> None:
+        def holds(held: Held, by: Keepers) -> None:
             if self.guarding is not None:
-                self.guarding.held(version, cgroups)
+                self.guarding.held(held, by)
 
         return Opens(
             keeper,
@@ -632,7 +632,7 @@ class Daemon:
             self.sensor.told.put,
             stopped,
             self._say,
-            IN_KERNEL if self.sensor.facts.tier is Tier.LSM else (),
+            IN_KERNEL if self.sensor.facts.tier is Tier.LSM else ("exec",),
             holds,
         )
 

@@ -92,8 +92,11 @@ class Holder(Protocol):
 
 
 class Opening(Protocol):
-    """opens.py: what is asked about opens that the kernel's programs cannot tell, or hold."""
+    """opens.py: what is asked of opens and execs that the kernel's programs cannot tell, or hold.
+    number: of what `use` was told."""
 
+    @property
+    def number(self) -> int: ...
     def challenges(self, engine: Engine) -> Mapping[str, Collection[str]]: ...
     def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]: ...
     def numbered(self, tool: Tool) -> None: ...
@@ -269,17 +272,13 @@ class Guarding:
 
         self._work.put(work)
 
-    def held(self, version: str, cgroups: Iterable[int]) -> None:
-        """Opens of these containers are held elsewhere for people, at the word of this set; of all
-        others a challenge blocks."""
-        tables = self._in_force
-        if tables is None or tables.engine.version != version:
-            self._guard.asked(0, ())
-            return
+    def held(self, what: Mapping[int, tuple[int, int]], by: tuple[int, int]) -> None:
+        """Opens and execs of these containers are held elsewhere for people, as `Guard.asked` has
+        it; of all others a challenge blocks."""
         try:
-            self._guard.asked(tables.number, cgroups)
+            self._guard.asked(what, by)
         except GuardError as error:
-            self._once("policy held elsewhere", f"challenges about opens may block: {error}")
+            self._once("policy held elsewhere", f"challenges may block: {error}")
 
     def heard(self, call: Call) -> None:
         """A call begins: its processes act for that tool from now on, in whatever they do.
@@ -411,13 +410,17 @@ class Guarding:
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
+            unheld, held = dict(plan.unheld), 0
+            if opens is not None:
+                unheld = opens.use(engine, plan.unheld, plan.calls)
+                held = opens.number
         except BaseException as error:
             if number:
                 self._guard.abandon(number)
             self.problem = f"set {engine.version[:12]} is not in force in the kernel: {error}"
             raise
         self._guarded("decisions", self._count)
-        self._guard.commit(number)
+        self._guard.commit(number, held)
         self._verdicts.begin_anew()
         self._in_force, self.problem = tables, ""
         self._guard.ask_tools(plan.tools)
@@ -428,9 +431,7 @@ class Guarding:
         self._hold_on.take_over()
         self.unguarded.clear()
         self.filled = time.monotonic() - began
-        self.unheld = (
-            dict(plan.unheld) if opens is None else opens.use(engine, plan.unheld, plan.calls)
-        )
+        self.unheld = unheld
         give_back()  # what filling took
         self._say(
             "policy",

@@ -1,13 +1,13 @@
-"""Policies about opens that the kernel's programs cannot hold: the agent has its doorkeeper ask
-them (permits/).
+"""Policies about opens and execs that the kernel's programs cannot hold: the agent has its
+doorkeeper ask them (permits/).
 
-    the set in force, once it is in the kernel → the doorkeeper, with the containers
-    what the doorkeeper stopped                → policy events, among the kernel's
+    the set that is to be in force → the doorkeeper, with the containers
+    what the doorkeeper stopped    → policy events, among the kernel's
 
-Where there is no BPF LSM, these are all of them; where there is, those that say what cannot be told
-beforehand, and it is asked after the kernel let an open pass. The kernel's programs go on holding
-all else; an exec is asked about there alone. The doorkeeper is made while there are rights for it,
-and sleeps until a set has something for it.
+Those about opens are all of them where there is no BPF LSM. Else, and of execs everywhere, they are
+challenges, and those that say what cannot be told beforehand; the kernel's programs go on holding
+all else. The doorkeeper is made while there are rights for it, and sleeps until a set has something
+for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hullwatch.decide.question import Effect, Mode, Value
 from hullwatch.opened import OPENS
 from hullwatch.permits.carried import Handed, Numbered
 from hullwatch.permits.doorkeeper import Doorkeeper
-from hullwatch.permits.messages import Counts, Flood, Problem, Told
+from hullwatch.permits.messages import ACTIONS, NOTHING, Counts, Flood, Problem, Told
 from hullwatch.questions import of_workload, workload_name
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.labels import names_of
@@ -38,20 +38,25 @@ from hullwatch.sensor.sensor import Sensor
 from hullwatch.sensor.told import Told as ToldEvent
 from hullwatch.sensor.wire import Class, Done
 
-__all__ = ["Opens", "Set", "Stop", "handed", "is_told"]
+__all__ = ["Held", "Keepers", "Opens", "Set", "Stop", "handed", "is_told"]
 
-ASKED = 2  # `num` of a policy event: kernel/guard.bpf.c has 0 there, of an open
+ASKED = 2  # `num` of a policy event: the kernel has 0 or 1 there, of an open or exec (wire.h)
 MAX_TOLD = 256  # problems
 MAX_KNOWN = 4096  # containers, ended ones too, as their last stops are told after their end
 _ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
-_CODES = frozenset(_ACTION[one] for one in OPENS)
+_CODES = frozenset(_ACTION[one] for one in ACTIONS)
 _UNTOLD = frozenset(("command", "first_seen", "baseline", "digest", "arguments"))
-"""Attributes that no open has here."""
+"""Attributes that no open or exec has here."""
 _OF_CALLS = frozenset(("tool_call", "server"))
 Set = tuple[tuple[str, str], ...]
 """(text, path) of its files."""
 Only = dict[str, tuple[str, ...]]
 """Actions of policies, by their ids."""
+Held = dict[int, tuple[int, int]]
+"""Containers by cgroup: as which number of a set their opens are held, and their execs. 0: as
+none."""
+Keepers = tuple[int, int]
+"""Processes: who answers, and who looks after that one; 0: it has ended."""
 
 
 class Stop(NamedTuple):
@@ -82,10 +87,10 @@ def is_told(num: int, flags: int) -> bool:
 
 
 class Opens:
-    """keeper: None where opens cannot be asked about, or shall not be; why: which of it. texts: of
+    """keeper: None where nothing can be asked about, or shall be; why: which of it. texts: of
     a set by its version. tell: of an event, as sensor/told.py. kernel: actions that its programs
-    stop an open for; holds: told whose opens are held here, as which set has it. `use`,
-    `challenges` and `numbered` are the policy thread's, all else is for one thread."""
+    stop; holds: told of whom is held what here, and by whom. `use`, `number`, `challenges` and
+    `numbered` are the policy thread's, all else is for one thread."""
 
     def __init__(
         self,
@@ -97,17 +102,19 @@ class Opens:
         stopped: Callable[[Stop], None],
         say: Callable[[str, str], None],
         kernel: Collection[str] = (),
-        holds: Callable[[str, list[int]], None] = lambda version, cgroups: None,
+        holds: Callable[[Held, Keepers], None] = lambda held, by: None,
     ) -> None:
         self._keeper, self._why = keeper, why
-        self._kernel = tuple(one for one in OPENS if one in kernel)
+        self._kernel = tuple(one for one in ACTIONS if one in kernel)
         self._numbered = numbered
         self._texts = texts
         self._tell, self._stopped = tell, stopped
         self._holds = holds
         self._say = say
-        self._wanted: deque[tuple[Set, Only]] = deque()
-        self._spoke = False  # a set has; the policy thread's
+        self._wanted: deque[tuple[Set, Only, int]] = deque()
+        self._last: tuple[str, Only] = ("", {})
+        self.number = 0
+        """Of what was wanted last: the same as long as nothing else is. 0: nothing ever was."""
         self._awake = False
         self._living: dict[int, Workload] = {}  # by cgroup
         self._known: OrderedDict[str, Workload] = OrderedDict()  # by container
@@ -120,8 +127,8 @@ class Opens:
     # -- for the policy thread ------------------------------------------------------------------
 
     def challenges(self, engine: Engine) -> dict[str, tuple[str, ...]]:
-        """By their ids, those that hold an open here, and the actions that the kernel's programs
-        leave to that: nobody can be waited for there."""
+        """By their ids, those that hold an open or exec here, and the actions that the kernel's
+        programs leave to that: nobody can be waited for there."""
         if self._keeper is None:
             return {}
         found = {one.id: self._held(one) for one in engine.policies.values()}
@@ -134,14 +141,15 @@ class Opens:
         return tuple(one for one in policy.actions if one in self._kernel)
 
     def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]:
-        """This set is in force in the kernel, but for `unheld`; what is neither there nor here, and
-        why. tools: the kernel is told which tool a call is of."""
+        """This set is to be in force in the kernel, but for `unheld`; what is neither there nor
+        here, and why. tools: the kernel is told which tool a call is of."""
         policies = engine.policies.values()
         if self._keeper is not None:
-            only = self._left(policies, unheld, tools)
-            self._spoke = self._spoke or bool(only)
-            if self._spoke:
-                self._wanted.append((self._texts(engine.version), only))
+            wanted = engine.version, self._left(policies, unheld, tools)
+            if wanted != self._last and (wanted[1] or self.number):
+                texts = self._texts(engine.version)
+                self._last, self.number = wanted, self.number + 1
+                self._wanted.append((texts, wanted[1], self.number))
         found = {one.id: self._unheld(one, unheld.get(one.id, ""), tools) for one in policies}
         return {ident: why for ident, why in found.items() if why}
 
@@ -155,7 +163,7 @@ class Opens:
 
         def left(one: Policy, action: str) -> bool:
             if action not in self._kernel:
-                return action in OPENS
+                return action in ACTIONS
             if one.does is Effect.ALLOW:
                 return action in lists
             if action in self._held(one):
@@ -168,21 +176,21 @@ class Opens:
     def _unheld(self, policy: Policy, elsewhere: str, tools: bool) -> str:
         """Why a policy is not, or only in part, held; elsewhere: why the kernel does not."""
         held = self._kernel if not elsewhere else ()
-        mine = {one for one in policy.actions if one in OPENS and one not in held}
+        mine = {one for one in policy.actions if one in ACTIONS and one not in held}
         if not mine:
             return elsewhere
         said = [elsewhere] * (not mine >= {*policy.actions})
-        here = self._why
+        here, what = self._why, _called(mine)
         if self._keeper is not None:
             missing = _missing(policy, tools)
-            here = f"{', '.join(missing)}: not told of opens" if missing else ""
+            here = f"{', '.join(missing)}: not told of {what}" if missing else ""
         if here and not said:
             if self._keeper is not None:
                 return here
-            first = f"{elsewhere}; " if self._kernel and elsewhere else ""
-            return f"{first}opens are not asked about: {here}"
+            first = f"{elsewhere}; " if elsewhere and not mine.isdisjoint(self._kernel) else ""
+            return f"{first}{what} are not asked about: {here}"
         if here:
-            said.append(f"its opens: {here}")
+            said.append(f"its {what}: {here}")
         return "; ".join(filter(None, said))
 
     def numbered(self, tool: Tool) -> None:
@@ -216,8 +224,8 @@ class Opens:
         if keeper is None:
             return
         while self._wanted:
-            texts, only = self._wanted.popleft()
-            keeper.policies(texts, OPENS, only)
+            texts, only, number = self._wanted.popleft()
+            keeper.policies(texts, ACTIONS, only, number)
             if not self._awake:
                 self._awake = True
                 for one in self._living.values():
@@ -235,9 +243,12 @@ class Opens:
                 case _:
                     pass
         if self._kernel:
-            self._holds(self._counts.version, self._asked_about() if keeper.alive else [])
+            if keeper.alive and (worker := self._counts.worker):
+                self._holds(self._asked_about(), (worker, keeper.pid))
+            else:
+                self._holds({}, (0, 0))
         if not keeper.alive:
-            self._once("the doorkeeper has ended: opens are not asked about; start the agent anew")
+            self._once("the doorkeeper has ended: nothing is asked about; start the agent anew")
 
     def close(self) -> None:
         """What is held is refused; then nothing is asked about."""
@@ -260,7 +271,7 @@ class Opens:
             "state": state,
             "kernel": list(self._kernel),
             "version": counts.version,
-            "guarded": sum("open" in asked for asked in counts.guarded.values()),
+            "guarded": sum(asked != NOTHING for asked in counts.guarded.values()),
             "worker": counts.worker,
             "restarts": self.restarts,
             "gaps": gaps,
@@ -278,7 +289,7 @@ class Opens:
     def _take(self, told: Told, offset: int) -> None:
         entry, workload = told.entry, self._known.get(told.container)
         done = _done(entry)
-        if done is None or workload is None or entry.action not in OPENS:
+        if done is None or workload is None or entry.action not in ACTIONS:
             return
         path = entry.resource.partition(":")[2]
         self._tell(
@@ -307,14 +318,17 @@ class Opens:
                 self._tell(told_signal(signal, 0, one.cgroup))
                 return
 
-    def _asked_about(self) -> list[int]:
-        """Containers whose every open is seen here, by cgroup."""
+    def _asked_about(self) -> Held:
+        """Containers whose every open, or exec, is seen here."""
         counts, known = self._counts, self._known
-        return [
-            known[ident].cgroup
+        return {
+            known[ident].cgroup: (
+                counts.number if "open" in what else 0,
+                counts.number if "exec" in what else 0,
+            )
             for ident, what in counts.guarded.items()
-            if "open" in what and ident in known and ident not in counts.gaps
-        ]
+            if what != NOTHING and ident in known and ident not in counts.gaps
+        }
 
     def _count(self, now: Counts) -> None:
         if self._counts.worker not in (0, now.worker):
@@ -330,13 +344,18 @@ class Opens:
 
 
 def _missing(policy: Policy, tools: bool) -> list[str]:
-    """What it reads that nobody tells of an open. tools: as in `use`."""
+    """What it reads that nobody tells of an open or exec. tools: as in `use`."""
     untold = set(_UNTOLD)
     if "load-plugin" not in policy.actions:
         untold.add("plugin")
     if not tools:
         untold |= _OF_CALLS
     return sorted(untold if policy.reads is None else policy.reads & untold)
+
+
+def _called(actions: Collection[str]) -> str:
+    parts = ["opens"] * any(one in OPENS for one in actions) + ["execs"] * ("exec" in actions)
+    return " and ".join(parts)
 
 
 def _done(entry: Entry) -> int | None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -104,6 +106,22 @@ forbid (principal, action == Action::"open-read", resource)
 when { context.container == "guarded" && resource has upper && resource.upper }
 when { resource.path == "/dev/shm/plan" };
 
+@id("ask-programs")
+@effect("challenge")
+forbid (principal, action == Action::"exec", resource)
+when { context.container == "guarded" && resource.path == "/opt/names/asked" };
+
+@id("ask-of-reports")
+@effect("challenge")
+forbid (principal, action == Action::"exec", resource)
+when { context.container == "guarded" && context has tool_call && context.tool_call == "report" };
+
+@id("no-owned-by-busybox")
+forbid (principal, action == Action::"exec", resource)
+when { context.container == "guarded" && resource.path == "/opt/names/owned" }
+when { context has program && context.program == "/bin/busybox" }
+when { context has parent && context.parent like "/usr/bin/python3*" };
+
 @id("no-motd-by-cat")
 forbid (principal, action == Action::"open-read", resource)
 when { context.container == "guarded" && resource.path == "/etc/motd" }
@@ -169,6 +187,8 @@ def shell(path, name='sh'):
     return subprocess.run([name, '-c', 'exit 7'], executable=path).returncode == 7
 def true(path):
     return subprocess.run(['true'], executable=path).returncode == 0
+def runs(*words):
+    return subprocess.run([*words, '-c', 'raise SystemExit(7)']).returncode == 7
 def raw(*words):
     return subprocess.run(['/opt/names/raw_calls', *words], capture_output=True).stdout
 def place():
@@ -224,6 +244,12 @@ class Stage(NamedTuple):
     free: Puppet
     listed: Puppet
     store: Path
+
+    @property
+    def worker(self) -> int:
+        """Who answers what fanotify asks."""
+        found: int = (self.agent.status() or {})["opens"]["worker"]
+        return found
 
 
 FOUND = {
@@ -333,14 +359,12 @@ os.chmod(at, 0o755)
 said = subprocess.run([at]).returncode == 7
 """,
 )
-code(
-    "exec-loader",
-    """
+LOADER = """
 import glob
 loader = (glob.glob('/lib64/ld-linux*') + glob.glob('/lib/ld-linux*'))[0]
-said = subprocess.run([loader, '/opt/names/forbidden', '-c', 'raise SystemExit(7)']).returncode == 7
-""",
-)
+"""
+code("exec-loader", LOADER + "said = runs(loader, '/opt/names/forbidden')")
+code("exec-by-program", "said = runs('/bin/busybox', 'env', '/opt/names/owned')")
 code(
     "exec-interpreter",
     "said = subprocess.run(['python3', '-c', 'raise SystemExit(7)']).returncode == 7",
@@ -1361,6 +1385,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
     ):
         network.add_address(address)
     (calls := folder / "calls").mkdir()
+    (desk := folder / "desk").mkdir()
     shares = [Mount(shared, "/shared", writable=True), Mount(calls, "/calls", writable=True)]
 
     def puppet(name: str, **options: object) -> Puppet:
@@ -1384,13 +1409,15 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
         (made.rootfs / "opt/names").mkdir()
         shutil.copy(program, made.rootfs / "opt/names/raw_calls")
         python = (made.rootfs / "usr/bin/python3").resolve().name
-        for copy in ("forbidden", "power", "power-user", "power-file"):
+        for copy in ("forbidden", "asked", "owned", "power", "power-user", "power-file"):
             shutil.copy(made.rootfs / "usr/bin" / python, made.rootfs / "opt/names" / copy)
         (made.rootfs / "opt/names/power-user").chmod(0o4755)
         os.setxattr(made.rootfs / "opt/names/power-file", "security.capability", NET_ADMIN)
         (made.rootfs / "opt/socks").mkdir()
         return made
 
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HULLWATCH_APPROVALS", str(desk))
     try:
         with (
             Agent(store, rules=RULES, resolvers=(RESOLVER, *FORGED), calls=calls / "sock") as agent,
@@ -1411,6 +1438,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, python_image: Image) -> Iter
             yield Stage(agent, tier, guarded, free, listed, store)
             assert not (agent.status() or {}).get("faults")
     finally:
+        patch.undo()
         network.delete()
 
 
@@ -1458,6 +1486,18 @@ for pieces, arrives in {cases!r}:
     assert said == [arrives for _, arrives in cases]
 
 
+def answered(stage: Stage, text: str, wish: str) -> tuple[object, list[str]]:
+    """What comes of it where each that waits is answered so; what did."""
+    waits, found = stage.guarded.begin(PRELUDE + text), dict[str, str]()
+    while not select.select([waits], [], [], 0.05)[0]:
+        for line in hullwatch("approvals", "list", "--json").splitlines():
+            one = json.loads(line)
+            if one["id"] not in found:
+                found[one["id"]] = one["resource"]
+                hullwatch("approvals", wish, one["id"], "--why", "a test")
+    return stage.guarded.end(waits), [*found.values()]
+
+
 @pytest.mark.scenario
 def test_whoever_opens_what_a_person_is_asked_about_waits(stage: Stage):
     """Before the attempts, too: not where all of the container is labelled."""
@@ -1466,19 +1506,52 @@ def test_whoever_opens_what_a_person_is_asked_about_waits(stage: Stage):
         ("/opt/safe.kdbx", "approve", "safe"),
         ("/etc/plan", "deny", "EPERM"),
     ):
-        waits = stage.guarded.begin(f"said = open({path!r}).read()")
-
-        def held(path: str = path) -> str | None:
-            lines = hullwatch("approvals", "list", "--json").splitlines()
-            waiting = (json.loads(line) for line in lines)
-            return next((one["id"] for one in waiting if path in one["resource"]), None)
-
-        ident = poll(held, seconds=60, waiting_for=f"{path} to be listed")
-        hullwatch("approvals", wish, ident, "--why", "a test")
-        assert stage.guarded.end(waits) == said
+        what, [resource] = answered(stage, f"said = open({path!r}).read()", wish)
+        assert what == said and resource.endswith(path)
     # Nobody waits for a person in the kernel: there it is forbidden.
     text = "os.rename('/etc/plan', '/etc/other'); os.rename('/etc/other', '/etc/plan'); said = True"
     assert stage.guarded.do(PRELUDE + text) == ("EPERM" if stage.tier == Tier.LSM else True)
+
+
+@pytest.mark.scenario
+def test_whoever_runs_what_a_person_is_asked_about_waits(stage: Stage):
+    for wish, said in (("approve", True), ("deny", "EPERM")):
+        what, asked = answered(stage, "said = runs('/opt/names/asked')", wish)
+        assert (what, asked) == (said, ["Binary:/opt/names/asked"])
+    # Whatever is run is asked about here: the loader, too, but not what that maps.
+    what, asked = answered(
+        stage,
+        TELLS
+        + """
+tell(begin=call('report'), scope='process')
+wait(lambda: tried(lambda: reach(address='198.51.100.14')) is False)  # all know by then
+said = runs('/usr/bin/python3')
+""",
+        "approve",
+    )
+    assert what is True and len(asked) == 2 and "ld-linux" in asked[1], asked
+    # Of what is only mapped nobody is told.
+    assert stage.guarded.do(PRELUDE + LOADER + "said = runs(loader, '/opt/names/asked')") is (
+        stage.tier != Tier.LSM
+    )
+
+
+@pytest.mark.scenario
+def test_programs_are_held_by_who_runs_them(stage: Stage):
+    """The doorkeeper's, on both tiers, and told as any stop is."""
+    text = "said = runs('/opt/names/owned'), runs('/bin/busybox', 'env', '/opt/names/owned')"
+    assert stage.guarded.do(PRELUDE + text) == [True, False]
+
+    def told() -> bool:
+        lines = hullwatch("events", "--class", "policy", "--store", str(stage.store))
+        return "exec /opt/names/owned: denied" in lines
+
+    poll(told, seconds=60, waiting_for="the event")
+    said = hullwatch("decisions", "--json", "--effect", "block", "--log", str(stage.store))
+    rows = [one for one in map(json.loads, said.splitlines()) if "owned" in one["resource"]]
+    assert [(one["tier"], one["policies"]) for one in rows] == [
+        ("fanotify", ["no-owned-by-busybox"])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -1596,3 +1669,20 @@ def test_a_list_that_has_a_permit_of_one_program_holds(stage: Stage):
     assert stage.listed.do(write.format("/srv/x")) == "written"
     status = stage.agent.status() or {}
     assert status["opens"]["state"] == "asks" and not status["policy"]["unheld"]
+
+
+@pytest.mark.scenario
+def test_without_the_doorkeeper_what_waited_for_a_person_does_not_run(stage: Stage):
+    """The last one: nothing is asked about after it."""
+    runs, worker = PRELUDE + "said = runs('/opt/names/asked')", stage.worker
+    waits = stage.guarded.begin(runs)
+    poll(lambda: hullwatch("approvals", "list", "--json"), seconds=60, waiting_for="it to wait")
+    refused = "EPERM" if stage.tier == Tier.LSM else False
+    os.kill(worker, signal.SIGKILL)  # the kernel lets go what it held
+    assert stage.guarded.end(waits) == refused
+    poll(lambda: stage.worker not in (0, worker), seconds=60, waiting_for="a new start")
+    here = Path(f"/proc/{stage.worker}")
+    os.kill(int((here / "stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    poll(lambda: not here.exists(), seconds=60, waiting_for="the end of who answers")
+    assert stage.guarded.do(runs) == refused
+    assert stage.guarded.do(PRELUDE + "said = runs('/opt/names/owned')") is True

@@ -330,4 +330,4 @@ def test_opens_go_on_when_the_agent_is_killed(stage: Stage, tmp_path: Path):
 def test_the_command_leaves_to_the_agent_what_it_asks(stage: Stage):
     argv = [sys.executable, "-m", "hullwatch", "guard", "--store", str(stage.store)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1 and "asks about opens already" in done.stderr, done.stderr
+    assert done.returncode == 1 and "asks about opens and execs already" in done.stderr, done.stderr

@@ -114,17 +114,21 @@ class Kernel:
         privilege: int = 0,
         unknown: bool = False,
         opened: bool = False,
+        mapped: bool = False,
     ) -> str:
-        """second: where it lies in its own file system, if it is mounted once more. opened: and not
-        renamed, linked, changed or received."""
+        """second: where it lies in its own file system, if it is mounted once more. opened: or run,
+        and not renamed, linked, changed or received. mapped: of an exec, by a program."""
         asked = self._asked(cgroup, action, labels)
         if asked is None:
             return PASSES
         if self._facts & FACT_UPPER and upper and action != "use-secret":
             asked = asked._replace(facts=asked.facts | FACT_UPPER)
         asked = asked._replace(port=privilege)
-        asks = int(Holds.ASKED) if opened and not unknown and self._is_asked(cgroup) else 0
+        held = int(Holds.ASKED) if self._is_asked(cgroup, action) else 0
+        asks = held if opened and not unknown else 0
         found = [self._row(asked, ROW_ANY)]
+        if mapped and found[0] and (whole := self._row(_any_layer(asked), ROW_ANY)):
+            found[0] = found[0][0] & ~(held & whole[0]), found[0][1]
         if found[0] is None:
             return PASSES
         find = self._secret if action == "use-secret" else self._rows
@@ -257,10 +261,12 @@ class Kernel:
             rows[number] = int(self._state(state)["labels"])
         return rows
 
-    def _is_asked(self, cgroup: int) -> bool:
+    def _is_asked(self, cgroup: int, action: str) -> bool:
         found = self.map("guard_asked").held.get(struct.pack("<Q", cgroup))
-        on = bool(self.settings["policy_asked"][0])
-        return on and found == struct.pack("<I", self._generation)
+        opens, execs = struct.unpack("<II", found or bytes(8))
+        number = int(self.settings["policy_asked"][0][self._generation & 1])
+        keeps = bool(self.settings["policy_keepers"][0][0])
+        return keeps and number != 0 and (execs if action == "exec" else opens) == number
 
     def _secret(self, path: bytes) -> list[int]:
         """The same, where its place among those of secrets is all that counts."""
@@ -295,6 +301,10 @@ class Kernel:
             if _stops(now):
                 return PASSES
         return TOLD if _stops(now >> 3 & 7) else PASSES
+
+
+def _any_layer(asked: _Asked) -> _Asked:
+    return asked._replace(facts=asked.facts & ~FACT_UPPER)
 
 
 def _stops(holds: int) -> bool:

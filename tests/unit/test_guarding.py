@@ -22,6 +22,7 @@ from hullwatch.decide.plan import Plan, Tool
 from hullwatch.guarding import MAX_NAMES_OF, Named
 from hullwatch.questions import Act, Actor
 from hullwatch.sensor.guard import GuardError
+from hullwatch.sensor.labels import bits_of
 from hullwatch.sensor.wire import Class, Done
 from hullwatch.verdicts import Stopped
 from support.guard_maps import PASSES, STOPPED, TOLD, Noted, Steered
@@ -423,13 +424,30 @@ def test_who_keeps_policies_is_watched(here: Steered, monkeypatch: pytest.Monkey
     assert here.guarding.thread == "ended" and here.guard.generation == 0
 
 
+BY = (7, 6)
+OTHER_UPPER = (
+    '@id("other") forbid (principal, action == Action::"open-write", resource)'
+    " when { resource has upper && resource.upper };"
+)
+
+
 class Asked:
-    """As opens.py, where it holds opens for people."""
+    """As opens.py, where it holds opens and execs for people."""
+
+    def __init__(self, *actions: str) -> None:
+        self.actions = actions or ("open-read",)
+        self.sets: list[str] = []
+
+    @property
+    def number(self) -> int:
+        return len(self.sets)
 
     def challenges(self, engine: Engine) -> dict[str, tuple[str, ...]]:
-        return dict.fromkeys(engine.policies, ("open-read",))
+        return dict.fromkeys(engine.policies, self.actions)
 
     def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]:
+        if self.sets[-1:] != [engine.version]:
+            self.sets.append(engine.version)
         return dict(unheld)
 
     def numbered(self, tool: Tool) -> None: ...
@@ -451,11 +469,17 @@ def test_a_challenge_that_somebody_else_holds():
         assert (
             ask("open-read", b"/x", opened=True) == renamed
         )  # by whom it is held is not there yet
-        here.guarding.held("another set", [ONE.cgroup])
+        here.guarding.held({ONE.cgroup: (2, 2)}, BY)  # another set
         assert ask("open-read", b"/x", opened=True) == renamed
-        here.guarding.held(str(here.guarding.stats()["version"]), [ONE.cgroup])
+        here.guarding.held({ONE.cgroup: (0, 1)}, BY)  # execs alone
+        assert ask("open-read", b"/x", opened=True) == renamed
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)
         assert ask("open-read", b"/x", opened=True) == PASSES
         assert ask("open-read", b"/x") == renamed
+        here.kernel.settings["policy_keepers"] = 0  # as the kernel does, when one of them ends
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)  # what was known before says nothing
+        assert ask("open-read", b"/x", opened=True) == renamed
+        here.guarding.held({ONE.cgroup: (1, 0)}, (8, 6))
         # Who holds it knows the first name of it alone, and none that is too long.
         assert ask("open-read", b"/x", second=b"/x", opened=True) == PASSES
         assert ask("open-read", b"/y", second=b"/x", opened=True) == renamed
@@ -479,17 +503,64 @@ def test_who_holds_challenges_of_the_set_before_holds_none_of_the_next(
     here.apply(text.format("/x"))
     here.guarding.found([ONE])
     here.turn()
-    before = str(here.guarding.stats()["version"])
+    here.guarding.held({ONE.cgroup: (1, 0)}, BY)
     commit = here.guard.commit
 
-    def then(generation: int) -> None:
-        commit(generation)
-        here.guarding.held(before, [ONE.cgroup])
+    def then(generation: int, number: int) -> None:
+        commit(generation, number)
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)
 
     monkeypatch.setattr(here.guard, "commit", then)
-    here.apply(text.format("/y"))
+    for at, path in enumerate(("/y", "/x"), 2):  # and back
+        here.apply(text.format(path))
+        here.turn()
+        asks = partial(here.kernel.path, ONE.cgroup, "open-read", path.encode(), opened=True)
+        assert asks() == STOPPED
+        here.guarding.held({ONE.cgroup: (at, 0)}, BY)
+        assert asks() == PASSES
+
+
+def test_answers_that_are_made_anew_are_of_the_set_that_is_held_already(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """At no moment is a challenge a block: neither before the agent's loop says anything."""
+    here = Steered(opens=Asked())
+    here.apply(
+        '@id("ask") @effect("challenge") forbid (principal, action == Action::"open-read",'
+        ' resource is Path) when { resource.path == "/x" };'
+    )
+    here.guarding.found([ONE])
     here.turn()
-    assert here.kernel.path(ONE.cgroup, "open-read", b"/y", opened=True) == STOPPED
+    here.guarding.held({ONE.cgroup: (1, 0)}, BY)
+    asks = partial(here.kernel.path, ONE.cgroup, "open-read", b"/x", opened=True)
+    assert asks() == PASSES
+    engine = here.guarding._in_force.engine  # type: ignore[union-attr]
+    for generation in (2, 3):
+        here.guarding._fill(engine)
+        assert here.guard.generation == generation and asks() == PASSES
+
+
+def test_a_challenged_program_is_held_and_what_maps_it_is_not():
+    text = '@id("ask") @effect("challenge") forbid (principal, action == Action::"exec", resource)'
+    for when, mapped, upper in (
+        ('resource.path == "/x"', STOPPED, STOPPED),
+        ("resource has upper && resource.upper", PASSES, STOPPED),
+        # Whatever is run: libraries are mapped by what was asked about.
+        ('context.labels.contains("secret")', PASSES, PASSES),
+    ):
+        here = Steered(opens=Asked("exec"))
+        here.apply(f"{text} when {{ {when} }};", *[OTHER_UPPER] * (upper == PASSES))
+        here.guarding.found([ONE])
+        here.turn()
+        ask = partial(here.kernel.path, ONE.cgroup, "exec", b"/x", labels=bits_of(["secret"]))
+        assert ask(upper=True, opened=True) == STOPPED
+        here.guarding.held({ONE.cgroup: (1, 0)}, BY)
+        assert ask(upper=True, opened=True) == STOPPED
+        here.guarding.held({ONE.cgroup: (0, 1)}, BY)
+        assert ask(upper=True, opened=True) == PASSES
+        assert (ask(mapped=True), ask(mapped=True, upper=True)) == (mapped, upper)
+        here.kernel.set(policy_alive=0)
+        assert ask(upper=True, opened=True) == STOPPED
 
 
 def test_no_room_for_who_is_held_elsewhere_is_said(here: Steered, monkeypatch: pytest.MonkeyPatch):
@@ -501,5 +572,5 @@ def test_no_room_for_who_is_held_elsewhere_is_said(here: Steered, monkeypatch: p
         raise GuardError("guard_asked has no room for more")
 
     monkeypatch.setattr(here.guard, "_put", full)
-    here.guarding.held(str(here.guarding.stats()["version"]), [ONE.cgroup])
+    here.guarding.held({ONE.cgroup: (1, 1)}, BY)
     assert "no room for more" in here.said[-1]

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Effect
-from hullwatch.opened import OPENS
-from hullwatch.opens import Opens, Stop, is_told
+from hullwatch.opens import Held, Keepers, Opens, Stop, is_told
 from hullwatch.permits import carried
 from hullwatch.permits.carried import Carried, Handed, Numbered
-from hullwatch.permits.messages import Counts, Problem, Told
+from hullwatch.permits.messages import ACTIONS, Counts, Problem, Told
 from hullwatch.sensor.events import POLICY_ACTIONS
 from hullwatch.sensor.told import Told as ToldEvent
 from hullwatch.sensor.wire import (
@@ -29,6 +29,7 @@ from hullwatch.sensor.wire import (
     CALLS_AT_ONCE,
     GUARD_CARRIED,
     LABELLED,
+    MAPPED,
     OF_THREAD,
     Action,
     Done,
@@ -97,14 +98,19 @@ def test_it_sleeps_until_a_set_speaks_of_opens(here):
     here.opens.turn(OFFSET)
     facts = {"container": "one"}
     assert here.keeper.asked == [
-        ("policies", ((files.version, "set.cedar"),), OPENS, {"files": ("open-read",)}),
+        ("policies", ((files.version, "set.cedar"),), ACTIONS, {"files": ("open-read",)}, 1),
         ("watch", ONE.container_id, "one", "/1", facts),
     ]
     here.keeper.asked.clear()
     here.opens.found([ONE])  # nothing new
+    here.opens.use(files, {}, False)
+    here.opens.turn(OFFSET)
+    assert here.keeper.asked == [] and here.opens.number == 1
     here.opens.use(net, {}, False)  # which it has to be told now, to let go
     here.opens.turn(OFFSET)
-    assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), OPENS, {})]
+    assert here.keeper.asked == [("policies", ((net.version, "set.cedar"),), ACTIONS, {}, 2)]
+    here.opens.use(files, {}, False)
+    assert here.opens.number == 3, "what it says of the first counts no more"
 
 
 def test_a_set_that_says_nothing_of_opens_ends_one_that_was_not_told_yet(here):
@@ -155,6 +161,7 @@ def test_of_a_policy_about_more_the_kernels_part_is_said():
     asleep = Opens(Keeper(), "", *given)
     off = Opens(None, "--no-files", *given)
     numbered.close()
+    both = both.replace(" action,", ' action in [Action::"open-read", Action::"connect"],')
     made = engine(both, NET)
     assert asleep.use(made, {"files": "why", "net": "not"}, True) == {"files": "why", "net": "not"}
     assert off.use(made, {}, True) == {"files": "its opens: --no-files"}
@@ -170,6 +177,8 @@ def permit(ident: str, action: str, when: str = "") -> str:
 BY_PROGRAM = 'context has program && context.program == "/bin/x"'
 BY_COMMAND = 'context has command && context.command == "x"'
 KERNEL = ("exec", "open-read", "open-write", "connect")
+PROGRAMS = FILES.replace("files", "programs").replace("open-read", "exec")
+ASK = '@effect("challenge") ' + PROGRAMS
 
 
 @pytest.mark.parametrize(
@@ -206,6 +215,23 @@ KERNEL = ("exec", "open-read", "open-write", "connect")
             {"b": "command: not told of opens"},
         ),
         ([permit("a", "open-read")], {}, {}, {}),
+        # The same of execs; a person is waited for here.
+        ([PROGRAMS], {}, {}, {}),
+        ([PROGRAMS], {"programs": "no programs"}, {"programs": ("exec",)}, {}),
+        ([ASK], {}, {"programs": ("exec",)}, {}),
+        ([ASK.replace("@eff", '@mode("observe") @eff')], {}, {}, {}),
+        (
+            [ASK.replace(";", f" when {{ {BY_COMMAND} }};")],
+            {"programs": "no commands"},
+            {},
+            {"programs": "command: not told of execs"},
+        ),
+        (
+            [permit("a", "exec"), permit("b", "exec", BY_PROGRAM), permit("c", "open-read")],
+            {"b": "no programs"},
+            {"a": ("exec",), "b": ("exec",)},
+            {},
+        ),
         (
             [permit("a", "load-plugin"), permit("b", "load-plugin", "resource has plugin")],
             {},
@@ -221,8 +247,8 @@ def test_where_the_kernel_holds_opens_only_the_rest_is_asked(texts, unheld, left
     made, beside = engine(*texts), Opens(keeper, "", *given)
     assert beside.use(made, unheld, False) == why
     beside.turn(OFFSET)
-    assert keeper.asked == ([("policies", (), OPENS, left)] if left else [])
-    assert beside.stats()["kernel"] == ["open-read", "open-write"]
+    assert keeper.asked == ([("policies", (), ACTIONS, left, 1)] if left else [])
+    assert beside.stats()["kernel"] == ["exec", "open-read", "open-write"]
     # Without it, what the kernel does not hold is said with its reason.
     said = Opens(None, "--no-files", *given).use(made, unheld, False)
     assert set(said) == set(unheld) | {
@@ -231,11 +257,50 @@ def test_where_the_kernel_holds_opens_only_the_rest_is_asked(texts, unheld, left
     assert all("--no-files" in text for ident, text in said.items() if ident in left)
 
 
+def test_without_bpf_lsm_the_kernel_holds_of_execs_what_it_can():
+    numbered, keeper = Numbered(), Keeper()
+    numbered.close()
+    given = (numbered, lambda version: (), print, print, lambda kind, text: None, ("exec",))
+    made = engine(ASK, FILES, PROGRAMS.replace("programs", "all"))
+    here = Opens(keeper, "", *given)
+    assert here.challenges(made) == {"programs": ("exec",)}
+    assert here.use(made, {}, False) == {}
+    here.turn(OFFSET)
+    only = {"programs": ("exec",), "files": ("open-read",)}
+    assert keeper.asked == [("policies", (), ACTIONS, only, 1)]
+    off = Opens(None, "--no-files", *given)
+    assert off.challenges(made) == {}
+    assert off.use(made, {"all": "no programs"}, False) == {
+        "all": "no programs; execs are not asked about: --no-files",
+        "files": "opens are not asked about: --no-files",
+    }
+
+
+def test_who_is_held_is_told_of_opens_and_execs_apart():
+    numbered, keeper = Numbered(), Keeper()
+    numbered.close()
+    told: list[tuple[Held, Keepers]] = []
+    given = (numbered, lambda version: (), print, print, lambda kind, text: None, KERNEL)
+    opens = Opens(keeper, "", *given, lambda held, by: told.append((held, by)))
+    some = {"1" * 64: "open", "2" * 64: "exec", "3" * 64: "open, exec", "4" * 64: "nothing"}
+    some |= {"5" * 64: "open, exec"}
+    opens.found(
+        msgspec.structs.replace(ONE, cgroup=at, container_id=ident)
+        for at, ident in enumerate(some, 101)
+    )
+    keeper.says = [Counts({}, {"5" * 64: ("/net",)}, some, worker=7, number=3)]
+    opens.turn(OFFSET)
+    assert told == [({101: (3, 0), 102: (0, 3), 103: (3, 3)}, (7, keeper.pid))]
+    keeper.alive = False
+    opens.turn(OFFSET)
+    assert told[1:] == [({}, (0, 0))]
+
+
 BLOCK, ALLOW, CHALLENGE = Effect.BLOCK, Effect.ALLOW, Effect.CHALLENGE
 
 
-@pytest.mark.parametrize("action", OPENS)
-def test_each_action_of_an_open_is_told_as_itself(here, action):
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_is_told_as_itself(here, action):
     entry = Entry(
         time=5_000, action=action, resource="Secret:/a", effect=BLOCK, wanted=BLOCK
     )  # fmt: skip
@@ -280,7 +345,8 @@ def test_what_was_stopped_becomes_an_event(here, kind, effect, wanted, done):
     assert (event.text, event.flags) == ("/a:b", int(Action.OPEN_WRITE) | done << 16)
     assert event.ret == (-errno.EPERM if done == Done.DENIED else 0)
     assert is_told(event.num, event.flags)
-    assert not is_told(0, event.flags) and not is_told(event.num, int(Action.PRIVILEGE))
+    assert not is_told(0, event.flags) and not is_told(MAPPED, event.flags)
+    assert not is_told(event.num, int(Action.PRIVILEGE))
     stops = [Stop(ONE, "open-write", "/a:b", ("files",))]
     assert here.stops == (stops if done == Done.DENIED else [])
 

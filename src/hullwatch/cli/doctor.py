@@ -158,11 +158,12 @@ def _opens_of(agent: dict[str, Any] | None, tier: Tier) -> str:
     from hullwatch.sensor.tier import Tier
 
     said = (
-        "of opens what BPF LSM cannot: challenges, code that is loaded, by which program and user"
+        "of opens and programs what BPF LSM cannot: challenges, by which program and user, code"
+        " that is loaded"
         if tier is Tier.LSM
-        else "files, challenges too"
+        else "files; of programs challenges, and by which program and user"
     )
-    said += ", by the agent; programs, too, with `hullwatch guard` (docs/files.md)"
+    said += ", by the agent (docs/files.md)"
     opens = (agent or {}).get("opens") or {}
     if opens.get("state") == "off":
         return f"{said}; not asked about by this agent: {opens['why']}"

@@ -76,8 +76,7 @@ def guard(
     for the link that `--approval-webhook` tells of.
     Policies of open-read, open-write, use-secret, load-plugin and exec are asked; containers that
     none of them speaks of cost nothing. Prints what is stopped or held, and what is not covered.
-    Where `hullwatch up` asks about opens already, of the set in force only exec is asked about
-    here.
+    Where `hullwatch up` asks already, the set in force is left to it.
 
     Example: hullwatch guard interpreter --policy code-interpreter
     """
@@ -90,7 +89,7 @@ def guard(
         approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
     ).checked(True)
     found = _set(policy, store)
-    actions = _left_to_ask(found, bool(policy), store)
+    _leave_to_the_agent(bool(policy), store)
     try:
         Group().close()
     except OSError as error:
@@ -104,7 +103,7 @@ def guard(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: over.append(number))
     try:
-        keeper.policies(found.policies, actions)
+        keeper.policies(found.policies)
         looked = 0.0
         while keeper.alive and not over:
             if time.monotonic() - looked >= _LOOKED:
@@ -150,29 +149,21 @@ def _set(given: list[str] | None, store: Path) -> Set:
     return found
 
 
-def _left_to_ask(found: Set, others: bool, store: Path) -> tuple[str, ...]:
-    """All actions, but for those that the agent asks about by the same set. others: other policies
-    were given, which are asked besides."""
+def _leave_to_the_agent(others: bool, store: Path) -> None:
+    """The set in force, where it asks about that. others: other policies were given, which are
+    asked besides."""
     from hullwatch.control import ControlError, ask
-    from hullwatch.opened import OPENS
-    from hullwatch.permits.messages import ACTIONS
 
     try:
         status = ask(store / CONTROL)
     except ControlError:
-        return ACTIONS
+        return
     if (status.get("opens") or {}).get("state") != "asks":
-        return ACTIONS
-    agent = f"the agent, pid {status.get('pid')}, asks about opens already"
-    if others:
-        say(f"{agent}: what either forbids is refused, and what both challenge is asked twice")
-        return ACTIONS
-    left = tuple(one for one in ACTIONS if one not in OPENS)
-    policies = found.engine().policies.values()
-    if all({*left}.isdisjoint(one.actions) for one in policies):
-        raise CommandError(f"guard: {agent}, and the set in force says nothing of {left[0]}")
-    say(f"{agent}: here only {', '.join(left)}")
-    return left
+        return
+    agent = f"the agent, pid {status.get('pid')}, asks about opens and execs already"
+    if not others:
+        raise CommandError(f"guard: {agent}, by the set in force; give other policies: --policy")
+    say(f"{agent}: what either forbids is refused, and what both challenge is asked twice")
 
 
 def _wanted(given: list[str]) -> Callable[[Workload], bool]:

@@ -340,18 +340,19 @@ def _opens(asked: dict[str, Any]) -> Iterator[tuple[str, str]]:
     from hullwatch.permits.messages import LOSSES
 
     state = asked.get("state")
-    which = "what of opens the kernel cannot ask is" if asked.get("kernel") else "opens are"
+    kernel = "open-read" in asked.get("kernel", ())  # it holds opens, too
+    which = "what the kernel cannot ask of opens and execs is" if kernel else "opens are"
     if state == "off":
         yield "", f"{which} not asked about: {safe(asked.get('why', ''))}"
     if state == "ended":
         yield "POLICY", f"{which} not asked about any more: start the agent anew"
     if state != "asks":
         return
-    beside = " besides" if asked.get("kernel") else ""
+    beside = " besides" if kernel else ""
     yield (
         "",
-        f"opens of {_count(asked['guarded'], 'container')} wait for an answer{beside}, through"
-        " fanotify:"
+        f"opens or execs of {_count(asked['guarded'], 'container')} wait for an answer{beside},"
+        " through fanotify:"
         f" {asked.get('blocked', 0)} refused, {asked.get('held', 0)} held for a person,"
         f" {asked.get('observed', 0)} only observed, {asked.get('allowed', 0)} allowed;"
         f" {size(asked['rss_bytes'])} of memory",

@@ -177,9 +177,10 @@ def up(
         bool,
         typer.Option(
             "--files/--no-files",
-            help="Also to those about opening files that the kernel cannot ask, or hold for a"
-            " person; these are all of them without BPF LSM. Each open of a container that one"
-            " could hold for then waits for an answer (docs/files.md).",
+            help="Also to those about opening files and running programs that the kernel cannot"
+            " ask, or hold for a person; without BPF LSM these are all about files. Each open (or"
+            " exec) of a container that one could hold for then waits for an answer"
+            " (docs/files.md).",
         ),
     ] = True,
     approval_webhook: Hook = "",

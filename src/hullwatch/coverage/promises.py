@@ -88,6 +88,7 @@ PROMISES: tuple[Promise, ...] = (
         _NOWHERE,
         "forbid the interpreter, or what it must not reach: files, networks, labels",
     ),
+    Promise("exec-by-program", "a program that is forbidden for one that runs it", _BOTH),
     Promise("exec-many", "a forbidden program, by a hundred short processes at once", _BOTH),
     Promise("exec-race", "a link that changes its target while it is executed", _BOTH),
     Promise("exec-namespaces", "a forbidden program in new user, mount and pid namespaces", _BOTH),

@@ -95,13 +95,13 @@ struct {
 	__type(value, struct guard_inside);
 } guard_inside SEC(".maps");
 
-/* Containers whose opens are held through fanotify, and as which generation has it. */
+/* Containers whose opens or execs are held through fanotify. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, u64); /* cgroup of a container */
-	__type(value, u32);
+	__type(value, struct hw_guard_asked);
 } guard_asked SEC(".maps");
 
 struct guard_path {
@@ -267,6 +267,9 @@ HOT void guard_found(struct task_struct *task, u32 tgid, u64 proc)
 HOT void guard_exit(u32 tgid)
 {
 	bpf_map_delete_elem(&guard_inside, &tgid);
+	/* Before fanotify lets go of what they held: the kernel asks about an exec after that. */
+	if (tgid == settings.policy_keepers[0] || tgid == settings.policy_keepers[1] || tgid == fixed.own_tgid)
+		settings.policy_keepers[0] = settings.policy_keepers[1] = 0;
 }
 
 /* ---- what a container carries --------------------------------------------------------------- */
@@ -335,7 +338,7 @@ struct guard {
 	u32 holds; /* enum hw_holds, orphaned above now */
 	u32 without; /* of them, what does not count */
 	u32 counted; /* the row that counts what is allowed */
-	u32 asked; /* whoever opens it is held elsewhere */
+	u32 asked; /* who opens or runs it is held elsewhere; OF_PROGRAM */
 };
 
 /* Calls to which numbers of tools were given. */
@@ -674,6 +677,23 @@ __noinline int guard_as_secret(struct scratch *s)
 	return 0;
 }
 
+#define OF_PROGRAM 2 /* it is mapped by a program, of which that was asked */
+
+/* Whether somebody is to be asked about whatever is run. */
+__noinline u32 asks_of_all(const struct guard *g)
+{
+	struct hw_guard_value *v;
+	struct hw_guard_key key;
+
+	if (!g)
+		return 0;
+	key = g->key;
+	key.row = HW_ROW_ANY;
+	key.facts &= ~HW_FACT_UPPER; /* which is said of what is mapped */
+	v = bpf_map_lookup_elem(&guard_answers, &key);
+	return v ? v->now & HW_G_ASKED : 0;
+}
+
 #define SECOND_NAME (HW_G_PERMIT | HW_G_LISTED | HW_G_WOULD_PERMIT | HW_G_WOULD_LIST)
 
 /* Answers for a path, or without mnt for a struct unix_address. Returns what guard_says. */
@@ -685,6 +705,11 @@ __noinline int guard_path(struct guard *g, u64 mnt, u64 dentry)
 
 	if (!g || !guard_row(g, HW_ROW_ANY))
 		return PASSES; /* no policy speaks of such a thing */
+	if (g->asked == OF_PROGRAM) { /* but not of what it maps by its name, as ld.so does */
+		if (asks_of_all(g))
+			g->holds &= ~HW_G_ASKED;
+		g->asked = 0;
+	}
 	s = scratch_get(HW_POLICY, bpf_get_current_cgroup_id());
 	if (!s) {
 		guard_row(g, HW_ROW_UNKNOWN);
@@ -727,14 +752,15 @@ HOT void guard_facts(struct guard *g, struct inode *inode)
 /* ---- what is held elsewhere ----------------------------------------------------------------- */
 
 #define FS_OPEN_PERM 0x10000
+#define FS_OPEN_EXEC_PERM 0x40000
 #define FS_ISDIR 0x40000000
 
-/* Whether fanotify tells of an open: not of each mount, file system or folder, nor in each moment. */
-HOT bool is_told_of(u64 mnt, u64 dentry)
+/* Whether fanotify tells of it: not of each mount, file system or folder, nor in each moment. */
+HOT bool is_told_of(u64 mnt, u64 dentry, u32 wanted)
 {
 	struct mount *m = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
 	struct super_block *sb = BPF_CORE_READ((struct dentry *)dentry, d_sb);
-	u32 wanted = FS_OPEN_PERM, of_mount = 0, of_all = 0;
+	u32 of_mount = 0, of_all = 0;
 
 	if ((BPF_CORE_READ((struct dentry *)dentry, d_inode, i_mode) & S_IFMT) == S_IFDIR)
 		wanted |= FS_ISDIR;
@@ -745,21 +771,48 @@ HOT bool is_told_of(u64 mnt, u64 dentry)
 	return (of_mount & wanted) == wanted || (of_all & wanted) == wanted;
 }
 
-/*
- * Whether whoever opens a file is held through fanotify, and as much is known there as here: not who
- * has left the container's cgroup, nor what all of it is taken to carry, nor that what is in memory
- * came with no image.
- */
-__noinline u32 is_asked(u64 mnt, u64 dentry, u32 generation, u32 facts)
+/* The kernel itself maps what it opened to be run: the program, and its loader. */
+HOT bool is_executing(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return bpf_core_field_exists(task->in_execve) && BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
+}
+
+/* Whether fanotify holds who opens (else runs) something, as this generation has it. */
+HOT bool fanotify_holds(u32 generation, bool opens)
 {
 	u64 cgroup = bpf_get_current_cgroup_id();
 	struct guard_leaf *known = bpf_map_lookup_elem(&guard_leaves, &cgroup);
 	u64 container = known ? known->container : 0;
-	u32 *as = bpf_map_lookup_elem(&guard_asked, &container);
+	struct hw_guard_asked *as = bpf_map_lookup_elem(&guard_asked, &container);
+	u32 number = settings.policy_asked[generation & 1];
 
-	if (!as || *as != generation || !is_told_of(mnt, dentry))
+	return as && number && settings.policy_keepers[0] && (opens ? as->opens : as->execs) == number;
+}
+
+/*
+ * Whether whoever opens a file, or runs it, is held through fanotify, and as much is known there as
+ * here: not who has left the container's cgroup, nor what all of it is taken to carry, nor that what
+ * is in memory came with no image. As guard.asked.
+ */
+__noinline u32 is_asked(const struct guard *g, u64 mnt, u64 dentry, u64 num)
+{
+	u32 facts, action, wanted = FS_OPEN_PERM;
+
+	if (!g)
 		return 0;
-	if (facts & ~HW_FACT_UPPER & ~own_labels())
+	facts = g->key.facts;
+	action = g->key.action;
+	if (action == HW_A_EXEC)
+		wanted = FS_OPEN_EXEC_PERM;
+	else if (action == HW_A_PRIVILEGE || num != HW_OPENED)
+		return 0;
+	if (!fanotify_holds(g->key.generation, action != HW_A_EXEC) || facts & ~HW_FACT_UPPER & ~own_labels())
+		return 0;
+	if (action == HW_A_EXEC && num == HW_MAPPED && !is_executing())
+		return OF_PROGRAM;
+	if (!is_told_of(mnt, dentry, wanted))
 		return 0;
 	return !(facts & HW_FACT_UPPER) || BPF_CORE_READ((struct dentry *)dentry, d_sb, s_magic) != TMPFS_MAGIC;
 }
@@ -779,8 +832,8 @@ __noinline int guard_asks(u32 action_done, u64 mnt, u64 dentry, u64 inode, u64 n
 		g.key.port = num;
 	if (action == HW_A_EXEC && num == HW_MAPPED)
 		g.without = EVERY(HW_G_LISTED | HW_G_WOULD_LIST);
-	if (action != HW_A_EXEC && action != HW_A_PRIVILEGE && num == HW_OPENED && settings.policy_asked)
-		g.asked = is_asked(mnt, dentry, g.key.generation, g.key.facts);
+	if (settings.policy_asked[g.key.generation & 1])
+		g.asked = is_asked(&g, mnt, dentry, num);
 	says = guard_path(&g, mnt, dentry);
 	if (says == PASSES)
 		return 0;

@@ -130,6 +130,7 @@ struct task_struct {
 	unsigned int flags;
 	int pid, tgid;
 	int exit_code;
+	unsigned in_execve : 1;
 	struct task_struct *real_parent, *group_leader;
 	u64 start_boottime;
 	u64 self_exec_id;

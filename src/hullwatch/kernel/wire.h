@@ -419,7 +419,7 @@ enum hw_holds {
 	HW_G_WOULD_BLOCK = 1 << 3,
 	HW_G_WOULD_PERMIT = 1 << 4,
 	HW_G_WOULD_LIST = 1 << 5,
-	HW_G_ASKED = 1 << 6, /* a block, but where whoever opens it is held through fanotify (opens.py) */
+	HW_G_ASKED = 1 << 6, /* a block, but where who opens or runs it is held through fanotify (opens.py) */
 };
 
 /* HW_POLICY: what was done (flags, above the action). */
@@ -434,6 +434,13 @@ enum hw_done {
 struct hw_guarded {
 	__u32 generation[2];
 	__u32 scope[2];
+};
+
+/* A container that is held through fanotify: of its opens, and its execs, as which number of a set
+ * (hw_settings.policy_asked); 0: of none. */
+struct hw_guard_asked {
+	__u32 opens;
+	__u32 execs;
 };
 
 /* Labels of a container as a whole. some: of any process, so far. all: that each is taken to carry.
@@ -567,7 +574,8 @@ struct hw_settings {
 	__u32 policy_hosts[2]; /* by generation & 1. 1: policies speak of names of hosts */
 	__u32 policy_secrets[2]; /* the same, of kinds of secrets */
 	__u32 policy_new[2]; /* the same, of what an image's baseline does not have */
-	__u32 policy_asked;    /* 1: opens of some container are held through fanotify */
+	__u32 policy_asked[2]; /* the same: number of what fanotify is to hold of it (opens.py); 0: nothing */
+	__u32 policy_keepers[2]; /* who answers there, and who looks after that one; 0: one of them has ended */
 };
 
 #endif

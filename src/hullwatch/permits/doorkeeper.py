@@ -126,10 +126,12 @@ class Doorkeeper:
         texts: Sequence[tuple[str, str]],
         actions: Sequence[str] = ACTIONS,
         only: Mapping[str, tuple[str, ...]] | None = None,
+        number: int = 0,
     ) -> None:
-        """The set in force: (text, path) of each file. actions, only: as Policies has them."""
+        """The set in force: (text, path) of each file. actions, only, number: as Policies has
+        them."""
         chosen = None if only is None else dict(only)
-        self._channel.send(Policies(tuple(texts), tuple(actions), chosen))
+        self._channel.send(Policies(tuple(texts), tuple(actions), chosen, number))
 
     def watch(
         self, container: str, name: str, cgroup: str, facts: Mapping[str, Value] | None = None

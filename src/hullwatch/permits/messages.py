@@ -19,6 +19,7 @@ from hullwatch.opened import OPENS
 __all__ = [
     "ACTIONS",
     "LOSSES",
+    "NOTHING",
     "Channel",
     "Counts",
     "Flood",
@@ -35,6 +36,8 @@ MAX_MESSAGE = 16 << 20  # bytes; a set of policies is the longest
 MAX_WAITING = 32 << 20
 _LENGTH = struct.Struct("=I")
 ACTIONS = ("exec", *OPENS)
+NOTHING = "nothing"
+"""That a container is asked about: no policy could hold for it."""
 LOSSES = {
     "late": "questions were not answered in time",
     "faults": "questions failed",
@@ -49,11 +52,13 @@ LOSSES = {
 
 class Policies(msgspec.Struct, frozen=True, tag=True):
     """The set in force from now on: (text, path). actions: that are asked about here. only: of
-    which policies, by id, and for which actions of each; None: of all, for all of theirs."""
+    which policies, by id, and for which actions of each; None: of all, for all of theirs. number:
+    of the message, for `Counts`."""
 
     texts: tuple[tuple[str, str], ...]
     actions: tuple[str, ...] = ACTIONS
     only: dict[str, tuple[str, ...]] | None = None
+    number: int = 0
 
 
 class Watch(msgspec.Struct, frozen=True, tag=True):
@@ -100,14 +105,15 @@ class Problem(msgspec.Struct, frozen=True, tag=True):
 
 class Counts(msgspec.Struct, frozen=True, tag=True):
     """Since the process began. gaps: by container, mounts that cannot be watched. version: of the
-    set in force; '': none yet. guarded: by container, what is asked about. worker: the process; 0:
-    it has ended, and the next is not there yet."""
+    set in force; '': none yet; number: that it came with. guarded: by container, what is asked
+    about. worker: the process; 0: it has ended, and the next is not there yet."""
 
     counts: dict[str, int]
     gaps: dict[str, tuple[str, ...]] = {}
     guarded: dict[str, str] = {}
     version: str = ""
     worker: int = 0
+    number: int = 0
 
 
 class Flood(msgspec.Struct, frozen=True, tag=True):

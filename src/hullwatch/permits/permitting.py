@@ -60,6 +60,7 @@ from hullwatch.permits.container import (
 from hullwatch.permits.held import Holding, Outcome
 from hullwatch.permits.messages import (
     ACTIONS,
+    NOTHING,
     Channel,
     Counts,
     Flood,
@@ -160,6 +161,7 @@ class Permitting:
         self._coming: dict[str, tuple[Watch, float]] = {}
         self._of_cgroup: dict[bytes, Guard | None] = {}
         self._engine: Engine | None = None
+        self._of_set = 0  # number of the message that it came in
         self._actions: tuple[str, ...] = ACTIONS
         self._reads: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
         self._reading: dict[bool, tuple[str, ...]] = {True: (), False: ()}
@@ -309,10 +311,10 @@ class Permitting:
             self._later(lambda: self._telling.problem(why, gap=self._engine is None))
             return
         part = engine if said.only is None else engine.narrowed(said.only)
-        self._later(lambda: self._use(part, said.actions))
+        self._later(lambda: self._use(part, said.actions, said.number))
 
-    def _use(self, engine: Engine, actions: tuple[str, ...]) -> None:
-        self._engine = engine
+    def _use(self, engine: Engine, actions: tuple[str, ...], number: int) -> None:
+        self._engine, self._of_set = engine, number
         spoken = frozenset[str]().union(*(one.actions for one in engine.policies.values()))
         self._actions = tuple(one for one in actions if one in spoken)
         self._reads = {
@@ -749,11 +751,12 @@ class Permitting:
             guarded={one.container: _SAID[one.mask] for one in self._guards.values()},
             version=self._version,
             worker=os.getpid(),
+            number=self._of_set,
         )
         self._telling.counts(said)
 
 
-_SAID = {0: "nothing", OPEN: "open", EXEC: "exec", OPEN | EXEC: "open, exec"}
+_SAID = {0: NOTHING, OPEN: "open", EXEC: "exec", OPEN | EXEC: "open, exec"}
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 

@@ -22,6 +22,7 @@ from hullwatch.sensor.libbpf import BpfError, Map
 from hullwatch.sensor.patterns import Tables
 from hullwatch.sensor.programs import Programs
 from hullwatch.sensor.wire import (
+    GUARD_ASKED,
     GUARD_KEY,
     GUARD_NAME,
     GUARD_NET,
@@ -52,10 +53,12 @@ _NAME = struct.Struct("<II16s")
 _PORT = struct.Struct("<II")
 _SCOPE = struct.Struct("<II")
 _SEEN = struct.Struct("<II16s")
+_ASKED = struct.Struct("<II")
 assert _GUARDED.size == GUARDED.itemsize and _KEY.size == GUARD_KEY.itemsize
 assert _VALUE.size == GUARD_VALUE.itemsize and _NET.size == GUARD_NET.itemsize
 assert _NAME.size == GUARD_NAME.itemsize and _PORT.size == GUARD_PORT.itemsize
 assert _SCOPE.size == GUARD_SCOPE.itemsize and _SEEN.size == GUARD_SEEN.itemsize
+assert _ASKED.size == GUARD_ASKED.itemsize
 
 
 class GuardError(Exception):
@@ -103,7 +106,7 @@ class Guard:
         self._answered = maps("guard_answered")
         self._carried = maps("guard_carried")
         self._asked = maps("guard_asked")
-        self._asked_of: tuple[int, frozenset[int]] = (0, frozenset())
+        self._asked_of: tuple[dict[int, tuple[int, int]], tuple[int, int]] = {}, (0, 0)
         self._scopes: dict[int, dict[int, int]] = {}  # cgroup -> generation -> scope
         self._made: dict[int, list[tuple[str, bytes]]] = {}  # by generation, to be removed
         self._old: list[int] = []  # generations that were in force
@@ -212,9 +215,10 @@ class Guard:
         if last is not None and int.from_bytes(last, "little") <= ts:
             self._answered.delete(key)
 
-    def commit(self, generation: int) -> None:
+    def commit(self, generation: int, number: int = 0) -> None:
         """In force from now on. The one before is there until `sweep`: who was about to be judged
-        by it finds its answers."""
+        by it finds its answers. number: of what is to be held elsewhere, as in `asked`."""
+        self._programs.settings["policy_asked"][0][generation & 1] = np.uint32(number)
         if self.generation:
             self._old.append(self.generation)
         self.generation = self._last = generation
@@ -258,18 +262,21 @@ class Guard:
         until = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ALIVE * 10**9 >> 30) + 1
         self._programs.set(policy_alive=until)
 
-    def asked(self, generation: int, cgroups: Iterable[int]) -> None:
-        """Opens of these containers, and of no others, are held elsewhere, as this generation has
-        it. For each other one `Holds.ASKED` is a block. GuardError."""
-        before, now = self._asked_of, (generation, frozenset(cgroups))
-        if now == before:
+    def asked(self, held: Mapping[int, tuple[int, int]], by: tuple[int, int]) -> None:
+        """Opens, and execs, of these containers, by cgroup, are held elsewhere: as which numbers;
+        0: they are not. by: processes, on both of which that depends. Where it is not the number of
+        the generation in force, of no such container, or one of the two has ended, `Holds.ASKED` is
+        a block. GuardError."""
+        before, keepers = self._asked_of
+        if (held, by) == (before, keepers):
             return
-        for gone in before[1] - now[1]:
+        for gone in before.keys() - held.keys():
             self._asked.delete(struct.pack("<Q", gone))
-        for one in now[1]:
-            self._put(self._asked, struct.pack("<Q", one), struct.pack("<I", now[0]), [])
-        self._programs.set(policy_asked=int(bool(now[1])))
-        self._asked_of = now
+        for cgroup, numbers in held.items():
+            self._put(self._asked, struct.pack("<Q", cgroup), _ASKED.pack(*numbers), [])
+        if by != keepers:  # the kernel takes back the same, when one of them ends
+            self._programs.settings["policy_keepers"][0][:] = np.array(by, np.uint32)
+        self._asked_of = dict(held), by
 
     # -- who ------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ __all__ = [
     "Holds",
     "Done",
     "GUARDED",
+    "GUARD_ASKED",
     "GUARD_CARRIED",
     "GUARD_KEY",
     "GUARD_VALUE",
@@ -175,6 +176,7 @@ SPREAD = _number("HW_SPREAD")
 GUARDED = struct_dtype("hw_guarded")
 GUARD_KEY = struct_dtype("hw_guard_key")
 GUARD_VALUE = struct_dtype("hw_guard_value")
+GUARD_ASKED = struct_dtype("hw_guard_asked")
 GUARD_CARRIED = struct_dtype("hw_guard_carried")
 GUARD_PORT = struct_dtype("hw_guard_port")
 GUARD_NAME = struct_dtype("hw_guard_name")
