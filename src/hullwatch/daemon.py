@@ -634,6 +634,7 @@ class Daemon:
             self._say,
             IN_KERNEL if self.sensor.facts.tier is Tier.LSM else ("exec",),
             holds,
+            self.engine.baselines.known,
         )
 
     def _guard_by(self, guarding: Guarding, batch: Batch, enriched: list[Enriched]) -> None:

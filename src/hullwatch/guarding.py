@@ -28,7 +28,7 @@ from hullwatch.decide.plan import SOCKET, Cell, HostRow, Plan, Row, Tool, Who
 from hullwatch.decide.quarantine import Quarantine
 from hullwatch.decide.rows import host_rows, path_rows
 from hullwatch.detect.baseline.baselines import image_key
-from hullwatch.detect.baseline.known import NOTHING, Contacts, Known, has
+from hullwatch.detect.baseline.known import NOTHING, Contacts, Normal, has, no_baseline
 from hullwatch.detect.baseline.objects import dns_object, end_object
 from hullwatch.memory import give_back
 from hullwatch.questions import Act, Asked, asked, of_workload, workload_name
@@ -98,14 +98,14 @@ class Opening(Protocol):
     @property
     def number(self) -> int: ...
     def challenges(self, engine: Engine) -> Mapping[str, Collection[str]]: ...
-    def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]: ...
+    def use(
+        self,
+        engine: Engine,
+        unheld: Mapping[str, str],
+        tools: bool,
+        apart: Mapping[str, Collection[str]] = ...,
+    ) -> dict[str, str]: ...
     def numbered(self, tool: Tool) -> None: ...
-
-
-class Normal(Protocol):
-    """Baselines.known."""
-
-    def __call__(self, workload: Workload, edition: int = -1) -> Known | None: ...
 
 
 class Named(NamedTuple):
@@ -168,7 +168,7 @@ class Guarding:
         quarantine: Callable[[Quarantine], None],
         say: Callable[[str, str], None],
         opens: Opening | None = None,
-        normal: Normal = lambda workload, edition=-1: NOTHING if edition else None,
+        normal: Normal = no_baseline,
     ) -> None:
         self._guard = guard
         self._normal = normal
@@ -412,7 +412,7 @@ class Guarding:
             self._give_names(tables)
             unheld, held = dict(plan.unheld), 0
             if opens is not None:
-                unheld = opens.use(engine, plan.unheld, plan.calls)
+                unheld = opens.use(engine, plan.unheld, plan.calls, plan.apart)
                 held = opens.number
         except BaseException as error:
             if number:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import errno
 import resource
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hullwatch.context.call import Signal
@@ -27,6 +29,7 @@ from hullwatch.decide.log import Entry
 from hullwatch.decide.plan import Tool
 from hullwatch.decide.policy import Policy
 from hullwatch.decide.question import Effect, Mode, Value
+from hullwatch.detect.baseline.known import Known, Normal, no_baseline
 from hullwatch.opened import OPENS
 from hullwatch.permits.carried import Handed, Numbered
 from hullwatch.permits.doorkeeper import Doorkeeper
@@ -45,8 +48,9 @@ MAX_TOLD = 256  # problems
 MAX_KNOWN = 4096  # containers, ended ones too, as their last stops are told after their end
 _ACTION = {name: number for number, name in POLICY_ACTIONS.items()}
 _CODES = frozenset(_ACTION[one] for one in ACTIONS)
-_UNTOLD = frozenset(("command", "first_seen", "baseline", "digest", "arguments"))
+_UNTOLD = frozenset(("command", "digest", "arguments"))
 """Attributes that no open or exec has here."""
+_BASELINES = 0.2  # s between two looks at baselines, where policies ask them
 _OF_CALLS = frozenset(("tool_call", "server"))
 Set = tuple[tuple[str, str], ...]
 """(text, path) of its files."""
@@ -66,6 +70,15 @@ class Stop(NamedTuple):
     action: str
     object: str
     policies: tuple[str, ...]
+
+
+class _Wanted(NamedTuple):
+    """A set, as the doorkeeper is to have it. baselines: what it reads of them."""
+
+    texts: Set
+    only: Only
+    number: int
+    baselines: frozenset[str]
 
 
 def handed(sensor: Sensor, numbered: Numbered) -> Handed:
@@ -89,8 +102,8 @@ def is_told(num: int, flags: int) -> bool:
 class Opens:
     """keeper: None where nothing can be asked about, or shall be; why: which of it. texts: of
     a set by its version. tell: of an event, as sensor/told.py. kernel: actions that its programs
-    stop; holds: told of whom is held what here, and by whom. `use`, `number`, `challenges` and
-    `numbered` are the policy thread's, all else is for one thread."""
+    stop; holds: told of whom is held what here, and by whom. normal: what baselines know. `use`,
+    `number`, `challenges` and `numbered` are the policy thread's, all else is for one thread."""
 
     def __init__(
         self,
@@ -103,6 +116,7 @@ class Opens:
         say: Callable[[str, str], None],
         kernel: Collection[str] = (),
         holds: Callable[[Held, Keepers], None] = lambda held, by: None,
+        normal: Normal = no_baseline,
     ) -> None:
         self._keeper, self._why = keeper, why
         self._kernel = tuple(one for one in ACTIONS if one in kernel)
@@ -111,13 +125,18 @@ class Opens:
         self._tell, self._stopped = tell, stopped
         self._holds = holds
         self._say = say
-        self._wanted: deque[tuple[Set, Only, int]] = deque()
+        self._wanted: deque[_Wanted] = deque()
         self._last: tuple[str, Only] = ("", {})
         self.number = 0
         """Of what was wanted last: the same as long as nothing else is. 0: nothing ever was."""
         self._awake = False
         self._living: dict[int, Workload] = {}  # by cgroup
         self._known: OrderedDict[str, Workload] = OrderedDict()  # by container
+        self._normal = normal
+        self._asks = frozenset[str]()  # of baselines, what any set has read
+        self._baselines: dict[str, Known] = {}  # by container
+        self._names_of: dict[str, int] = {}  # the edition that the doorkeeper was told, by image
+        self._due = 0.0
         self._problems: set[str] = set()
         self._counts = Counts({})
         self._before: dict[str, int] = {}  # of workers that have ended
@@ -140,17 +159,28 @@ class Opens:
             return ()
         return tuple(one for one in policy.actions if one in self._kernel)
 
-    def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]:
-        """This set is to be in force in the kernel, but for `unheld`; what is neither there nor
-        here, and why. tools: the kernel is told which tool a call is of."""
+    def use(
+        self,
+        engine: Engine,
+        unheld: Mapping[str, str],
+        tools: bool,
+        apart: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> dict[str, str]:
+        """This set is to be in force in the kernel, but for `unheld`, of some only actions that are
+        `apart`; what is neither there nor here, and why. tools: the kernel is told which tool a
+        call is of."""
         policies = engine.policies.values()
         if self._keeper is not None:
             wanted = engine.version, self._left(policies, unheld, tools)
             if wanted != self._last and (wanted[1] or self.number):
                 texts = self._texts(engine.version)
                 self._last, self.number = wanted, self.number + 1
-                self._wanted.append((texts, wanted[1], self.number))
-        found = {one.id: self._unheld(one, unheld.get(one.id, ""), tools) for one in policies}
+                words = _of_baselines(policies, wanted[1])
+                self._wanted.append(_Wanted(texts, wanted[1], self.number, words))
+        found = {
+            one.id: self._unheld(one, unheld.get(one.id, ""), tools, apart.get(one.id))
+            for one in policies
+        }
         return {ident: why for ident, why in found.items() if why}
 
     def _left(self, policies: Collection[Policy], unheld: Mapping[str, str], tools: bool) -> Only:
@@ -173,13 +203,16 @@ class Opens:
         found = {one.id: tuple(a for a in one.actions if left(one, a)) for one in policies}
         return {ident: actions for ident, actions in found.items() if actions}
 
-    def _unheld(self, policy: Policy, elsewhere: str, tools: bool) -> str:
-        """Why a policy is not, or only in part, held; elsewhere: why the kernel does not."""
+    def _unheld(
+        self, policy: Policy, elsewhere: str, tools: bool, apart: Collection[str] | None
+    ) -> str:
+        """Why a policy is not, or only in part, held; elsewhere: why the kernel does not, apart:
+        of its actions which; None: all."""
         held = self._kernel if not elsewhere else ()
         mine = {one for one in policy.actions if one in ACTIONS and one not in held}
         if not mine:
             return elsewhere
-        said = [elsewhere] * (not mine >= {*policy.actions})
+        said = [elsewhere] * (not mine >= {*(policy.actions if apart is None else apart)})
         here, what = self._why, _called(mine)
         if self._keeper is not None:
             missing = _missing(policy, tools)
@@ -216,7 +249,8 @@ class Opens:
 
     def gone(self, cgroups: Iterable[int]) -> None:
         for cgroup in cgroups:
-            self._living.pop(cgroup, None)
+            if (one := self._living.pop(cgroup, None)) is not None:
+                self._baselines.pop(one.container_id or "", None)
 
     def turn(self, offset: int) -> None:
         """Each turn of the loop. offset: of unix time to CLOCK_BOOTTIME, ns."""
@@ -224,9 +258,12 @@ class Opens:
         if keeper is None:
             return
         while self._wanted:
-            texts, only, number = self._wanted.popleft()
-            keeper.policies(texts, ACTIONS, only, number)
-            if not self._awake:
+            wanted = self._wanted.popleft()
+            anew = not wanted.baselines <= self._asks
+            self._asks |= wanted.baselines
+            self._tell_names(keeper)
+            keeper.policies(wanted.texts, ACTIONS, wanted.only, wanted.number)
+            if not self._awake or anew:
                 self._awake = True
                 for one in self._living.values():
                     self._watch(one)
@@ -242,6 +279,7 @@ class Opens:
                     self._flood(signal)
                 case _:
                     pass
+        self._follow_baselines(keeper)
         if self._kernel:
             if keeper.alive and (worker := self._counts.worker):
                 self._holds(self._asked_about(), (worker, keeper.pid))
@@ -284,7 +322,41 @@ class Opens:
     def _watch(self, one: Workload) -> None:
         if self._keeper is not None and one.container_id:
             name, facts = _facts(one)
-            self._keeper.watch(one.container_id, name, one.cgroup_path, facts)
+            image = ""
+            if self._asks:
+                known = self._baseline(one)
+                facts["baseline"], image = known.state, known.image
+                self._tell_names(self._keeper, known)
+            self._keeper.watch(one.container_id, name, one.cgroup_path, facts, image)
+
+    def _baseline(self, one: Workload) -> Known:
+        """As it is by now."""
+        key = one.container_id or ""
+        before = self._baselines.get(key)
+        now = self._normal(one, before.edition if before is not None else -1)
+        if now is not None:
+            self._baselines[key] = now
+        return self._baselines[key]
+
+    def _tell_names(self, keeper: Doorkeeper, *of: Known) -> None:
+        """Before what is judged by them."""
+        if "first_seen" not in self._asks:
+            return
+        for known in of or tuple(map(self._baseline, self._living.values())):
+            if known.image and self._names_of.get(known.image) != known.edition:
+                self._names_of[known.image] = known.edition
+                keeper.normal(known)
+
+    def _follow_baselines(self, keeper: Doorkeeper) -> None:
+        if not self._asks or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + _BASELINES
+        for one in self._living.values():
+            before = self._baselines.get(one.container_id or "")
+            now = self._baseline(one)
+            if before is None or (before.image, before.state) != (now.image, now.state):
+                self._watch(one)
+        self._tell_names(keeper)
 
     def _take(self, told: Told, offset: int) -> None:
         entry, workload = told.entry, self._known.get(told.container)
@@ -341,6 +413,12 @@ class Opens:
         if text not in self._problems and len(self._problems) < MAX_TOLD:
             self._problems.add(text)
             self._say("policy", text)
+
+
+def _of_baselines(policies: Iterable[Policy], only: Collection[str]) -> frozenset[str]:
+    words = frozenset(("first_seen", "baseline"))
+    mine = (one.reads for one in policies if one.id in only)
+    return frozenset[str]().union(*(words if one is None else one & words for one in mine))
 
 
 def _missing(policy: Policy, tools: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,12 @@ when { context.container == "guarded" && resource has port && resource.port == 8
 @reason("its image does not go there")
 forbid (principal, action == Action::"connect", resource is Address)
 when { context.container == "guarded" && resource has port && resource.port == 5555 }
+when { context has baseline && context.baseline == "locked" }
+when { context has first_seen && context.first_seen };
+
+@id("no-new-files")
+forbid (principal, action in [Action::"exec", Action::"open-read"], resource)
+when { context.container == "guarded" && resource.path like "/srv/*" }
 when { context has baseline && context.baseline == "locked" }
 when { context has first_seen && context.first_seen };
 """
@@ -432,13 +439,26 @@ def test_what_a_locked_baseline_does_not_have_is_stopped(stage: Stage):
         THERE.replace("ADDRESS", repr(one))
         for one in ("198.51.100.9", "198.51.100.66", "198.51.100.67")
     )
+    for folder in ("old", "new"):
+        (stage.guarded.rootfs / "srv" / folder).mkdir(parents=True)
+        (stage.guarded.rootfs / "srv" / folder / "data").write_text("read")
+        shutil.copy(stage.guarded.rootfs / "bin/true", stage.guarded.rootfs / "srv" / folder)
+    read = "said = open('/srv/FOLDER/data').read()"
+    runs = "said = subprocess.run(['/srv/FOLDER/true']).returncode"
     lock = ("baseline", "lock", stage.guarded.do(WHO_AM_I)["about"]["image"])
     assert stage.guarded.do(known) == "198.51.100.9"  # still being learnt
+    assert stage.guarded.do(read.replace("FOLDER", "old")) == "read"
+    assert stage.guarded.do(runs.replace("FOLDER", "old")) == 0
     stage.agent.settle()
     hullwatch(*lock, "--store", str(stage.store))
     stage.guarded.until(other, "EPERM")
     assert stage.guarded.do(other) == "EPERM"  # nothing was learnt of the first time
     assert stage.guarded.do(known) == "198.51.100.9"
+    for what, goes_on in ((read, "read"), (runs, 0)):
+        stage.guarded.until(what.replace("FOLDER", "new"), "EPERM")
+        assert stage.guarded.do(what.replace("FOLDER", "new")) == "EPERM"
+        assert stage.guarded.do(what.replace("FOLDER", "old")) == goes_on
+    assert "no-new-files" not in (stage.agent.status() or {})["policy"]["unheld"]
     # Let go for a moment, as the name is asked for just then, it is not taken for done.
     with serving(stage.network, RESOLVER):
         asked = f"{RESOLVE}resolve('198-51-100-67.new.example', {RESOLVER!r})\n"

@@ -445,7 +445,9 @@ class Asked:
     def challenges(self, engine: Engine) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys(engine.policies, self.actions)
 
-    def use(self, engine: Engine, unheld: Mapping[str, str], tools: bool) -> dict[str, str]:
+    def use(
+        self, engine: Engine, unheld: Mapping[str, str], tools: bool, apart: Any = ()
+    ) -> dict[str, str]:
         if self.sets[-1:] != [engine.version]:
             self.sets.append(engine.version)
         return dict(unheld)

@@ -57,6 +57,9 @@ class Keeper:
     def watch(self, *given: Any) -> None:
         self.asked.append(("watch", *given))
 
+    def normal(self, *given: Any) -> None:
+        self.asked.append(("normal", *given))
+
     def release(self, *given: Any) -> None:
         self.asked.append(("release", *given))
 
@@ -99,7 +102,7 @@ def test_it_sleeps_until_a_set_speaks_of_opens(here):
     facts = {"container": "one"}
     assert here.keeper.asked == [
         ("policies", ((files.version, "set.cedar"),), ACTIONS, {"files": ("open-read",)}, 1),
-        ("watch", ONE.container_id, "one", "/1", facts),
+        ("watch", ONE.container_id, "one", "/1", facts, ""),
     ]
     here.keeper.asked.clear()
     here.opens.found([ONE])  # nothing new

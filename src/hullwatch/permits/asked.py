@@ -12,6 +12,7 @@ from hullwatch.opened import OPENS, READING, WRITING, things
 
 __all__ = [
     "BY_PURPOSE",
+    "KINDS",
     "Approval",
     "Asked",
     "Ruled",
@@ -26,7 +27,8 @@ __all__ = [
 class Asked(NamedTuple):
     """What a decision depends on. names: its path, and the one that the file is known by. plugins:
     as which kind of code the program loads it, by each name; '': it does not, or no policy speaks
-    of that. facts: those of the thread that the policies read."""
+    of that. facts: those of the thread that the policies read. new: the kinds of what baselines
+    have that its path is not among; None: nothing is known, or no policy asks."""
 
     container: str
     exec: bool
@@ -34,6 +36,7 @@ class Asked(NamedTuple):
     plugins: tuple[str, ...]
     upper: bool | None
     facts: tuple[tuple[str, Value], ...]
+    new: frozenset[str] | None = None
 
 
 class Ruled(NamedTuple):
@@ -74,6 +77,8 @@ class Approval(NamedTuple):
 _RANK = {effect: rank for rank, effect in enumerate(Effect)}
 Verdict = tuple[Ruled, ...]
 """One for each action that is asked about. None, where no policy speaks of it."""
+KINDS = {"exec": "exec", **dict.fromkeys(READING, "read"), **dict.fromkeys(WRITING, "write")}
+"""By action, how baselines call it."""
 BY_PURPOSE = {"read": READING, "write": WRITING, "": OPENS}
 """By what a file is opened for: which actions that is. Where it is not known, all of them."""
 
@@ -91,7 +96,12 @@ def questions_of(
     ]
     made = [
         [
-            Question(principal=who, action=action, resource=one[action], context=context)
+            Question(
+                principal=who,
+                action=action,
+                resource=one[action],
+                context=context | _news(asked, action),
+            )
             for one in found
             if action in one
         ]
@@ -99,6 +109,10 @@ def questions_of(
         if (action == "exec") == asked.exec
     ]
     return [same for same in made if same]
+
+
+def _news(asked: Asked, action: str) -> dict[str, Value]:
+    return {} if asked.new is None else {"first_seen": KINDS[action] in asked.new}
 
 
 def verdict_of(

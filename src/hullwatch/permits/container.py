@@ -89,7 +89,8 @@ class _Space:
 
 class Guard:
     """cgroup: its path in cgroup v2, or one below it; all below it count. facts: of the context,
-    the same for all of its questions. NotYet, GuardError. gaps: what of it cannot be watched."""
+    the same for all of its questions. image: whose baseline counts. NotYet, GuardError. gaps: what
+    of it cannot be watched."""
 
     def __init__(
         self,
@@ -99,9 +100,10 @@ class Guard:
         facts: Mapping[str, Value],
         v2_root: str,
         host: Collection[Mount],
+        image: str = "",
     ) -> None:
         self.container = container
-        self.know(name, facts)
+        self.know(name, facts, image)
         self.base = _base(cgroup, container)
         self.gaps: tuple[str, ...] = ()
         self.mask = 0
@@ -132,8 +134,8 @@ class Guard:
                 found.close()
         raise NotYet(f"{self.name}: none of its processes has mounts and a root folder of its own")
 
-    def know(self, name: str, facts: Mapping[str, Value]) -> None:
-        self.name = name
+    def know(self, name: str, facts: Mapping[str, Value], image: str) -> None:
+        self.name, self.image = name, image
         self.facts: dict[str, Value] = {**facts, "container": name}
 
     @property

@@ -24,12 +24,15 @@ import msgspec
 from hullwatch.context.workload import Workload
 from hullwatch.decide.elsewhere import Elsewhere
 from hullwatch.decide.question import Value
+from hullwatch.detect.baseline.known import Known
+from hullwatch.permits.asked import KINDS
 from hullwatch.permits.carried import Carried, Handed
 from hullwatch.permits.messages import (
     ACTIONS,
     Channel,
     Counts,
     Message,
+    Normal,
     Ping,
     Policies,
     Problem,
@@ -134,11 +137,22 @@ class Doorkeeper:
         self._channel.send(Policies(tuple(texts), tuple(actions), chosen, number))
 
     def watch(
-        self, container: str, name: str, cgroup: str, facts: Mapping[str, Value] | None = None
+        self,
+        container: str,
+        name: str,
+        cgroup: str,
+        facts: Mapping[str, Value] | None = None,
+        image: str = "",
     ) -> None:
         """Ask about a container, from the moment that it has a root folder. cgroup: its path in
-        cgroup v2. facts: image, kind, namespace and so on, as the schema has them."""
-        self._channel.send(Watch(container, name, cgroup, dict(facts or {})))
+        cgroup v2. facts: image, kind, namespace and so on, as the schema has them. image: whose
+        baseline counts."""
+        self._channel.send(Watch(container, name, cgroup, dict(facts or {}), image))
+
+    def normal(self, known: Known) -> None:
+        """What the baseline of an image has by now."""
+        names = {kind: known.names[kind] for kind in KINDS.values()} if known.image else {}
+        self._channel.send(Normal(known.image, known.settled, names, known.accepted))
 
     def release(self, container: str) -> None:
         """Ended containers are let go by themselves."""
@@ -181,6 +195,7 @@ class _Keeping:
         self._agent = agent
         self._given = given
         self._policies: Policies | None = None
+        self._normal: dict[str, Normal] = {}
         self._watched: dict[str, Watch] = {}
         self._starts: list[float] = []
         self._pinged = self._answered = 0.0
@@ -205,6 +220,8 @@ class _Keeping:
             match message:
                 case Policies():
                     self._policies = message
+                case Normal(image):
+                    self._normal[image] = message
                 case Watch(container):
                     self._watched[container] = message
                 case Release(container):
@@ -282,7 +299,7 @@ class _Keeping:
         self._pinged = self._answered = time.monotonic()
         if self._policies is not None:
             self._worker.send(self._policies)
-        self._worker.send(*self._watched.values())
+        self._worker.send(*self._normal.values(), *self._watched.values())
 
     def _end_worker(self) -> None:
         self._worker.close()

@@ -14,6 +14,7 @@ import msgspec
 from hullwatch.context.call import Signal
 from hullwatch.decide.log import Entry
 from hullwatch.decide.question import Value
+from hullwatch.detect.baseline.known import has
 from hullwatch.opened import OPENS
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Counts",
     "Flood",
     "Message",
+    "Normal",
     "Ping",
     "Policies",
     "Problem",
@@ -64,12 +66,29 @@ class Policies(msgspec.Struct, frozen=True, tag=True):
 class Watch(msgspec.Struct, frozen=True, tag=True):
     """A container whose opens and execs are asked about; again: what is known of it now. cgroup:
     its path in cgroup v2; it may be empty still. facts: of the context, the same for all of its
-    questions: image, image_digest, kind, namespace."""
+    questions: image, image_digest, kind, namespace. image: of `Normal`."""
 
     container: str
     name: str
     cgroup: str
     facts: dict[str, Value] = {}
+    image: str = ""
+
+
+class Normal(msgspec.Struct, frozen=True, tag=True):
+    """What the baseline of an image has by now, for policies that read first_seen: the fields of
+    detect/baseline/known.py. Before a Watch of its containers."""
+
+    image: str
+    settled: int = 0
+    names: dict[str, frozenset[str]] = {}
+    accepted: frozenset[tuple[str, str]] = frozenset()
+
+    def is_new(self, kind: str, name: str, now: int) -> bool:
+        """name: as baselines have it. now: unix ns."""
+        if now <= self.settled:
+            return False
+        return not has(self.names.get(kind, frozenset()), self.accepted, kind, name)
 
 
 class Release(msgspec.Struct, frozen=True, tag=True):
@@ -122,7 +141,7 @@ class Flood(msgspec.Struct, frozen=True, tag=True):
     signal: Signal
 
 
-Message = Policies | Watch | Release | Ping | Told | Problem | Counts | Flood
+Message = Policies | Watch | Normal | Release | Ping | Told | Problem | Counts | Flood
 _DECODER = msgspec.msgpack.Decoder(Message)
 _ENCODER = msgspec.msgpack.Encoder()
 

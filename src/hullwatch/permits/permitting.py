@@ -33,6 +33,7 @@ from hullwatch.decide.log import Entry, LogError
 from hullwatch.decide.policy import PolicyError
 from hullwatch.decide.question import Decision, Effect, Entity, Fail, Mode, Question, Value
 from hullwatch.decide.schema import clean
+from hullwatch.detect.baseline.objects import path_object
 from hullwatch.opened import OPENS
 from hullwatch.permits import threads
 from hullwatch.permits.asked import (
@@ -64,6 +65,7 @@ from hullwatch.permits.messages import (
     Channel,
     Counts,
     Flood,
+    Normal,
     Ping,
     Policies,
     Problem,
@@ -158,6 +160,7 @@ class Permitting:
         self._own = cgroup_path(cgroup_text(os.getpid()))
         self._host: list[Mount] = []
         self._guards: dict[str, Guard] = {}
+        self._normal: dict[str, Normal] = {}
         self._coming: dict[str, tuple[Watch, float]] = {}
         self._of_cgroup: dict[bytes, Guard | None] = {}
         self._engine: Engine | None = None
@@ -293,6 +296,8 @@ class Permitting:
             match message:
                 case Policies():
                     self._loader.put(lambda said=message: self._load(said))  # type: ignore[misc]
+                case Normal(image):
+                    self._normal[image] = message
                 case Watch():
                     self._watch(message)
                 case Release(container):
@@ -336,7 +341,7 @@ class Permitting:
     def _watch(self, asked: Watch) -> None:
         known = self._guards.get(asked.container)
         if known is not None:
-            known.know(asked.name, asked.facts)
+            known.know(asked.name, asked.facts, asked.image)
             self._remembered.clear()
             self._mark(known)
             return
@@ -346,7 +351,7 @@ class Permitting:
                 raise GuardError(f"{asked.name}: {MAX_GUARDS} containers are guarded already")
             guard = Guard(
                 *(asked.container, asked.name, asked.cgroup, asked.facts),
-                *(self._v2_root, self._host),
+                *(self._v2_root, self._host, asked.image),
             )
             if _within(self._own, guard.base):
                 guard.close()
@@ -477,7 +482,17 @@ class Permitting:
         if "hour" in reads or "weekday" in reads:
             now = time.localtime()
             facts += (("hour", now.tm_hour), ("weekday", _DAYS[now.tm_wday]))
-        return Asked(guard.container, event.exec, names, plugins, upper, tuple(facts))
+        new = self._new(guard, path, event.exec) if "first_seen" in reads else None
+        return Asked(guard.container, event.exec, names, plugins, upper, tuple(facts), new)
+
+    def _new(self, guard: Guard, path: str, exec_: bool) -> frozenset[str] | None:
+        """The path that it was reached by is what baselines are about."""
+        known, now = self._normal.get(guard.image), time.time_ns()
+        if known is None:
+            return None
+        name = path_object(path)
+        kinds = ("exec",) if exec_ else ("read", "write")
+        return frozenset(kind for kind in kinds if known.is_new(kind, name, now))
 
     def _ask(self, pending: _Pending) -> None:
         """Of the policies, in their thread."""
@@ -686,7 +701,8 @@ class Permitting:
             return
         self._looking.add(guard.container)
         root = os.dup(guard.root)
-        who, facts, container = Entity("Workload", guard.name), dict(guard.facts), guard.container
+        who, container = Entity("Workload", guard.name), guard.container
+        contexts = [dict(guard.facts), {**guard.facts, "first_seen": True}]
         actions = self._actions
         texts = [
             one.matcher
@@ -699,6 +715,7 @@ class Permitting:
             asked = (
                 Question(principal=who, action=one, resource=found[one], context=facts)
                 for one in actions
+                for facts in contexts
                 if one in found
             )
             return any(engine.decide(one).wanted is not Effect.ALLOW for one in asked)

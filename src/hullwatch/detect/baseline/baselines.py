@@ -354,7 +354,11 @@ class Baselines:
             profile = self.of(workload)
             if edition == (NOTHING.edition if profile is None else profile.edition):
                 return None
-            return NOTHING if profile is None else self._known(profile)
+            if profile is None:
+                return NOTHING
+            if profile.known is None or profile.known.edition != profile.edition:
+                profile.known = self._known(profile)
+            return profile.known
 
     def _known(self, profile: Profile) -> Known:
         sure, drift = self.table.sure, self.table.drift

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from hullwatch.context.workload import Workload
 from hullwatch.detect.baseline.objects import ANY, group_of, within
 
-__all__ = ["LEARNING", "LOCKED", "NOTHING", "Contacts", "Known", "has"]
+__all__ = ["LEARNING", "LOCKED", "NOTHING", "Contacts", "Known", "Normal", "has", "no_baseline"]
 
 LEARNING, LOCKED = "learning", "locked"
 
@@ -32,6 +33,17 @@ class Known(NamedTuple):
 
 
 NOTHING = Known("", 0, "none")
+
+
+class Normal(Protocol):
+    """What is known of a workload's image; None: it is of this edition still."""
+
+    def __call__(self, workload: Workload, edition: int = -1) -> Known | None: ...
+
+
+def no_baseline(workload: Workload, edition: int = -1) -> Known | None:
+    """Where there are none."""
+    return None if edition == NOTHING.edition else NOTHING
 
 
 def has(names: frozenset[str], accepted: Iterable[tuple[str, str]], kind: str, name: str) -> bool:

@@ -12,7 +12,16 @@ from functools import lru_cache
 
 from hullwatch.sensor.dictionary import Address
 
-__all__ = ["ANY", "dns_object", "end_object", "group_of", "is_unix", "listen_object", "path_object", "within"]
+__all__ = [
+    "ANY",
+    "dns_object",
+    "end_object",
+    "group_of",
+    "is_unix",
+    "listen_object",
+    "path_object",
+    "within",
+]
 
 ANY = "**"  # the entry for what no longer fits: everything
 MAX_TEXT = 512  # characters; a longer name is cut

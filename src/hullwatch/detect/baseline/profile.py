@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hullwatch.detect.baseline.kinds import KINDS, Kind
+from hullwatch.detect.baseline.known import Known
 from hullwatch.detect.baseline.objects import ANY, group_of, within
 from hullwatch.detect.baseline.table import Kept, Table
 
@@ -34,7 +35,7 @@ class Profile:
     """image: the key. name: the image's reference, for people. first: of its first event, unix ns,
     0: none yet. locked: unix ns, None: not locked. accepted: (kind, pattern), see `within`.
     revision: of the stored row that this was read from. edition: another one where other things
-    are known, or judged otherwise."""
+    are known, or judged otherwise; known: of one that was asked for."""
 
     image: str
     name: str = ""
@@ -48,6 +49,7 @@ class Profile:
     groups: list[dict[str, int]] = field(default_factory=_by_kind)
     changed: bool = True
     edition: int = field(default_factory=lambda: next(_EDITIONS))
+    known: Known | None = None
 
     def edited(self) -> None:
         self.edition = next(_EDITIONS)
