@@ -517,6 +517,7 @@ class Daemon:
         if workload.state != "resolved" or not workload.container_id:
             return None
         about = {name: str(value) for name, value in of_workload(workload).items()}
+        about["baseline"] = self.engine.baselines.state(workload, time.time_ns())
         return Whose(workload_name(workload), workload.container_id, about)
 
     def _labels_of(self, roots: set[int], tgids: set[int]) -> tuple[str, ...] | None:

@@ -146,7 +146,7 @@ class Gatekeeper:
     async def ask(self, asked: Asked) -> Ruling:
         decider = self._rulings.decider
         try:
-            await self._introduce()
+            await self._introduce("baseline" in decider.reads(_action(asked)))
             question = self._question(asked, await self._labels(decider, asked))
             approved = asked.approved == _approval(decider, question)
             decision = await self._rulings.decide(decider, (question,), approved)
@@ -185,10 +185,12 @@ class Gatekeeper:
             context={name: value for name, value in known.items() if value not in ("", None)},
         )
 
-    async def _introduce(self) -> None:
-        """Find out once what the client's container is called. An agent that does not know it yet
-        is asked again at the next call, which waits no longer than for labels."""
-        if not self.requester.beside or self.requester.whose is not None:
+    async def _introduce(self, changes: bool) -> None:
+        """Find out what the client's container is called, and what else an agent tells of it. One
+        that does not know it yet is asked again at the next call, which waits no longer than for
+        labels; and so it is where policies read what may change."""
+        known = self.requester.whose is not None and not changes
+        if not self.requester.beside or known:
             return
         whose = await self._reporter.workload()
         if whose is not None and self.requester.workload in ("", whose.container):

@@ -301,8 +301,11 @@ class Hindsight:
             about = pid or 0, call.client, f"{call.server}/{call.name}", call.id
             some = Some(workload, 1, call.begin, call.begin, *about)
             self.report.calls += 1
-            asked = questions.asked_of_call(call, workload)
-            self._count((whose, *said, moment), asked, moment, some)
+            state = ""
+            if self._baselines is not None and workload is not None:
+                state = self._baselines.state(workload, call.begin)
+            asked = questions.asked_of_call(call, workload, state)
+            self._count((whose, *said, state, moment), asked, moment, some)
         self.report.asking += time.monotonic() - began
 
     def _calls(self) -> dict[int, Call]:

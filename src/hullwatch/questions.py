@@ -53,7 +53,7 @@ _TOLD_OF_EVENTS = frozenset(
         *("first_seen", "baseline"),
     )
 )
-_TOLD_OF_CALLS = frozenset((*_OF_WORKLOADS, *_OF_MOMENTS, "arguments", "secret_kinds"))
+_TOLD_OF_CALLS = frozenset((*_OF_WORKLOADS, *_OF_MOMENTS, "baseline", "arguments", "secret_kinds"))
 _OF_CALLS = ("tool-call", "model-call")
 _NEVER = ("digest", "trust_domain", "groups", "transport")  # of things
 
@@ -179,15 +179,17 @@ def workload_name(workload: Workload) -> str:
     return workload.name or workload.pod or ident or f"cgroup {workload.cgroup}"
 
 
-def asked_of_call(call: Call, workload: Workload | None) -> Iterator[Asked]:
+def asked_of_call(call: Call, workload: Workload | None, baseline: str = "") -> Iterator[Asked]:
     """Of a tool's or a model's call. workload: whose it is; None or the host's: who asks is known
-    by the name that it gives itself."""
+    by the name that it gives itself. baseline: as of an Actor."""
     inside = workload is not None and workload.state != "host"
     who = Entity("Agent", call.client or "unknown")
     context: dict[str, Value] = {"labels": ()}
     if workload is not None and inside:
         who, context = Entity("Workload", workload_name(workload)), of_workload(workload)
         context["labels"] = ()
+        if baseline:
+            context["baseline"] = baseline
     arguments, kinds = said_of_call(call)
     if arguments:
         context["arguments"] = arguments

@@ -75,14 +75,17 @@ def guard(
     What a policy forbids ends with EPERM; what it challenges waits for `hullwatch approvals`, or
     for the link that `--approval-webhook` tells of.
     Policies of open-read, open-write, use-secret, load-plugin and exec are asked; containers that
-    none of them speaks of cost nothing. Prints what is stopped or held, and what is not covered.
+    none of them speaks of cost nothing. What images normally do is read from the store. Prints
+    what is stopped or held, and what is not covered.
     Where `hullwatch up` asks already, the set in force is left to it.
 
     Example: hullwatch guard interpreter --policy code-interpreter
     """
+    from hullwatch.cli.normal import Normal
     from hullwatch.context.resolver import Resolver
     from hullwatch.decide.log import directory
     from hullwatch.permits.doorkeeper import Doorkeeper, facts_of
+    from hullwatch.permits.messages import Release
     from hullwatch.sensor.fanotify import Group
 
     told = Asking(
@@ -98,26 +101,35 @@ def guard(
     resolver = Resolver()
     keeper = Doorkeeper(log or directory(), head, elsewhere=told.opened())
     screen = _Screen(json)
+    seen: dict[str, Workload] = {}
     watched: dict[str, object] = {}
     over: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: over.append(number))
     try:
         keeper.policies(found.policies)
+        normal = Normal.asked_by(found.engine(), store, keeper)
         looked = 0.0
         while keeper.alive and not over:
             if time.monotonic() - looked >= _LOOKED:
                 looked = time.monotonic()
                 resolver.scan()
+                if normal is not None and (problem := normal.look()):
+                    say(safe(problem))
             for one in resolver.poll():
                 if not one.is_container or not one.container_id or not wanted(one):
                     continue
-                name, facts = one.name or one.container_id, facts_of(one)
-                if watched.get(one.container_id) != (name, facts):
-                    watched[one.container_id] = name, facts
-                    keeper.watch(one.container_id, name, one.cgroup_path, facts)
+                seen[one.container_id] = one
+            for ident, one in seen.items():
+                name, facts = one.name or ident, facts_of(one)
+                image = normal.tell(one, facts) if normal is not None else ""
+                if watched.get(ident) != (name, facts, image):
+                    watched[ident] = name, facts, image
+                    keeper.watch(ident, name, one.cgroup_path, facts, image)
             select.select([keeper.fd], [], [], 0.2)
             for message in keeper.take():
+                if isinstance(message, Release):
+                    seen.pop(message.container, None)
                 screen.show(message)
         if not over:
             raise CommandError("guard: its process ended; nothing is asked about any more")

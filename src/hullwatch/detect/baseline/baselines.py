@@ -337,16 +337,20 @@ class Baselines:
         profile, kind = self.of(row.workload), kind_of(row.event)
         if profile is None:
             return NOTHING.state, None
-        locked = profile.locked is not None and profile.locked <= wall
-        state = LOCKED if locked else LEARNING
+        state = profile.state(wall)
         name = object_name(kind, row) if kind is not None else ""
         if kind is None or not name or is_unix(name):
             return state, None
         at = profile.find(kind, name)
         first = int(self.table.first[at]) if at is not None and self.table.sure[at] else wall
-        if locked:
+        if state == LOCKED:
             return state, profile.drifts(kind, name, min(first, wall))
         return state, first >= wall > profile.first + profile.learning
+
+    def state(self, workload: Workload, wall: int) -> str:
+        """none, learning or locked, at that time."""
+        profile = self.of(workload)
+        return NOTHING.state if profile is None else profile.state(wall)
 
     def known(self, workload: Workload, edition: int = -1) -> Known | None:
         """The same for what is yet to be done, for any thread; None: it is of that edition."""
@@ -366,7 +370,7 @@ class Baselines:
             kind.name: frozenset(name for name, at in held.items() if sure[at] and not drift[at])
             for kind, held in zip(KINDS, profile.entries, strict=True)
         }
-        if profile.locked is not None:
+        if profile.state() == LOCKED:
             return Known(profile.image, profile.edition, LOCKED, 0, names, profile.accepted)
         settled = profile.first + profile.learning
         return Known(profile.image, profile.edition, LEARNING, settled, names)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hullwatch.detect.baseline.kinds import KINDS, Kind
-from hullwatch.detect.baseline.known import Known
+from hullwatch.detect.baseline.known import LEARNING as STILL_LEARNING
+from hullwatch.detect.baseline.known import LOCKED, Known
 from hullwatch.detect.baseline.objects import ANY, group_of, within
 from hullwatch.detect.baseline.table import Kept, Table
 
@@ -81,6 +82,11 @@ class Profile:
             yield from held.values()
 
     # --- asking ---------------------------------------------------------------------------
+
+    def state(self, wall: int | None = None) -> str:
+        """learning or locked; wall: unix ns, None: now."""
+        locked = self.locked is not None and (wall is None or self.locked <= wall)
+        return LOCKED if locked else STILL_LEARNING
 
     def find(self, kind: Kind, name: str) -> int | None:
         """The entry that a name is kept under, None if there is none."""
