@@ -465,7 +465,12 @@ class Guarding:
             tools = (None, *self._tools) if tables.plan.tools else (None,)
             self._put(tables, who, scope, tools)
             tables.scopes[who] = scope
+        before = tables.kinds.get(container.cgroup)
         tables.kinds[container.cgroup] = who
+        if before not in (None, who):  # as whom it was told names
+            for cgroup, address in self._names:
+                if cgroup == container.cgroup:
+                    self._give_name(tables, cgroup, address)
         tables.whose.setdefault(scope, set()).add(workload_name(container))
         if who.image and image is not None:
             tables.images[scope] = image

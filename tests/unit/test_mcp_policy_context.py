@@ -149,6 +149,18 @@ async def test_a_container_is_known_by_its_name_as_soon_as_an_agent_tells_it(sce
     assert await policies(scene, "t") == ["boxed"]
 
 
+@with_policies(
+    '@id("locked") forbid (principal, action == Action::"tool-call", resource)'
+    ' when { context has baseline && context.baseline == "locked" };'
+)
+async def test_a_baseline_may_be_another_by_the_next_call(scene):
+    ident = "a" * 64
+    scene.keeper.requester = Requester(1000, 7, ident, beside=True)
+    for state, said in (("learning", []), ("locked", ["locked"]), ("none", [])):
+        scene.reporter.whose = Whose("box", ident, {"baseline": state})
+        assert await policies(scene, "t") == said
+
+
 @with_policies(CONTAINER)
 async def test_a_client_of_another_container_is_not_the_gateways(scene):
     scene.reporter.whose = Whose("box", "a" * 64, {"image": "acme/agent:1"})

@@ -16,7 +16,9 @@ import pytest
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
+from hullwatch.decide.plan import Plan
 from hullwatch.decide.question import Effect
+from hullwatch.detect.baseline.known import Known
 from hullwatch.opens import Held, Keepers, Opens, Stop, is_told
 from hullwatch.permits import carried
 from hullwatch.permits.carried import Carried, Handed, Numbered
@@ -431,3 +433,73 @@ def test_a_servers_call_comes_before_the_one_it_was_started_in(known):
     assert known.carried.call(me, me) == 50
     known.maps[3, struct.pack("<Q", 6)] = carried.CALLS.pack(51, *[0] * 66)
     assert known.carried.call(me, me) == 51
+
+
+NEW = """
+@id("new") forbid (principal, action == Action::"open-read", resource)
+when { context has first_seen && context.first_seen };
+@id("locked") forbid (principal, action in [Action::"exec", Action::"connect"], resource)
+when { context has baseline && context.baseline == "locked" };
+"""
+
+
+def test_what_baselines_have_is_told_before_what_is_judged_by_it(here):
+    known = {"one": Known("sha256:1", 5, "learning", 7, {"read": frozenset(("/etc/a",))})}
+
+    def normal(workload: Workload, edition: int = -1) -> Known | None:
+        found = known[str(workload.name)]
+        return None if found.edition == edition else found
+
+    here.opens._normal = normal
+    here.opens.found([ONE])
+    here.opens.use(engine(FILES), {}, False)
+    here.opens.turn(OFFSET)
+    assert here.keeper.asked[-1] == (
+        *("watch", ONE.container_id, "one", "/1", {"container": "one"}, ""),
+    )  # no policy reads any of it
+    here.keeper.asked.clear()
+    here.opens.use(engine(NEW), {"locked": "kernel"}, False)
+    here.opens.turn(OFFSET)
+    told, policies, watched = here.keeper.asked
+    assert told == ("normal", known["one"]) and policies[0] == "policies"
+    facts = {"container": "one", "baseline": "learning"}
+    assert watched == ("watch", ONE.container_id, "one", "/1", facts, "sha256:1")
+    # More was learnt: the doorkeeper hears of that alone; once it is locked, what it is, too.
+    for edition, state in ((6, "learning"), (7, "locked")):
+        known["one"] = known["one"]._replace(edition=edition, state=state)
+        here.keeper.asked.clear()
+        for _ in range(3):
+            here.opens._due = 0.0
+            here.opens.turn(OFFSET)
+        kinds = [one[0] for one in here.keeper.asked]
+        assert kinds == (["normal"] if state == "learning" else ["normal", "watch"])
+    assert here.keeper.asked[1][4] == {"container": "one", "baseline": "locked"}
+    # Without a container nothing is looked at.
+    here.opens.gone([ONE.cgroup])
+    known.clear()
+    here.opens._due = 0.0
+    here.opens.turn(OFFSET)
+
+
+def test_of_what_is_held_in_parts_only_what_is_nowhere_is_said():
+    """The kernel's part of it is connect; exec is asked about here."""
+    text = """@id("p") forbid (principal, action in [Action::"exec", Action::"connect"{}], resource)
+    when {{ context has first_seen && context.first_seen }};"""
+    for more, said in (("", {}), (', Action::"listen"', {"p": "of listen"})):
+        made = engine(text.format(more))
+        plan = Plan(made)
+        assert plan.unheld and plan.apart["p"] == {"exec", *(("listen",) if more else ())}
+        opens = Opens(
+            Keeper(),
+            "",
+            Numbered(),
+            lambda version: (),
+            lambda told: None,
+            lambda stop: None,
+            lambda kind, text: None,
+            ("exec",),
+        )
+        found = opens.use(made, plan.unheld, plan.calls, plan.apart)
+        assert found.keys() == said.keys()
+        assert all("listen" in why for why in found.values())
+        assert opens._wanted[-1].only == {"p": ("exec",)}
