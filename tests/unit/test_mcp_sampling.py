@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hullwatch.agent.mcp import gate as gate_module
 from hullwatch.agent.mcp import sampling as sampling_module
 from hullwatch.agent.mcp.message import read
 from hullwatch.agent.mcp.observer import BLOCKED, Dialogue, Observer
@@ -56,6 +57,15 @@ async def heard(scene: Scene, raw: bytes) -> Any:
     if outcome is None:
         scene.observer.heard(scene.dialogue, reading, len(raw))
     return outcome
+
+
+def settle(scene: Scene, waits: Waits, server: list[Any] | None = None) -> Any:
+    """The client's side is in scene.told."""
+
+    async def tell(messages: Any) -> None:
+        (server if server is not None else []).extend(map(json.loads, messages))
+
+    return waits.settle(scene.tell, tell)
 
 
 def errors(lines: tuple[bytes, ...]) -> list[Any]:
@@ -147,7 +157,7 @@ async def test_a_challenge(scene):
     assert isinstance(waits, Waits) and list(scene.dialogue.asking) == [1]
     (waiting,) = scene.keeper.approvals.waiting.values()
     assert "how are you" in str(waiting.context["said"])
-    settled = asyncio.create_task(waits.settle())
+    settled = asyncio.create_task(settle(scene, waits))
     await asyncio.sleep(0)
     again = await heard(scene, sampling(1, "small"))
     assert errors(again.to_server) == [(1, -32600)], "its id is in use"
@@ -156,17 +166,85 @@ async def test_a_challenge(scene):
     scene.answer(True)
     assert await settled is None and not scene.dialogue.asking
     assert await scene.sent(answer) is None, "now it has"
-    denied = asyncio.create_task((await heard(scene, sampling(2, "asked"))).settle())
+    denied = asyncio.create_task(settle(scene, await heard(scene, sampling(2, "asked"))))
     await asyncio.sleep(0)
     scene.answer(False)
     assert errors((await denied).to_server) == [(2, REJECTED)]
-    assert await (await heard(scene, sampling(3, "open"))).settle() is None, "as its @fail says"
+    assert await settle(scene, await heard(scene, sampling(3, "open"))) is None, "as its @fail says"
+
+
+def noted(token: Any, progress: float) -> bytes:
+    params = {"progressToken": token, "progress": progress}
+    message = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+    return json.dumps(message).encode()
+
+
+TOKEN: dict[str, Any] = {"_meta": {"progressToken": 5}}
+
+
+def test_whoever_waits_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The server that asked, and the client whose call is under way; each time more than before,
+    also than what the server said of the call."""
+    monkeypatch.setattr(gate_module, "PROGRESS", 0.01)
+
+    @with_policies
+    async def play(scene: Scene) -> None:
+        server: list[Any] = []
+        assert await scene.sent(raw_call(1, "t", _meta={"progressToken": "c"})) is None
+        assert await heard(scene, noted("c", 50)) is None
+        for odd in (
+            noted("other", 99),
+            noted("c", 7).replace(b"7", b"1e999"),
+            noted("c", 1),
+            noted([], 3),
+        ):
+            scene.observer.heard(scene.dialogue, read(odd), len(odd))
+        for ident in "ab":
+            waits = await heard(scene, sampling(ident, "asked", **TOKEN))
+            held = scene.waits()
+            settled = asyncio.create_task(settle(scene, waits, server))
+            count = len(scene.told) + 2
+            while len(scene.told) < count:
+                await asyncio.sleep(0.01)
+            scene.answer(True)
+            assert await settled is None
+        for told, token in ((scene.told, "c"), (server, 5)):
+            assert {one["params"]["progressToken"] for one in told} == {token}
+            assert held in told[-1]["params"]["message"]
+        done = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}).encode()
+        waits = await heard(scene, sampling("c", "asked", **TOKEN))
+        assert await heard(scene, done) is None
+        count, before = len(server), len(scene.told)
+        settled = asyncio.create_task(settle(scene, waits, server))
+        while len(server) < count + 2:
+            await asyncio.sleep(0.01)
+        settled.cancel()
+        assert len(scene.told) == before, "nobody waits for it any more"
+        client = [one["params"]["progress"] for one in scene.told]
+        assert client == sorted(set(client)) and 50 < client[0] < client[-1] < 50.1
+        asked = [one["params"]["progress"] for one in server]
+        again = asked.index(min(asked), 1)  # of another request
+        assert asked[:again] == sorted(set(asked[:again])) and asked[0] > 0
+
+    play(tmp_path)
+
+
+@with_policies
+async def test_whoever_asks_for_no_progress_is_told_nothing(scene):
+    server: list[Any] = []
+    for ident in (1, 2):
+        assert await scene.sent(raw_call(ident, "t", **TOKEN)) is None
+    settled = asyncio.create_task(settle(scene, await heard(scene, sampling(1, "asked")), server))
+    await asyncio.sleep(0.05)
+    scene.answer(True)
+    assert await settled is None
+    assert not server and not scene.told, "of which call it is is not certain"
 
 
 @with_policies
 async def test_a_server_that_takes_it_back(scene):
     waits = await heard(scene, sampling(1, "asked"))
-    settled = asyncio.create_task(waits.settle())
+    settled = asyncio.create_task(settle(scene, waits))
     await asyncio.sleep(0)
     cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
     assert await heard(scene, json.dumps(cancel).encode()) == Refusal()
@@ -183,7 +261,7 @@ async def test_an_answer_that_carries_it(scene):
     assert errors(refusal.to_client) == [(2, BLOCKED)] and not refusal.to_server
     assert scene.reporter.ends == [("t", "error")] and not scene.dialogue.open
     assert await scene.sent(raw_call(3, "t")) is None
-    settled = asyncio.create_task((await heard(scene, required(3, "asked"))).settle())
+    settled = asyncio.create_task(settle(scene, await heard(scene, required(3, "asked"))))
     await asyncio.sleep(0)
     scene.answer(False)
     assert errors((await settled).to_client) == [(3, BLOCKED)]
@@ -298,11 +376,11 @@ async def between(folder: Path, answering: Any) -> AsyncIterator[tuple[Scene, Pe
             scene.keeper.close()
 
 
-def over_http(*parts: bytes, stream: bool = True) -> Any:
-    """parts: what the server says to a call, each in a write of its own."""
+def over_http(*parts: bytes, stream: bool = True, first: bytes = b"") -> Any:
+    """parts: what the server says to a call, each in a write of its own. first: the call."""
 
     async def answering(asked: Got, writer: asyncio.StreamWriter) -> None:
-        if b'"error"' in asked.body:
+        if b'"error"' in asked.body or b"notifications/progress" in asked.body:
             writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
             return
         writer.write(sse() if stream else b"")
@@ -317,7 +395,7 @@ def over_http(*parts: bytes, stream: bool = True) -> Any:
         def run(tmp_path: Path) -> None:
             async def play() -> None:
                 async with between(tmp_path, answering) as (scene, peer, client):
-                    await client.send(CALL)
+                    await client.send(first or CALL)
                     await test(scene, peer, client)
 
             asyncio.run(asyncio.wait_for(play(), 30))
@@ -334,6 +412,31 @@ DONE = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": []}}).encode
 
 def event(*messages: bytes) -> bytes:
     return b"".join(b"data: " + one + b"\n\n" for one in messages)
+
+
+WAITED = request("POST", "/mcp", raw_call(1, "t", **TOKEN), Accept="text/event-stream")
+
+
+def progress_in(raw: bytes) -> Any:
+    return json.loads(raw.removeprefix(b"data: "))["params"]
+
+
+@over_http(event(sampling("a", "asked", _meta={"progressToken": "s"})), first=WAITED)
+async def test_http_both_ends_are_told_that_it_waits(scene, peer, client):
+    assert (await client.head())[0] == 200
+    assert progress_in(await client.chunk())["progressToken"] == 5
+    (told,) = await refusals(peer)
+    assert progress_in(told.body)["progressToken"] == "s" and told.method == "POST"
+    scene.answer(True)
+    assert b'"sampling/createMessage"' in await client.chunk()
+
+
+@over_http(json_answer(required(1, "asked")), stream=False, first=WAITED)
+async def test_http_a_body_that_waits_becomes_a_stream(scene, peer, client):
+    assert (await client.head())[0] == 200
+    assert progress_in(await client.chunk())["progressToken"] == 5
+    scene.answer(True)
+    assert await client.chunk() == event(required(1, "asked")) and len(peer.asked) == 1
 
 
 async def refusals(peer: Peer) -> list[Got]:
