@@ -97,7 +97,7 @@ async def test_allowed_observed_and_blocked(scene):
     (line,) = map(json.loads, refusal.to_server)
     assert (line["id"], line["error"]["code"]) == ("x", REJECTED) and not refusal.to_client
     assert "rejected" in line["error"]["message"] and "too dear" in line["error"]["message"]
-    assert ("call_blocked", METHOD) in scene.reporter.signals
+    assert ("model_call_blocked", METHOD) in scene.reporter.signals
     scene.log.flush()
     told = [(one.action, one.resource, str(one.effect), one.wanted) for one in scene.log.entries()]
     assert told == [

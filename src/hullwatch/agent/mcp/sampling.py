@@ -270,14 +270,14 @@ class Sampling:
         )
         dialogue.asking.update(dict.fromkeys(keys, held))
         for _, one in pending:
-            self._signals.tell("call_waits", METHOD, one.id, held=True)
+            self._signals.tell("model_call_waits", METHOD, one.id, held=True)
         return waits
 
     def _blocked(
         self, dialogue: _Dialogue, reading: Reading, asked: Asked, ruling: Ruling
     ) -> Refusal:
         detail = ", ".join(ruling.policies) or ruling.reason
-        self._signals.tell("call_blocked", METHOD, detail, call=asked.call, held=True)
+        self._signals.tell("model_call_blocked", METHOD, detail, call=asked.call, held=True)
         data = {"server": self._server, "model": asked.model, "policies": list(ruling.policies)}
         return self._refused(dialogue, reading, _BLOCKED, ruling.reason, data)
 
