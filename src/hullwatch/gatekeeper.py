@@ -295,8 +295,11 @@ class _Pending:
 
     def _question(self) -> str:
         entry, said = self._waiting.entry, str(self._waiting.context.get("said", ""))
-        asked = f"Call {self._asked.tool} of {self._asked.server}? {entry.reason}"
-        return f"{asked} (policy {', '.join(entry.policies)})" + (f"\n{said}" if said else "")
+        one, what = self._asked, f"Call {self._asked.tool} of {self._asked.server}?"
+        if one.model:
+            what = f"Let {one.server} use your model {one.model!a}?"
+        asked = f"{what} {entry.reason} (policy {', '.join(entry.policies)})"
+        return asked + (f"\n{said}" if said else "")
 
     async def over(self) -> None:
         try:

@@ -19,8 +19,18 @@ from hullwatch.agent.mcp.proxy import Proxy
 from hullwatch.agent.mcp.sampling import METHOD, REJECTED, Refusal, Waits
 from hullwatch.agent.mcp.sse import Blocks, odd_lines
 from hullwatch.agent.mcp.upstream import Upstream
+from hullwatch.decide.approvals import Person
 from hullwatch.decide.engine import Engine
-from support.gatekeeping import HIDDEN_SAMPLING, Scene, over, raw_call, sampling, sampling_params
+from support.gatekeeping import (
+    HIDDEN_SAMPLING,
+    Scene,
+    over,
+    raw_call,
+    reply,
+    request_of,
+    sampling,
+    sampling_params,
+)
 from support.mcp_http_server import Asked as Got
 from support.mcp_http_server import Peer, Raw, chunk, json_answer, request, sse
 from support.mcp_reporter import Recording
@@ -32,6 +42,8 @@ forbid (principal, action == Action::"model-call", resource == Model::"big");
 forbid (principal, action == Action::"model-call", resource == Model::"asked");
 @id("ask-open") @effect("challenge") @deadline("1s") @fail("open")
 forbid (principal, action == Action::"model-call", resource == Model::"open");
+@id("ask-self") @effect("challenge") @answer("requester") @approvers("uid:1000")
+forbid (principal, action == Action::"model-call", resource == Model::"own");
 @id("no-secrets") forbid (principal, action == Action::"model-call", resource)
 when { context has secret_kinds && context.secret_kinds.contains("test_key") };
 @id("not-for-read") forbid (principal, action == Action::"model-call", resource == Model::"small")
@@ -239,6 +251,43 @@ async def test_whoever_asks_for_no_progress_is_told_nothing(scene):
     scene.answer(True)
     assert await settled is None
     assert not server and not scene.told, "of which call it is is not certain"
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_the_client_s_user_may_answer_where_the_policy_says_so(yes: bool, tmp_path: Path):
+    @with_policies
+    async def play(scene: Scene) -> None:
+        hello = {"capabilities": {"elicitation": {}}, "protocolVersion": "2025-11-25"}
+        assert await scene.sent(json.dumps(request_of(0, "initialize", **hello)).encode()) is None
+        settled = asyncio.create_task(settle(scene, await heard(scene, sampling(1, "own"))))
+        await asyncio.sleep(0)
+        while not scene.told:
+            await asyncio.sleep(0.01)
+        (asked,) = scene.told
+        said = asked["params"]["message"]
+        assert asked["method"] == "elicitation/create" and "hello" in said
+        assert said.startswith("Let srv use your model 'own'? ") and "ask-self" in said
+        answer = reply(asked, action="accept", content={"approve": yes, "why": "mine"})
+        assert await scene.sent(answer) == [], "the server has not asked"
+        refusal = await settled
+        assert refusal is None if yes else errors(refusal.to_server) == [(1, REJECTED)]
+        entry = scene.log.entries()[-1]
+        assert (entry.kind, entry.why) == ("approved" if yes else "denied", "mine")
+        assert scene.told[-1]["params"]["requestId"] == asked["id"] and not scene.dialogue.elicited
+        assert await scene.sent(answer) is None, "what is not ours passes"
+
+    play(tmp_path)
+
+
+@with_policies
+async def test_the_client_s_user_is_not_asked_else(scene):
+    for model, can, user in (("asked", {"elicitation": {}}, 0), ("own", {}, 1000)):
+        hello = json.dumps(request_of(0, "initialize", capabilities=can)).encode()
+        assert await scene.sent(hello) is None
+        settled = asyncio.create_task(settle(scene, await heard(scene, sampling(1, model))))
+        await asyncio.sleep(0.01)
+        scene.keeper.approvals.answer(scene.waits(), Person(user, 1, user), True, "there")
+        assert await settled is None and not scene.told
 
 
 @with_policies

@@ -22,6 +22,7 @@ from hullwatch.agent.mcp.gate import (
     Progress,
     Ruling,
     Tell,
+    elicited,
 )
 from hullwatch.agent.mcp.message import (
     Key,
@@ -94,6 +95,10 @@ class _Dialogue(Protocol):
     def open(self) -> Mapping[Key, _Open]: ...
     @property
     def asking(self) -> dict[Key, Held]: ...
+    @property
+    def elicits(self) -> bool: ...
+    @property
+    def elicited(self) -> dict[Key, Pending]: ...
 
 
 class _Wish(NamedTuple):
@@ -255,6 +260,8 @@ class Sampling:
             for key in keys:
                 if dialogue.asking.get(key) is held:  # and not a later one of the same id
                     del dialogue.asking[key]
+            for _, one in pending:
+                dialogue.elicited.pop(elicited(one.id), None)
 
         waiting = [wishes[at] for at, _ in pending]
         theirs = [Progress.of(one.message.params) for one in waiting if one.message.method]
@@ -266,8 +273,10 @@ class Sampling:
             return [one.progress for one in still if one.progress is not None]
 
         waits.held = held = Held(
-            pending, progress, False, finish, released, list(filter(None, theirs))
+            pending, progress, dialogue.elicits, finish, released, list(filter(None, theirs))
         )
+        if dialogue.elicits:
+            dialogue.elicited.update((elicited(one.id), one) for _, one in pending if one.asks)
         dialogue.asking.update(dict.fromkeys(keys, held))
         for _, one in pending:
             self._signals.tell("model_call_waits", METHOD, one.id, held=True)
