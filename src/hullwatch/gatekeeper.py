@@ -129,7 +129,7 @@ class Gatekeeper:
 
     def story(self, principal: str) -> list[dict[str, Any]]:
         """The last of what was decided about it, for whoever has to answer. LogError."""
-        return self._rulings.story(principal)
+        return self._rulings.log.story(principal)
 
     # --- one call -------------------------------------------------------------------------
 
@@ -219,12 +219,7 @@ class Gatekeeper:
             if again.effect is not Effect.ALLOW:
                 self._rulings.log.append(self._entry(asked, question, again))
                 return _blocked(again)
-            why = f"approved for every such call by {granted.by}: {granted.why}"
-            self._rulings.log.append(
-                msgspec.structs.replace(
-                    entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
-                )
-            )
+            self._rulings.log.append(granted)
             return Ruling(True, approved=_approval(decider, question))
         over = asyncio.Event()
         try:
