@@ -220,6 +220,9 @@ class Daemon:
         self.opens: Opens | None = None
         if options.enforce:
             self.guarding = self._guard("policy", self._keep_policy, None)
+        if options.elsewhere is not None:
+            told = options.elsewhere
+            self._guard("policy", lambda: self._see_who_answers(told), None)
         self.listening: Listening | None = None
         if options.tap:
             self.listening = self._guard("tap", self._listen, None)
@@ -582,10 +585,6 @@ class Daemon:
         if problem := self.rights.call(mount):
             self._say("policy", f"it ends with this agent: {problem}")
         self.opens = self._ask_about_opens()
-        told = self.options.elsewhere
-        if told and self.opens.stats()["state"] == "off":
-            os.close(told.listening)
-            self._say("policy", "the webhook is told of nothing: nobody is waited for here")
         return Guarding(
             self.sensor.guard,
             Following(Applied(store)),
@@ -597,6 +596,18 @@ class Daemon:
             self.opens,
             self.engine.baselines.known,
         )
+
+    def _see_who_answers(self, told: Elsewhere) -> None:
+        """No socket listens where no doorkeeper answers."""
+        opens = self.opens
+        if opens is not None and self.guarding is None:  # nobody would tell it of a set
+            opens.close()
+        state = opens.stats()["state"] if opens is not None else "off"
+        if state == "off":
+            os.close(told.listening)
+        if state in ("off", "ended"):
+            why = "nobody waits for a person here"
+            self._say("policy", f"the webhook is told of nothing, and no link is answered: {why}")
 
     def _ask_about_opens(self) -> Opens:
         store, numbered, why = self.options.store, Numbered(), ""

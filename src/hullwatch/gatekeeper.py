@@ -129,7 +129,7 @@ class Gatekeeper:
 
     def story(self, principal: str) -> list[dict[str, Any]]:
         """The last of what was decided about it, for whoever has to answer. LogError."""
-        return self._rulings.story(principal)
+        return self._rulings.log.story(principal)
 
     # --- one call -------------------------------------------------------------------------
 
@@ -221,12 +221,7 @@ class Gatekeeper:
             if again.effect is not Effect.ALLOW:
                 self._rulings.log.append(self._entry(asked, question, again))
                 return _blocked(again)
-            why = f"approved for every such call by {granted.by}: {granted.why}"
-            self._rulings.log.append(
-                msgspec.structs.replace(
-                    entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
-                )
-            )
+            self._rulings.log.append(granted)
             return Ruling(True, approved=_approval(decider, question))
         over = asyncio.Event()
         try:
@@ -297,8 +292,11 @@ class _Pending:
 
     def _question(self) -> str:
         entry, said = self._waiting.entry, str(self._waiting.context.get("said", ""))
-        asked = f"Call {self._asked.tool} of {self._asked.server}? {entry.reason}"
-        return f"{asked} (policy {', '.join(entry.policies)})" + (f"\n{said}" if said else "")
+        one, what = self._asked, f"Call {self._asked.tool} of {self._asked.server}?"
+        if one.model:
+            what = f"Let {one.server} use your model {one.model!a}?"
+        asked = f"{what} {entry.reason} (policy {', '.join(entry.policies)})"
+        return asked + (f"\n{said}" if said else "")
 
     async def over(self) -> None:
         try:

@@ -209,7 +209,7 @@ class Holder:
 
     def story(self, principal: str) -> list[dict[str, Any]]:
         """The last of what was decided about it, for whoever has to answer. LogError."""
-        return self._rulings.story(principal)
+        return self._rulings.log.story(principal)
 
     def watch(self, fd: int, workload: Workload) -> asyncio.Event:
         """From now on, until nobody is below its filter: then the event is set, and fd closed."""
@@ -416,12 +416,7 @@ class Holder:
         if again.effect is not Effect.ALLOW:
             self._refuse(call, questions, again)
         if granted is not None:
-            why = f"approved for every such call by {granted.by}: {granted.why}"
-            self._rulings.log.append(
-                msgspec.structs.replace(
-                    entry, effect=again.effect, why=why, scope=granted.scope, by=granted.by
-                )
-            )
+            self._rulings.log.append(granted)
 
     def _refuse(
         self, call: _Call, questions: Questions, decision: Decision, **but: Any

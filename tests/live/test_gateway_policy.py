@@ -447,7 +447,8 @@ def test_what_the_server_asks_of_the_clients_model(tmp_path: Path) -> None:
     (tmp_path / "models.cedar").write_text(MODELS)
     gateway = Gateway(tmp_path, policy=str(tmp_path / "models.cedar"))
     lines = [one.decode() for one in HIDDEN_SAMPLING.values()]
-    lines += [sampling(ident, ident).decode() for ident in ("big", "small", "asked")]
+    token: dict[str, Any] = {"_meta": {"progressToken": 9}}
+    lines += [sampling(ident, ident, **token).decode() for ident in ("big", "small", "asked")]
     gateway.call(70, "t", arguments={"says": lines})
     asked, answer = gateway.line(), gateway.line()
     assert (asked["id"], asked["method"], answer["id"]) == ("small", SAMPLING, 70)
@@ -455,7 +456,9 @@ def test_what_the_server_asks_of_the_clients_model(tmp_path: Path) -> None:
     late = gateway.line()
     assert (late["id"], late["method"]) == ("asked", SAMPLING)
     assert gateway.end() == 0
-    told = map(json.loads, (tmp_path / "trace").read_text().splitlines())
+    told = list(map(json.loads, (tmp_path / "trace").read_text().splitlines()))
+    (waits,) = (one["params"] for one in told if one.get("method") == "notifications/progress")
+    assert waits["progressToken"] == 9 and "hullwatch approvals show" in waits["message"]
     refused = {one["id"]: one["error"] for one in told if "error" in one}
     assert refused["big"]["code"] == -1 and "too dear" in refused["big"]["message"]
     assert "small" not in refused and "asked" not in refused

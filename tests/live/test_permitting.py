@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from hullwatch.decide.elsewhere import Elsewhere, listen
 from hullwatch.decide.log import Entry, Log
 from hullwatch.decide.webhook import signature
 from hullwatch.demo.runc import cgroup2_root
@@ -524,6 +526,45 @@ def test_nobody_hangs_when_all_of_it_is_killed_at_once(guarded):
     thread.join(20)
     assert done[0].stdout == "a plan"
     box.until(lambda: not box.keeper.alive, "the end to be seen")
+
+
+def test_no_link_waits_for_ever_where_nobody_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a doorkeeper that sleeps, one whose worker cannot begin, and one that has ended."""
+    if reason := unusable():
+        pytest.skip(reason)
+    monkeypatch.setenv("HULLWATCH_APPROVALS", str(tmp_path))
+    (tmp_path / "log").write_text("no folder")
+    page = listen("127.0.0.1", 0)
+    address = page.getsockname()
+    to = Elsewhere(hook="http://localhost:9/", base="", name="oncall", listening=page.detach())
+    keeper, said = Doorkeeper(tmp_path / "log", elsewhere=to), list[str]()
+
+    def problem(text: str) -> bool:
+        said.extend(one.text for one in keeper.take() if isinstance(one, Problem))
+        return any(text in one for one in said)
+
+    def turned_away() -> bool:
+        """At once; False: nobody listens."""
+        try:
+            with socket.create_connection(address, timeout=20) as visitor:
+                assert visitor.recv(1) == b""
+        except ConnectionError as error:
+            return not isinstance(error, ConnectionRefusedError)
+        return True
+
+    try:
+        assert turned_away()
+        keeper.policies([(SECRET, "test.cedar")])
+        poll(lambda: problem("every open"), seconds=20, waiting_for="a start that failed")
+        assert turned_away()
+        os.kill(keeper.pid, signal.SIGKILL)
+        poll(lambda: problem("no link is answered"), seconds=20, waiting_for="the end to be said")
+        assert not keeper.alive
+    finally:
+        keeper.close()
+    poll(lambda: not turned_away(), seconds=20, waiting_for="the worker to end, too")
 
 
 SLOW = """

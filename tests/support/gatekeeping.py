@@ -190,8 +190,9 @@ def sampling_params(model: str = "", said: str = "hello") -> dict[str, Any]:
     return {"messages": [message], "maxTokens": 9} | wishes
 
 
-def sampling(ident: Any, model: str = "", said: str = "hello") -> bytes:
-    return json.dumps(request_of(ident, SAMPLING, **sampling_params(model, said))).encode()
+def sampling(ident: Any, model: str = "", said: str = "hello", **more: Any) -> bytes:
+    params = sampling_params(model, said) | more
+    return json.dumps(request_of(ident, SAMPLING, **params)).encode()
 
 
 _BIG = sampling(1, "big").decode()

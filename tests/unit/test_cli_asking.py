@@ -7,12 +7,30 @@ import socket
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from hullwatch.cli.asking import Asking
+from hullwatch.cli.asking import NOBODY, Asking, asks
 from hullwatch.cli.errors import CommandError
 from hullwatch.decide.elsewhere import Elsewhere, listen
 
 SECRET = "correct horse battery"
+
+
+def test_the_options_of_a_command_that_asks():
+    app, seen = typer.Typer(), list[object]()
+
+    @app.command()
+    @asks
+    def command(first: str, told: Asking = NOBODY, last: bool = False) -> None:
+        seen.extend((first, told, last))
+
+    runner = CliRunner()
+    assert runner.invoke(app, ["x"]).exit_code == 0
+    options = "--approval-webhook h --approval-webhook-secret s --approval-listen l --last"
+    more = " --approval-url u --approval-link-as n x"
+    assert runner.invoke(app, (options + more).split()).exit_code == 0
+    assert seen == ["x", NOBODY, False, "x", Asking("h", "s", "l", "u", "n"), True]
 
 
 def given(secret: str) -> Asking:

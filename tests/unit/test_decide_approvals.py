@@ -167,6 +167,9 @@ def test_a_widened_approval(scene):
             scene.approvals.answer(held.id, ALICE, True, "w", scope, seconds)
     scene.approvals.answer(held.id, ALICE, True, "all day", "tool", 3600)
     assert scene.granted() and not scene.granted("u") and not scene.granted(server="z")
+    made = scene.approvals.granted(entry("t", time=7))
+    assert (made.time, made.kind, made.effect, made.scope) == (7, "verdict", "allow", "tool")
+    assert made.by == ALICE.name and made.why.endswith(f"by {ALICE.name}: all day")
     assert not scene.granted(version="2"), "the policies have changed"
     assert not scene.granted(policies=("ask", "another"))
     assert not scene.granted(identity="uid:2"), "another one of the same name"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import h11
 import pytest
 
 from hullwatch.decide import webhook as module
@@ -338,6 +340,48 @@ def test_what_is_not_tried_again(
     over(status)(play)(scene, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        h11.LocalProtocolError("secret"),
+        ssl.SSLError("secret"),
+        ValueError("secret"),
+        RuntimeError(),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_one_more_failure(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    """Its text is not said, as the address may be in it."""
+    real = Webhook._post
+
+    def fail(times: int) -> None:
+        left = [error] * times
+
+        async def post(self: Webhook, body: bytes) -> int:
+            if left:
+                raise left.pop()
+            return await real(self, body)
+
+        monkeypatch.setattr(Webhook, "_post", post)
+
+    async def passes(scene: Scene, hook: Hook, webhook: Webhook, said: list[str]) -> None:
+        webhook.held(scene.hold(), "")
+        await until(lambda: not webhook._tasks)
+        assert webhook.counts == {"retried": 2, "sent": 1} and len(hook.got) == 1 and not said
+
+    async def stays(scene: Scene, hook: Hook, webhook: Webhook, said: list[str]) -> None:
+        webhook.held(scene.hold(), "")
+        await until(lambda: not webhook._tasks)
+        assert webhook.counts == {"retried": 2, "failed": 1} and not hook.got
+        assert webhook.problem.startswith(f"{type(error).__name__} (test_decide_links.py:")
+        assert webhook.problem in said[0] and "secret" not in said[0]
+
+    for times, test in ((2, passes), (3, stays)):
+        fail(times)
+        over(200)(test)(scene, monkeypatch)
+
+
 @over(500)
 async def test_what_is_over_is_not_told_any_more(scene, hook, webhook, said):
     waiting = scene.hold()
@@ -352,6 +396,7 @@ async def test_what_is_over_is_not_told_any_more(scene, hook, webhook, said):
     [
         *("ftp://h/", "http://example.org/x", "https://u:p@h/", "host.x", "", "https://"),
         *("http://[x", "https://h:99999/", "https://h/a b", "https://h/\n"),
+        *("https://a..b/", f"https://{'a' * 64}.org/"),
     ],
 )
 def test_addresses_that_are_refused_and_not_said(url: str):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hullwatch.agent.mcp import gate as gate_module
 from hullwatch.agent.mcp import sampling as sampling_module
 from hullwatch.agent.mcp.message import read
 from hullwatch.agent.mcp.observer import BLOCKED, Dialogue, Observer
@@ -18,8 +19,18 @@ from hullwatch.agent.mcp.proxy import Proxy
 from hullwatch.agent.mcp.sampling import METHOD, REJECTED, Refusal, Waits
 from hullwatch.agent.mcp.sse import Blocks, odd_lines
 from hullwatch.agent.mcp.upstream import Upstream
+from hullwatch.decide.approvals import Person
 from hullwatch.decide.engine import Engine
-from support.gatekeeping import HIDDEN_SAMPLING, Scene, over, raw_call, sampling, sampling_params
+from support.gatekeeping import (
+    HIDDEN_SAMPLING,
+    Scene,
+    over,
+    raw_call,
+    reply,
+    request_of,
+    sampling,
+    sampling_params,
+)
 from support.mcp_http_server import Asked as Got
 from support.mcp_http_server import Peer, Raw, chunk, json_answer, request, sse
 from support.mcp_reporter import Recording
@@ -31,6 +42,8 @@ forbid (principal, action == Action::"model-call", resource == Model::"big");
 forbid (principal, action == Action::"model-call", resource == Model::"asked");
 @id("ask-open") @effect("challenge") @deadline("1s") @fail("open")
 forbid (principal, action == Action::"model-call", resource == Model::"open");
+@id("ask-self") @effect("challenge") @answer("requester") @approvers("uid:1000")
+forbid (principal, action == Action::"model-call", resource == Model::"own");
 @id("no-secrets") forbid (principal, action == Action::"model-call", resource)
 when { context has secret_kinds && context.secret_kinds.contains("test_key") };
 @id("not-for-read") forbid (principal, action == Action::"model-call", resource == Model::"small")
@@ -56,6 +69,15 @@ async def heard(scene: Scene, raw: bytes) -> Any:
     if outcome is None:
         scene.observer.heard(scene.dialogue, reading, len(raw))
     return outcome
+
+
+def settle(scene: Scene, waits: Waits, server: list[Any] | None = None) -> Any:
+    """The client's side is in scene.told."""
+
+    async def tell(messages: Any) -> None:
+        (server if server is not None else []).extend(map(json.loads, messages))
+
+    return waits.settle(scene.tell, tell)
 
 
 def errors(lines: tuple[bytes, ...]) -> list[Any]:
@@ -87,7 +109,7 @@ async def test_allowed_observed_and_blocked(scene):
     (line,) = map(json.loads, refusal.to_server)
     assert (line["id"], line["error"]["code"]) == ("x", REJECTED) and not refusal.to_client
     assert "rejected" in line["error"]["message"] and "too dear" in line["error"]["message"]
-    assert ("call_blocked", METHOD) in scene.reporter.signals
+    assert ("model_call_blocked", METHOD) in scene.reporter.signals
     scene.log.flush()
     told = [(one.action, one.resource, str(one.effect), one.wanted) for one in scene.log.entries()]
     assert told == [
@@ -147,7 +169,7 @@ async def test_a_challenge(scene):
     assert isinstance(waits, Waits) and list(scene.dialogue.asking) == [1]
     (waiting,) = scene.keeper.approvals.waiting.values()
     assert "how are you" in str(waiting.context["said"])
-    settled = asyncio.create_task(waits.settle())
+    settled = asyncio.create_task(settle(scene, waits))
     await asyncio.sleep(0)
     again = await heard(scene, sampling(1, "small"))
     assert errors(again.to_server) == [(1, -32600)], "its id is in use"
@@ -156,17 +178,122 @@ async def test_a_challenge(scene):
     scene.answer(True)
     assert await settled is None and not scene.dialogue.asking
     assert await scene.sent(answer) is None, "now it has"
-    denied = asyncio.create_task((await heard(scene, sampling(2, "asked"))).settle())
+    denied = asyncio.create_task(settle(scene, await heard(scene, sampling(2, "asked"))))
     await asyncio.sleep(0)
     scene.answer(False)
     assert errors((await denied).to_server) == [(2, REJECTED)]
-    assert await (await heard(scene, sampling(3, "open"))).settle() is None, "as its @fail says"
+    assert await settle(scene, await heard(scene, sampling(3, "open"))) is None, "as its @fail says"
+
+
+def noted(token: Any, progress: float) -> bytes:
+    params = {"progressToken": token, "progress": progress}
+    message = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+    return json.dumps(message).encode()
+
+
+TOKEN: dict[str, Any] = {"_meta": {"progressToken": 5}}
+
+
+def test_whoever_waits_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The server that asked, and the client whose call is under way; each time more than before,
+    also than what the server said of the call."""
+    monkeypatch.setattr(gate_module, "PROGRESS", 0.01)
+
+    @with_policies
+    async def play(scene: Scene) -> None:
+        server: list[Any] = []
+        assert await scene.sent(raw_call(1, "t", _meta={"progressToken": "c"})) is None
+        assert await heard(scene, noted("c", 50)) is None
+        for odd in (
+            noted("other", 99),
+            noted("c", 7).replace(b"7", b"1e999"),
+            noted("c", 1),
+            noted([], 3),
+        ):
+            scene.observer.heard(scene.dialogue, read(odd), len(odd))
+        for ident in "ab":
+            waits = await heard(scene, sampling(ident, "asked", **TOKEN))
+            held = scene.waits()
+            settled = asyncio.create_task(settle(scene, waits, server))
+            count = len(scene.told) + 2
+            while len(scene.told) < count:
+                await asyncio.sleep(0.01)
+            scene.answer(True)
+            assert await settled is None
+        for told, token in ((scene.told, "c"), (server, 5)):
+            assert {one["params"]["progressToken"] for one in told} == {token}
+            assert held in told[-1]["params"]["message"]
+        done = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}).encode()
+        waits = await heard(scene, sampling("c", "asked", **TOKEN))
+        assert await heard(scene, done) is None
+        count, before = len(server), len(scene.told)
+        settled = asyncio.create_task(settle(scene, waits, server))
+        while len(server) < count + 2:
+            await asyncio.sleep(0.01)
+        settled.cancel()
+        assert len(scene.told) == before, "nobody waits for it any more"
+        client = [one["params"]["progress"] for one in scene.told]
+        assert client == sorted(set(client)) and 50 < client[0] < client[-1] < 50.1
+        asked = [one["params"]["progress"] for one in server]
+        again = asked.index(min(asked), 1)  # of another request
+        assert asked[:again] == sorted(set(asked[:again])) and asked[0] > 0
+
+    play(tmp_path)
+
+
+@with_policies
+async def test_whoever_asks_for_no_progress_is_told_nothing(scene):
+    server: list[Any] = []
+    for ident in (1, 2):
+        assert await scene.sent(raw_call(ident, "t", **TOKEN)) is None
+    settled = asyncio.create_task(settle(scene, await heard(scene, sampling(1, "asked")), server))
+    await asyncio.sleep(0.05)
+    scene.answer(True)
+    assert await settled is None
+    assert not server and not scene.told, "of which call it is is not certain"
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_the_client_s_user_may_answer_where_the_policy_says_so(yes: bool, tmp_path: Path):
+    @with_policies
+    async def play(scene: Scene) -> None:
+        hello = {"capabilities": {"elicitation": {}}, "protocolVersion": "2025-11-25"}
+        assert await scene.sent(json.dumps(request_of(0, "initialize", **hello)).encode()) is None
+        settled = asyncio.create_task(settle(scene, await heard(scene, sampling(1, "own"))))
+        await asyncio.sleep(0)
+        while not scene.told:
+            await asyncio.sleep(0.01)
+        (asked,) = scene.told
+        said = asked["params"]["message"]
+        assert asked["method"] == "elicitation/create" and "hello" in said
+        assert said.startswith("Let srv use your model 'own'? ") and "ask-self" in said
+        answer = reply(asked, action="accept", content={"approve": yes, "why": "mine"})
+        assert await scene.sent(answer) == [], "the server has not asked"
+        refusal = await settled
+        assert refusal is None if yes else errors(refusal.to_server) == [(1, REJECTED)]
+        entry = scene.log.entries()[-1]
+        assert (entry.kind, entry.why) == ("approved" if yes else "denied", "mine")
+        assert scene.told[-1]["params"]["requestId"] == asked["id"] and not scene.dialogue.elicited
+        assert await scene.sent(answer) is None, "what is not ours passes"
+
+    play(tmp_path)
+
+
+@with_policies
+async def test_the_client_s_user_is_not_asked_else(scene):
+    for model, can, user in (("asked", {"elicitation": {}}, 0), ("own", {}, 1000)):
+        hello = json.dumps(request_of(0, "initialize", capabilities=can)).encode()
+        assert await scene.sent(hello) is None
+        settled = asyncio.create_task(settle(scene, await heard(scene, sampling(1, model))))
+        await asyncio.sleep(0.01)
+        scene.keeper.approvals.answer(scene.waits(), Person(user, 1, user), True, "there")
+        assert await settled is None and not scene.told
 
 
 @with_policies
 async def test_a_server_that_takes_it_back(scene):
     waits = await heard(scene, sampling(1, "asked"))
-    settled = asyncio.create_task(waits.settle())
+    settled = asyncio.create_task(settle(scene, waits))
     await asyncio.sleep(0)
     cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
     assert await heard(scene, json.dumps(cancel).encode()) == Refusal()
@@ -183,7 +310,7 @@ async def test_an_answer_that_carries_it(scene):
     assert errors(refusal.to_client) == [(2, BLOCKED)] and not refusal.to_server
     assert scene.reporter.ends == [("t", "error")] and not scene.dialogue.open
     assert await scene.sent(raw_call(3, "t")) is None
-    settled = asyncio.create_task((await heard(scene, required(3, "asked"))).settle())
+    settled = asyncio.create_task(settle(scene, await heard(scene, required(3, "asked"))))
     await asyncio.sleep(0)
     scene.answer(False)
     assert errors((await settled).to_client) == [(3, BLOCKED)]
@@ -298,11 +425,11 @@ async def between(folder: Path, answering: Any) -> AsyncIterator[tuple[Scene, Pe
             scene.keeper.close()
 
 
-def over_http(*parts: bytes, stream: bool = True) -> Any:
-    """parts: what the server says to a call, each in a write of its own."""
+def over_http(*parts: bytes, stream: bool = True, first: bytes = b"") -> Any:
+    """parts: what the server says to a call, each in a write of its own. first: the call."""
 
     async def answering(asked: Got, writer: asyncio.StreamWriter) -> None:
-        if b'"error"' in asked.body:
+        if b'"error"' in asked.body or b"notifications/progress" in asked.body:
             writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
             return
         writer.write(sse() if stream else b"")
@@ -317,7 +444,7 @@ def over_http(*parts: bytes, stream: bool = True) -> Any:
         def run(tmp_path: Path) -> None:
             async def play() -> None:
                 async with between(tmp_path, answering) as (scene, peer, client):
-                    await client.send(CALL)
+                    await client.send(first or CALL)
                     await test(scene, peer, client)
 
             asyncio.run(asyncio.wait_for(play(), 30))
@@ -334,6 +461,31 @@ DONE = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": []}}).encode
 
 def event(*messages: bytes) -> bytes:
     return b"".join(b"data: " + one + b"\n\n" for one in messages)
+
+
+WAITED = request("POST", "/mcp", raw_call(1, "t", **TOKEN), Accept="text/event-stream")
+
+
+def progress_in(raw: bytes) -> Any:
+    return json.loads(raw.removeprefix(b"data: "))["params"]
+
+
+@over_http(event(sampling("a", "asked", _meta={"progressToken": "s"})), first=WAITED)
+async def test_http_both_ends_are_told_that_it_waits(scene, peer, client):
+    assert (await client.head())[0] == 200
+    assert progress_in(await client.chunk())["progressToken"] == 5
+    (told,) = await refusals(peer)
+    assert progress_in(told.body)["progressToken"] == "s" and told.method == "POST"
+    scene.answer(True)
+    assert b'"sampling/createMessage"' in await client.chunk()
+
+
+@over_http(json_answer(required(1, "asked")), stream=False, first=WAITED)
+async def test_http_a_body_that_waits_becomes_a_stream(scene, peer, client):
+    assert (await client.head())[0] == 200
+    assert progress_in(await client.chunk())["progressToken"] == 5
+    scene.answer(True)
+    assert await client.chunk() == event(required(1, "asked")) and len(peer.asked) == 1
 
 
 async def refusals(peer: Peer) -> list[Got]:

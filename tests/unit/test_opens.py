@@ -3,8 +3,10 @@ it says. The doorkeeper's end is a list here; a real one is in tests/live."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 import struct
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -14,6 +16,8 @@ import msgspec
 import pytest
 
 from hullwatch.context.workload import Workload
+from hullwatch.daemon import Daemon
+from hullwatch.decide.elsewhere import Elsewhere
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Entry
 from hullwatch.decide.plan import Plan
@@ -503,3 +507,25 @@ def test_of_what_is_held_in_parts_only_what_is_nowhere_is_said():
         assert found.keys() == said.keys()
         assert all("listen" in why for why in found.values())
         assert opens._wanted[-1].only == {"p": ("exec",)}
+
+
+@pytest.mark.parametrize("state", ["", "off", "asleep", "guarding failed"])
+def test_where_no_doorkeeper_answers_the_agent_lets_go_of_the_links(state: str):
+    """ "": policies cannot be kept at all."""
+    page = socket.create_server(("127.0.0.1", 0))
+    told = Elsewhere(hook="", base="", name="x", listening=os.dup(page.fileno()))
+    now, said = [state], list[str]()
+    opens = SimpleNamespace(stats=lambda: {"state": now[-1]}, close=lambda: now.append("ended"))
+    failed = state in ("", "guarding failed")
+    agent = SimpleNamespace(
+        opens=opens if state else None,
+        guarding=None if failed else opens,
+        _say=lambda kind, text: said.append(text),
+    )
+    Daemon._see_who_answers(agent, told)  # type: ignore[arg-type]
+    mine = state in ("", "off")  # the doorkeeper has it, where there was one
+    with pytest.raises(OSError) if mine else contextlib.nullcontext():
+        os.close(told.listening)
+    assert bool(said) is (state != "asleep")
+    assert (now[-1] == "ended") is (state == "guarding failed")
+    page.close()

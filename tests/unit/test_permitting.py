@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -612,11 +613,27 @@ def test_while_nobody_answers_the_agent_is_told_that_nothing_is_asked_about(monk
     keeping = doorkeeper._Keeping.__new__(doorkeeper._Keeping)
     keeping._agent, keeping._worker, keeping._known = ours, Channel(socket.socket()), Identities()
     keeping._pid, keeping._desk, keeping._starts = 0x7FFFFFFF, Path("/nowhere"), []
+    page = socket.create_server(("127.0.0.1", 0))
+    told = Elsewhere(hook="", base="", name="x", listening=page.fileno())
+    keeping._given = doorkeeper._Given("", "", None, told)
+    visitor = socket.create_connection(page.getsockname(), timeout=20)
     monkeypatch.setattr(keeping, "_start", lambda: None)
     keeping._again("it ended")
     counts, problem = agent.take()
     assert counts == Counts({}) and isinstance(problem, Problem) and problem.gap
     screen = guard._Screen(False)
     screen.show(counts)  # has none of the losses
+    assert visitor.recv(1) == b""  # who followed a link of the one that ended
     agent.close()
     ours.close()
+
+
+def test_the_end_of_who_answers_ends_its_links_and_is_said_once():
+    keeper = doorkeeper.Doorkeeper.__new__(doorkeeper.Doorkeeper)
+    ours, theirs = socket.socketpair()
+    keeper._channel, keeper._tells = Channel(ours), True
+    assert list(keeper.take()) == []
+    theirs.send(struct.pack("=I", 3) + b"\xc1\xc1\xc1")  # no message: it is done with
+    (said,) = keeper.take()
+    assert isinstance(said, Problem) and "no link is answered" in said.text
+    assert theirs.recv(1) == b"" and list(keeper.take()) == []  # so that it ends, too

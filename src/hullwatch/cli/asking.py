@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import os
 import re
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
 import typer
@@ -25,74 +28,64 @@ if TYPE_CHECKING:
     from hullwatch.gatekeeper import Gatekeeper
     from hullwatch.holding import Holder
 
-__all__ = [
-    "DEFAULT_LISTEN", "DEFAULT_NAME", "As", "Asking", "Hook", "Listen", "Secret", "Url", "address",
-    "asking", "at_desk", "tell_flood",
-]  # fmt: skip
+__all__ = ["NOBODY", "Asking", "address", "asking", "asks", "at_desk", "tell_flood"]
 
-DEFAULT_LISTEN = "127.0.0.1:0"
-DEFAULT_NAME = "webhook"
 _MIN_SECRET = 16  # bytes
 _MAX_SECRET = 4096
 
-Hook = Annotated[
-    str,
-    typer.Option(
-        "--approval-webhook",
-        metavar="URL|file:PATH|env:NAME",
-        help="Tell this address of each held action, with a link to answer it: a POST of JSON.",
-    ),
-]
-Secret = Annotated[
-    str,
-    typer.Option(
-        "--approval-webhook-secret",
-        metavar="file:PATH|env:NAME",
-        help="Sign what is told with it (HMAC-SHA256). A variable is taken out of the environment"
-        " before anything is started.",
-    ),
-]
-Listen = Annotated[
-    str,
-    typer.Option(
-        "--approval-listen",
-        metavar="HOST:PORT",
-        help="Where the page of the links listens; port 0: any that is free.",
-    ),
-]
-Url = Annotated[
-    str,
-    typer.Option(
-        "--approval-url",
-        metavar="URL",
-        help="What links begin with, where a proxy with TLS stands before the page.",
-    ),
-]
-As = Annotated[
-    str,
-    typer.Option(
-        "--approval-link-as",
-        metavar="NAME",
-        help="Whoever has a link is `link:NAME`, to policies that name it in @approvers.",
-    ),
-]
-
 
 class Asking(NamedTuple):
-    """What the command line said of it. hook: empty, nobody is told."""
+    """What the command line said of it: the options of a command that `asks`. hook: empty, nobody
+    is told."""
 
-    hook: str = ""
-    secret: str = ""
-    listen: str = DEFAULT_LISTEN
-    url: str = ""
-    name: str = DEFAULT_NAME
+    hook: Annotated[
+        str,
+        typer.Option(
+            "--approval-webhook",
+            metavar="URL|file:PATH|env:NAME",
+            help="Tell this address of each held action, with a link to answer it: a POST of JSON.",
+        ),
+    ] = ""
+    secret: Annotated[
+        str,
+        typer.Option(
+            "--approval-webhook-secret",
+            metavar="file:PATH|env:NAME",
+            help="Sign what is told with it (HMAC-SHA256). A variable is taken out of the"
+            " environment before anything is started.",
+        ),
+    ] = ""
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--approval-listen",
+            metavar="HOST:PORT",
+            help="Where the page of the links listens; port 0: any that is free.",
+        ),
+    ] = "127.0.0.1:0"
+    url: Annotated[
+        str,
+        typer.Option(
+            "--approval-url",
+            metavar="URL",
+            help="What links begin with, where a proxy with TLS stands before the page.",
+        ),
+    ] = ""
+    name: Annotated[
+        str,
+        typer.Option(
+            "--approval-link-as",
+            metavar="NAME",
+            help="Whoever has a link is `link:NAME`, to policies that name it in @approvers.",
+        ),
+    ] = "webhook"
 
     def checked(self, policy: bool, needs: str = "--policy") -> Asking:
         """With the address and the secret read. policy: whether something may be held; needs: what
         that takes. CommandError."""
         address("--approval-listen", self.listen)
         if not self.hook:
-            if self != Asking():
+            if self != NOBODY:
                 raise CommandError("--approval-...: needs --approval-webhook", ExitCode.USAGE)
             return self
         if not policy:
@@ -144,6 +137,30 @@ class Asking(NamedTuple):
             name=self.name,
             listening=listening.detach(),
         )
+
+
+NOBODY = Asking()
+
+
+def asks(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `told`, an Asking, stands for all of its options."""
+    signature = inspect.signature(command, eval_str=True)
+    told, hints = signature.parameters["told"], get_type_hints(Asking, include_extras=True)
+    options = {
+        f"approval_{one}": told.replace(
+            name=f"approval_{one}", default=Asking._field_defaults[one], annotation=hints[one]
+        )
+        for one in Asking._fields
+    }
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(told=Asking(*(given.pop(one) for one in options)), **given)
+
+    parameters = signature.parameters.values()
+    shown = chain(*(options.values() if one is told else (one,) for one in parameters))
+    run.__signature__ = signature.replace(parameters=[*shown])  # type: ignore[attr-defined]
+    return run
 
 
 def address(option: str, listen: str) -> tuple[str, int]:

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hullwatch.cli.asking import (
-    DEFAULT_LISTEN,
-    DEFAULT_NAME,
-    As,
-    Asking,
-    Hook,
-    Listen,
-    Secret,
-    Url,
-)
+from hullwatch.cli.asking import NOBODY, Asking, asks
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import CONTROL, DEFAULT_STORE, Json, Store
@@ -43,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command("guard")(guard)
 
 
+@asks
 def guard(
     containers: Annotated[
         list[str] | None,
@@ -63,11 +55,7 @@ def guard(
     log: LogFolder = None,
     head: HeadFile = None,
     store: Store = DEFAULT_STORE,
-    approval_webhook: Hook = "",
-    approval_webhook_secret: Secret = "",
-    approval_listen: Listen = DEFAULT_LISTEN,
-    approval_url: Url = "",
-    approval_link_as: As = DEFAULT_NAME,
+    told: Asking = NOBODY,
     json: Json = False,
 ) -> None:
     """Ask policies before containers open files or run programs, until Ctrl-C.
@@ -88,9 +76,7 @@ def guard(
     from hullwatch.permits.messages import Release
     from hullwatch.sensor.fanotify import Group
 
-    told = Asking(
-        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
-    ).checked(True)
+    told = told.checked(True)
     found = _set(policy, store)
     _leave_to_the_agent(bool(policy), store)
     try:

@@ -16,19 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from hullwatch.cli.asking import DEFAULT_LISTEN as APPROVAL_LISTEN
-from hullwatch.cli.asking import (
-    DEFAULT_NAME,
-    As,
-    Asking,
-    Hook,
-    Listen,
-    Secret,
-    Url,
-    address,
-    asking,
-    at_desk,
-)
+from hullwatch.cli.asking import NOBODY, Asking, address, asking, asks, at_desk
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
@@ -101,6 +89,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(mcp, name="mcp")
 
 
+@asks
 def run(
     ctx: typer.Context,
     upstream: Annotated[
@@ -149,11 +138,7 @@ def run(
     store: Store = DEFAULT_STORE,
     log: LogFolder = None,
     head: HeadFile = None,
-    approval_webhook: Hook = "",
-    approval_webhook_secret: Secret = "",
-    approval_listen: Listen = APPROVAL_LISTEN,
-    approval_url: Url = "",
-    approval_link_as: As = DEFAULT_NAME,
+    told: Asking = NOBODY,
     state: State = None,
 ) -> None:
     """Run the gateway until the server or the client ends. Exit code: the server's."""
@@ -167,9 +152,7 @@ def run(
         )
     if hold not in ("none", "changed"):
         raise CommandError(f"--hold {hold}: is none or changed", ExitCode.USAGE)
-    told = Asking(
-        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
-    ).checked(bool(policy))
+    told = told.checked(bool(policy))
     decider, following = asked_set(policy, store) if policy else (None, None)
     if upstream:
         hosts = frozenset(one.lower() for one in allow_host or ())

@@ -15,19 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from hullwatch.cli.asking import (
-    DEFAULT_LISTEN,
-    DEFAULT_NAME,
-    As,
-    Asking,
-    Hook,
-    Listen,
-    Secret,
-    Url,
-    asking,
-    at_desk,
-    tell_flood,
-)
+from hullwatch.cli.asking import NOBODY, Asking, asking, asks, at_desk, tell_flood
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Store
@@ -73,6 +61,7 @@ def register(app: typer.Typer) -> None:
     app.command("run", cls=_Command, options_metavar="[OPTIONS] -- COMMAND...")(run)
 
 
+@asks
 def run(
     ctx: typer.Context,
     policy: Policy,
@@ -85,11 +74,7 @@ def run(
     store: Store = DEFAULT_STORE,
     log: LogFolder = None,
     head: HeadFile = None,
-    approval_webhook: Hook = "",
-    approval_webhook_secret: Secret = "",
-    approval_listen: Listen = DEFAULT_LISTEN,
-    approval_url: Url = "",
-    approval_link_as: As = DEFAULT_NAME,
+    told: Asking = NOBODY,
 ) -> None:
     """Run a command and ask policies before it opens, executes, connects or listens.
 
@@ -106,9 +91,7 @@ def run(
             "run: give a command, as in `hullwatch run --policy my.cedar -- npm start`",
             ExitCode.USAGE,
         )
-    told = Asking(
-        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
-    ).checked(True)
+    told = told.checked(True)
     engine, following = asked_set(policy, store)
     named = name or os.path.basename(command[0])
     from hullwatch.holding import spoken_of

@@ -14,19 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from hullwatch.cli.asking import (
-    DEFAULT_LISTEN,
-    DEFAULT_NAME,
-    As,
-    Asking,
-    Hook,
-    Listen,
-    Secret,
-    Url,
-    asking,
-    at_desk,
-    tell_flood,
-)
+from hullwatch.cli.asking import NOBODY, Asking, asking, asks, at_desk, tell_flood
 from hullwatch.cli.decisions import HeadFile, LogFolder
 from hullwatch.cli.errors import CommandError, ExitCode
 from hullwatch.cli.options import DEFAULT_STORE, Json, Store
@@ -70,6 +58,7 @@ def register(app: typer.Typer) -> None:
     app.command("seccomp-agent")(seccomp_agent)
 
 
+@asks
 def seccomp_agent(
     policy: Policy,
     listen: Annotated[
@@ -78,11 +67,7 @@ def seccomp_agent(
     store: Store = DEFAULT_STORE,
     log: LogFolder = None,
     head: HeadFile = None,
-    approval_webhook: Hook = "",
-    approval_webhook_secret: Secret = "",
-    approval_listen: Listen = DEFAULT_LISTEN,
-    approval_url: Url = "",
-    approval_link_as: As = DEFAULT_NAME,
+    told: Asking = NOBODY,
     json: Json = False,
 ) -> None:
     """Ask policies before containers open, execute, connect or listen, until it is ended.
@@ -90,9 +75,7 @@ def seccomp_agent(
     Containers have to be started with the profile that `hullwatch seccomp-profile` prints, and
     after this: a runtime does not start one whose listener is not there.
     """
-    told = Asking(
-        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
-    ).checked(True)
+    told = told.checked(True)
     engine, following = asked_set(policy, store)
     asyncio.run(_serve(engine, following, listen, log, head, told, json))
 

@@ -15,16 +15,7 @@ import typer
 
 from hullwatch.agent.planted import FOLDER
 from hullwatch.cli.alert import Alerts, show_finding
-from hullwatch.cli.asking import (
-    DEFAULT_LISTEN,
-    DEFAULT_NAME,
-    As,
-    Asking,
-    Hook,
-    Listen,
-    Secret,
-    Url,
-)
+from hullwatch.cli.asking import NOBODY, Asking, asks
 from hullwatch.cli.canary import planted_values
 from hullwatch.cli.errors import CommandError, ExitCode, sensor_error
 from hullwatch.cli.options import DEFAULT_STORE, Json, Rules, Store
@@ -45,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("up")(up)
 
 
+@asks
 def up(
     store: Store = DEFAULT_STORE,
     rules: Rules = None,
@@ -183,11 +175,7 @@ def up(
             " (docs/files.md).",
         ),
     ] = True,
-    approval_webhook: Hook = "",
-    approval_webhook_secret: Secret = "",
-    approval_listen: Listen = DEFAULT_LISTEN,
-    approval_url: Url = "",
-    approval_link_as: As = DEFAULT_NAME,
+    told: Asking = NOBODY,
     resolver: Annotated[
         list[str] | None,
         typer.Option(
@@ -240,9 +228,7 @@ def up(
     content_seconds = parse_duration(content_keep, "--content-keep")
     if content_seconds < 1:
         raise CommandError(f"--content-keep {content_keep}: at least 1s", ExitCode.USAGE)
-    told = Asking(
-        approval_webhook, approval_webhook_secret, approval_listen, approval_url, approval_link_as
-    ).checked(enforce and files, "--enforce and --files")
+    told = told.checked(enforce and files, "--enforce and --files")
     # Before anybody watches: to open a canary is a use of it.
     canaries = planted_values(rules or [FOLDER]) if content else ()
     lock.make(store)

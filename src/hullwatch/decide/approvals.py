@@ -311,7 +311,8 @@ class Approvals:
         waiting.ended, waiting.effect, waiting.why = "denied", Effect.BLOCK, why
 
     def granted(self, asked: Entry) -> Entry | None:
-        """The widened approval under which a challenged action may go on, if there is one."""
+        """What a widened approval makes of a challenged action, if there is one: as it is logged
+        where the policies let it go on."""
         for entry in self._log.widened(self._clock()):
             same = (
                 (entry.principal, entry.identity) == (asked.principal, asked.identity)
@@ -321,7 +322,10 @@ class Approvals:
                 and set(asked.policies) <= set(entry.policies)
             )
             if same and (entry.scope == "server" or entry.resource == asked.resource):
-                return entry
+                why = f"approved for every such action by {entry.by}: {entry.why}"
+                return msgspec.structs.replace(
+                    asked, effect=Effect.ALLOW, why=why, scope=entry.scope, by=entry.by
+                )
         return None
 
     def close(self) -> None:

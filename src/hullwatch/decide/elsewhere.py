@@ -45,7 +45,8 @@ def check(hook: str) -> None:
     takes, as the agent has another process do that."""
     try:
         parts = urlsplit(hook)
-        named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        name = (parts.hostname or "").encode("idna")  # as a resolver is asked for it
+        named = parts.scheme in ("http", "https") and name and parts.port != 0
     except ValueError:
         named = False
     plain = hook.isascii() and hook.isprintable() and " " not in hook

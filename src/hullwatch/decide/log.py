@@ -20,11 +20,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from hullwatch.decide.question import Effect, Fail, Mode
+from hullwatch.decide.question import Decision, Effect, Fail, Mode, Question
 
 __all__ = ["Checked", "Entry", "Head", "Log", "LogError", "directory"]
 
@@ -98,6 +98,27 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires: int = 0
     count: int = 0
     owner: str = ""
+
+    @classmethod
+    def of(cls, question: Question, decision: Decision, tier: str, time: int) -> Entry:
+        """A verdict, without who asked."""
+        return cls(
+            time=time,
+            principal=f"{question.principal.kind}:{question.principal.id}",
+            action=question.action,
+            resource=f"{question.resource.kind}:{question.resource.id}",
+            effect=decision.effect,
+            wanted=decision.wanted,
+            mode=Mode.ENFORCE if decision.effect is decision.wanted else Mode.OBSERVE,
+            policies=decision.policies,
+            failed=decision.failed,
+            reason=decision.reason,
+            version=decision.version,
+            took=decision.took,
+            tier=tier,
+            question=question.hash(),
+            arguments=str(question.context.get("arguments", "")),
+        )
 
 
 _DECODER = msgspec.json.Decoder(Entry)
@@ -248,6 +269,13 @@ class Log:
             os.close(fd)
 
     # --- reading --------------------------------------------------------------------------
+
+    def story(self, principal: str) -> list[dict[str, Any]]:
+        """The last of what was decided about it, for whoever has to answer."""
+        self.flush()
+        found = [one for one in self.entries(newest=200) if one.principal == principal]
+        names = "time kind action resource effect policies reason tool_call count".split()
+        return [{name: getattr(one, name) for name in names} for one in found[-10:]]
 
     def entries(
         self, since: int = 0, kinds: Iterable[str] = (), after: int = 0, newest: int = 0

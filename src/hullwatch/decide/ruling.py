@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -88,13 +87,6 @@ class Rulings:
             self.problem = str(error)
         self._asking.close()
 
-    def story(self, principal: str) -> list[dict[str, Any]]:
-        """The last of what was decided about it, for whoever has to answer. LogError."""
-        self.log.flush()
-        found = [one for one in self.log.entries(newest=200) if one.principal == principal]
-        names = "time kind action resource effect policies reason tool_call count".split()
-        return [{name: getattr(one, name) for name in names} for one in found[-10:]]
-
     # --- one action -----------------------------------------------------------------------
 
     async def decide(
@@ -140,23 +132,7 @@ class Rulings:
 
     def entry(self, question: Question, decision: Decision) -> Entry:
         """What a decision says, without who asked."""
-        return Entry(
-            time=self._clock(),
-            principal=f"{question.principal.kind}:{question.principal.id}",
-            action=question.action,
-            resource=f"{question.resource.kind}:{question.resource.id}",
-            effect=decision.effect,
-            wanted=decision.wanted,
-            mode=Mode.ENFORCE if decision.effect is decision.wanted else Mode.OBSERVE,
-            policies=decision.policies,
-            failed=decision.failed,
-            reason=decision.reason,
-            version=decision.version,
-            took=decision.took,
-            tier=self._tier,
-            question=question.hash(),
-            arguments=str(question.context.get("arguments", "")),
-        )
+        return Entry.of(question, decision, self._tier, self._clock())
 
     def allow(self, entry: Entry, count: int = 1) -> None:
         """One that would say what another one said already is counted. count: so many of it.

@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import h11
@@ -92,6 +94,10 @@ class Webhook:
                     continue
                 except Unreachable as error:
                     why = str(error)
+                    continue
+                except Exception as error:  # its text may hold the address
+                    at = traceback.extract_tb(error.__traceback__)[-1]
+                    why = f"{type(error).__name__} ({Path(at.filename).name}:{at.lineno})"
                     continue
             if 200 <= status < 300:
                 self.counts["sent"] += 1

@@ -1,6 +1,7 @@
 """Opens and execs of containers, asked of policies through fanotify.
 
 doorkeeper.py   keeps the process that answers; started with what rights that takes
+asleep.py       that process while there is nothing to keep
 messages.py     what the two say to each other
 permitting.py   the process that answers
 asked.py        what it asks the policies about an open, and what they say

@@ -26,6 +26,7 @@ from hullwatch.decide.elsewhere import Elsewhere
 from hullwatch.decide.question import Value
 from hullwatch.detect.baseline.known import Known
 from hullwatch.permits.asked import KINDS
+from hullwatch.permits.asleep import sleep, turn_away
 from hullwatch.permits.carried import Carried, Handed
 from hullwatch.permits.messages import (
     ACTIONS,
@@ -55,12 +56,13 @@ PREFERRED = 20  # nice: who is asked about may start as many programs as it like
 # With the agent's own path to modules, and nothing that the environment or a folder could add. It
 # may never be needed: until it is told something it has only what giving up rights takes.
 _START = (
-    "import json, select, signal, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
+    "import json, signal, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
     " signal.signal(signal.SIGINT, signal.SIG_IGN);"  # of a terminal: the agent ends us
     f" from hullwatch import privileges; privileges.be_preferred(by={PREFERRED});"
-    f" said = privileges.keep_only(*{KEPT!r}, *sys.argv[2:]);"
-    " select.select([int(sys.argv[1])], [], []);"
-    f" from {__name__} import main; main(said)"
+    " agent, *listening = json.loads(sys.argv.pop(1));"
+    f" said = privileges.keep_only(*{KEPT!r}, *sys.argv[1:]);"
+    f" from {sleep.__module__} import sleep; sleep(agent, listening);"
+    f" from {__name__} import main; main(agent, said)"
 )
 # Where people answer; whose word counts for a webhook's server.
 _HANDED_ON = ("HULLWATCH_APPROVALS", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -100,8 +102,9 @@ class Doorkeeper:
         with theirs, open(os.memfd_create("hullwatch-given"), "w+b") as memory:
             memory.write(msgspec.json.encode(given))
             memory.seek(0)
+            heard = json.dumps([theirs.fileno(), *listening])
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, paths, str(theirs.fileno()), *more],
+                [sys.executable, "-I", "-c", _START, paths, heard, *more],
                 stdin=memory,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *kept, *listening],
@@ -110,6 +113,7 @@ class Doorkeeper:
         for descriptor in listening:
             os.close(descriptor)
         self._channel = Channel(ours)
+        self._tells = elsewhere is not None  # nobody yet that nobody is told any more
 
     @property
     def pid(self) -> int:
@@ -162,6 +166,11 @@ class Doorkeeper:
         """Told, Problem, Counts, and Release of those who ended, since the last call."""
         yield from self._channel.take()
         self._channel.flush()
+        if not self.alive:
+            self._channel.close()  # where it was not the process that ended it, it ends now
+            if self._tells:
+                self._tells = False
+                yield Problem("the webhook is told of nothing any more, and no link is answered")
 
     def close(self) -> None:
         self._channel.close()
@@ -260,6 +269,8 @@ class _Keeping:
         self._known.close()
         with contextlib.suppress(OSError):
             self._desk.unlink()
+        if (told := self._given.elsewhere) is not None:
+            turn_away(told.listening)  # a link of the worker that ended is none of the next
         began = time.monotonic()
         self._starts = [one for one in self._starts if began - one < WITHIN]
         if len(self._starts) >= MANY:
@@ -312,8 +323,8 @@ class _Keeping:
         os.waitpid(self._pid, 0)
 
 
-def main(problems: Sequence[str]) -> None:
-    agent = Channel(socket.socket(fileno=int(sys.argv[1])))
+def main(fd: int, problems: Sequence[str]) -> None:
+    agent = Channel(socket.socket(fileno=fd))
     for text in problems:
         agent.send(Problem(text))
     given = msgspec.json.decode(sys.stdin.buffer.read(), type=_Given)

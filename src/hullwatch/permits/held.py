@@ -160,7 +160,7 @@ class Holding:
             self._approvals.requester = self._requester
             self._approvals.on_flood = self._floods.append  # whoever is held wakes us, too
             self._approvals.sweep()
-            self._desk = Desk(self._approvals, self._story)
+            self._desk = Desk(self._approvals, self._log.story)
             self._loop.run_until_complete(self._desk.open())
             if self._elsewhere is not None:
                 entered = told.enter_async_context(telling(self._elsewhere, self._approvals))
@@ -181,11 +181,6 @@ class Holding:
             self._write()
             self._log.close()
             self._loop.close()
-
-    def _story(self, principal: str) -> list[dict[str, Any]]:
-        found = [one for one in self._log.entries(newest=200) if one.principal == principal]
-        names = "time kind action resource effect policies reason count".split()
-        return [{name: getattr(one, name) for name in names} for one in found[-10:]]
 
     def _write_soon(self) -> None:
         if self._writing is None:
@@ -211,12 +206,8 @@ class Holding:
             self._write()  # in their order
             granted = self._approvals.granted(entry)
             if granted is not None:
-                why = f"approved for every such action by {granted.by}: {granted.why}"
-                made = msgspec.structs.replace(
-                    entry, effect=Effect.ALLOW, why=why, scope=granted.scope, by=granted.by
-                )
-                self._log.append(made)
-                self._tell(Outcome(number, Effect.ALLOW, why, made))
+                self._log.append(granted)
+                self._tell(Outcome(number, Effect.ALLOW, granted.why, granted))
                 return
             waiting = self._approvals.hold(entry, terms, lambda: self._over(number), shown)
         except Full as error:

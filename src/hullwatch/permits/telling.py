@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from hullwatch.decide.log import Entry
-from hullwatch.decide.question import Effect, Entity, Mode, Question
+from hullwatch.decide.question import Effect, Entity, Question
 from hullwatch.permits import threads
 from hullwatch.permits.asked import Asked, Ruled
 from hullwatch.permits.held import Holding
@@ -44,29 +44,12 @@ class _Repeated(msgspec.Struct):
 
 def entry_of(thread: int, workload: str, asked: Asked, ruled: Ruled) -> Entry:
     """workload: whose thread it is."""
-    one = ruled.decision
-    thing = Entity(ruled.thing.kind, ruled.thing.id)
-    program = threads.program(thread) or ""
+    thing, program = ruled.thing, threads.program(thread) or ""
     who = f"uid:{threads.uid(thread)} container:{asked.container} {program}"
     question = Question(principal=Entity("Workload", workload), action=ruled.action, resource=thing)
     reached = "" if thing.id == asked.names[0] else f"; reached as {asked.names[0]}"
-    return Entry(
-        time=time.time_ns(),
-        principal=f"Workload:{workload}",
-        action=ruled.action,
-        resource=f"{thing.kind}:{thing.id}",
-        effect=one.effect,
-        wanted=one.wanted,
-        mode=Mode.ENFORCE if one.effect is one.wanted else Mode.OBSERVE,
-        policies=one.policies,
-        failed=one.failed,
-        reason=one.reason + reached,
-        version=one.version,
-        took=one.took,
-        tier=TIER,
-        identity=who.strip(),
-        question=question.hash(),
-    )
+    entry = Entry.of(question, ruled.decision, TIER, time.time_ns())
+    return msgspec.structs.replace(entry, reason=entry.reason + reached, identity=who.strip())
 
 
 class Telling:

@@ -32,5 +32,6 @@ ATTACKS = (
     _told("canary", "canary_used", "Value of a canary used"),
     _told("held", "call_held", "Tool call held back by the gateway"),
     _told("blocked", "call_blocked", "Tool call blocked by policy"),
+    _told("sampled", "model_call_blocked", "Model call blocked by policy"),
     _told("flood", "approval_flood", "Flood of actions that wait for a person"),
 )

@@ -5,20 +5,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from hullwatch.agent.mcp.message import field, key_of
 from hullwatch.context.call import Value
 
 __all__ = [
-    "ASKING", "INPUT", "Asked", "Gate", "Held", "Pending", "Ruling", "elicited", "input_required",
+    "ASKING", "INPUT", "Asked", "Gate", "Held", "Pending", "Progress", "Ruling", "Tell", "elicited",
+    "input_required",
 ]  # fmt: skip
 
+Tell = Callable[[Sequence[bytes]], Awaitable[None]]
+"""Sends notifications."""
+
 ASKING = 5.0  # s that a gate may take, and beyond its own deadline: then it is taken for dead
-PROGRESS = 5.0  # s between two notifications to a client whose call waits
+PROGRESS = 5.0  # s between two notifications to whoever waits
 _STEP = 1e-6  # of progress: what the server says later is more
+_MOST = 1e300  # of its progress that can still become more
 
 
 class Asked(NamedTuple):
@@ -91,24 +98,58 @@ class Gate(Protocol):
         ...
 
 
+class Progress:
+    """What keeps a requester from giving up (MCP, utilities/progress). said: by the last
+    notification, of ours or of whoever answers."""
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+        self.key = key_of(token)
+        self.said = 0.0
+
+    @classmethod
+    def of(cls, params: bytes) -> Progress | None:
+        """None: the request asks for none."""
+        found = cls(field(params, "_meta", "progressToken"))
+        return found if found.key is not None else None
+
+    def more(self, ids: str) -> bytes:
+        """The next notification: each has to say more than the one before."""
+        self.said = max(self.said + _STEP, math.nextafter(self.said, math.inf))
+        params = {
+            "progressToken": msgspec.Raw(self._token),
+            "progress": self.said,
+            "message": f"waits for a person: hullwatch approvals show {ids}",
+        }
+        message = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+        return msgspec.json.encode(message)
+
+    def heard(self, raw: bytes) -> None:
+        """The value of a notification that passes."""
+        with contextlib.suppress(ValueError):
+            if (value := float(raw)) < _MOST:
+                self.said = max(self.said, value)
+
+
 class Held:
-    """A message that waits for a person. pending: of each of its calls that do. tokens: progress
-    tokens of the client, as written. asked: whether the client can ask its user. finish: makes it
-    go on or answers it. released: called when it does not wait any more. instead: what is passed on
-    in its place; empty: the message as it came."""
+    """A message that waits for a person. pending: of each of its calls that do. progress: of the
+    client's requests that wait with it by now; theirs: of the server's. asked: whether the client
+    can ask its user. finish: makes it go on or answers it. released: called when it does not wait
+    any more. instead: what is passed on in its place; empty: the message as it came."""
 
     def __init__(
         self,
         pending: Sequence[tuple[int, Pending]],
-        tokens: Sequence[bytes],
+        progress: Callable[[], Sequence[Progress]],
         asked: bool,
         finish: Callable[
             [Mapping[int, Ruling], Mapping[str, Value]], Awaitable[list[bytes] | None]
         ],
         released: Callable[[], None],
+        theirs: Sequence[Progress] = (),
     ) -> None:
         self._pending = pending
-        self.tokens = tokens
+        self._progress, self._theirs = progress, theirs
         self._asked = [one for _, one in pending if asked and one.asks]
         self._finish = finish
         self._released = released
@@ -127,26 +168,26 @@ class Held:
 
     async def settle(
         self,
-        tell: Callable[[Sequence[bytes]], Awaitable[None]],
+        tell: Tell,
         ready: Callable[[], Awaitable[Mapping[str, Value]]] | None = None,
+        tell_server: Tell | None = None,
     ) -> list[bytes] | None:
         """None: pass it on now; else the answers to give instead, none if it was cancelled. tell:
-        sends notifications to the client. ready: called before it goes on, gives attributes of its
-        calls. Cancelled like any coroutine: then nothing goes on."""
+        the client. ready: called before it goes on, gives attributes of its calls. Cancelled like
+        any coroutine: then nothing goes on."""
         waits: dict[asyncio.Future[Any], int] = {
             asyncio.ensure_future(self._outcome(one)): number for number, one in self._pending
         }
         gone: asyncio.Future[Any] = asyncio.ensure_future(self._cancelled.wait())
         rulings: dict[int, Ruling] = {}
         try:
-            said = 0
+            ids = ", ".join(one.id for _, one in self._pending)
             if self._asked:
                 await tell([elicitation(one.id, one.asks) for one in self._asked])
             while waits and not gone.done():
-                if self.tokens:
-                    said += 1
-                    ids = ", ".join(one.id for _, one in self._pending)
-                    await tell([progress(token, said, ids) for token in self.tokens])
+                for to, waiting in ((tell, self._progress()), (tell_server, self._theirs)):
+                    if to is not None and waiting:
+                        await to([one.more(ids) for one in waiting])
                 done, _ = await asyncio.wait(
                     {*waits, gone}, timeout=PROGRESS, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -220,15 +261,4 @@ def no_more(ident: str) -> bytes:
     """It was answered, there or elsewhere."""
     params = {"requestId": elicited(ident), "reason": "it is decided"}
     message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
-    return msgspec.json.encode(message)
-
-
-def progress(token: bytes, said: int, ids: str) -> bytes:
-    """A notification that keeps a client from giving up (MCP, utilities/progress)."""
-    params = {
-        "progressToken": msgspec.Raw(token),
-        "progress": said * _STEP,
-        "message": f"waits for a person: hullwatch approvals show {ids}",
-    }
-    message = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
     return msgspec.json.encode(message)

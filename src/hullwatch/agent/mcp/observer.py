@@ -27,6 +27,7 @@ from hullwatch.agent.mcp.gate import (
     Gate,
     Held,
     Pending,
+    Progress,
     Ruling,
     elicited,
     input_required,
@@ -80,7 +81,9 @@ class Open:
     """A request without an answer yet. call: only for tools/call. approved: what a person approved
     for it, as its ruling had it. definition: the tool's against its pin, when that was asked."""
 
-    __slots__ = ("approved", "call", "cursor", "definition", "key", "message", "rounds")
+    __slots__ = (
+        "_progress", "approved", "call", "cursor", "definition", "key", "message", "rounds",
+    )  # fmt: skip
 
     def __init__(self, message: Message, call: Call | None = None, rounds: int = 1) -> None:
         self.message = message
@@ -90,6 +93,14 @@ class Open:
         self.cursor = ""
         self.approved = ""
         self.definition = ""
+        self._progress: tuple[Progress | None] | None = None  # until it matters
+
+    @property
+    def progress(self) -> Progress | None:
+        """None: the client asks for none."""
+        if self._progress is None:
+            self._progress = (Progress.of(self.message.params),)
+        return self._progress[0]
 
 
 class Dialogue:
@@ -298,12 +309,7 @@ class Observer:
                 self._signals.fault(error)
                 return self.refuse(reading, _UNREADABLE, _why(FAULT))
 
-        tokens = [
-            token
-            for message in reading.messages
-            if (token := field(message.params, "_meta", "progressToken"))
-            and key_of(token) is not None
-        ]
+        progress = [one.progress for one in opened if one.progress is not None]
 
         def released() -> None:
             for key in keys:
@@ -312,7 +318,7 @@ class Observer:
             for _, one in pending:
                 dialogue.elicited.pop(elicited(one.id), None)
 
-        held = Held(pending, tokens, dialogue.elicits, finish, released)
+        held = Held(pending, lambda: progress, dialogue.elicits, finish, released)
         if dialogue.elicits:
             dialogue.elicited |= {elicited(one.id): one for _, one in pending if one.asks}
         for at, one in pending:
@@ -635,6 +641,14 @@ class Observer:
         for message in reading.messages:
             if message.kind in ("result", "error"):
                 self._answered(dialogue, message, size, status)
+            elif message.method == "notifications/progress" and self._gate is not None:
+                self._progressed(dialogue, message)
+
+    def _progressed(self, dialogue: Dialogue, message: Message) -> None:
+        key = key_of(field(message.params, "progressToken"))
+        for one in dialogue.open.values():
+            if one.progress is not None and one.progress.key == key:
+                one.progress.heard(field(message.params, "progress"))
 
     def heard_large(self, dialogue: Dialogue, peeked: Message, size: int) -> None:
         """One that was too large to be parsed has gone by."""

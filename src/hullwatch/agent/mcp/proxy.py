@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -17,7 +18,7 @@ import h11
 
 from hullwatch.agent import semconv
 from hullwatch.agent.mcp.answer import Answer
-from hullwatch.agent.mcp.gate import Held
+from hullwatch.agent.mcp.gate import Held, Tell
 from hullwatch.agent.mcp.headers import MISMATCH, Headers, first, may_ask, mismatch
 from hullwatch.agent.mcp.message import MAX_MESSAGE, PEEK, Reading, error_response, peek, read
 from hullwatch.agent.mcp.observer import SERVER_GONE, Dialogue, Observer, Open
@@ -348,14 +349,11 @@ class Proxy:
         _ClientGone, Unreachable."""
         links: list[Link] = []
 
-        async def tell(notifications: Sequence[bytes]) -> None:
-            if b"text/event-stream" in (first(exchange.headers, b"accept") or b"").lower():
-                await self._stream(client, exchange, notifications)
-
         async def ready() -> dict[str, Value]:
             links.append(await self._upstream.acquire())
             return self._more(links[0])
 
+        tell = partial(self._tell, client, exchange)
         settled = asyncio.ensure_future(held.settle(tell, ready))
         gone = asyncio.ensure_future(client.gone())
         try:
@@ -373,6 +371,13 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(settled, gone, return_exceptions=True)
             held.close()
+
+    async def _tell(
+        self, client: _Client, exchange: _Exchange, notifications: Sequence[bytes]
+    ) -> None:
+        """A client that takes streams, which its answer then is."""
+        if b"text/event-stream" in (first(exchange.headers, b"accept") or b"").lower():
+            await self._stream(client, exchange, notifications)
 
     async def _stream(
         self, client: _Client, exchange: _Exchange, messages: Sequence[bytes]
@@ -488,10 +493,15 @@ class Proxy:
             if not exchange.streaming:
                 await client.send(head)
             await self._fetch_events(client, exchange, link, answer)
-        elif exchange.streaming:
-            await self._fetch_into_stream(client, exchange, link, answer)
         elif answer.guarded:
-            body = await self._fetch_whole(exchange, link, answer)
+            body = await self._fetch_whole(client, exchange, link, answer)
+            if exchange.streaming:
+                if isinstance(body, Refusal):
+                    said = _joined(body.to_client, exchange.reading.batch)
+                else:
+                    said = self._unread(exchange) if body is None else body.strip()
+                await self._into_stream(client, exchange, answer, said)
+                return
             self._settle(exchange, answer)
             if body is None:
                 answers = self._unread(exchange)
@@ -500,6 +510,8 @@ class Proxy:
                 await client.answer(200, _joined(body.to_client, exchange.reading.batch))
             else:
                 await client.send(head, h11.Data(data=body), h11.EndOfMessage())
+        elif exchange.streaming:
+            await self._fetch_into_stream(client, exchange, link, answer)
         else:
             await self._fetch_body(client, exchange, link, answer, head)
 
@@ -559,8 +571,12 @@ class Proxy:
             # The others go on meanwhile.
             waits = outcome
 
+            async def tell(messages: Sequence[bytes]) -> None:
+                with contextlib.suppress(_ClientGone):
+                    await client.send(*(h11.Data(data=_event(one)) for one in messages))
+
             async def settled() -> None:
-                refusal = await waits.settle()
+                refusal = await waits.settle(tell, self._alive(exchange))
                 with contextlib.suppress(_ClientGone):  # who reads the stream sees to that
                     await self._judged(client, exchange, answer, block, refusal)
 
@@ -589,7 +605,7 @@ class Proxy:
         await self._refuse(exchange, refusal)
 
     async def _fetch_whole(
-        self, exchange: _Exchange, link: Link, answer: Answer
+        self, client: _Client, exchange: _Exchange, link: Link, answer: Answer
     ) -> bytes | Refusal | None:
         """A body of JSON: as it came, or what goes to the client instead; None: that it was not
         passed on."""
@@ -608,7 +624,9 @@ class Proxy:
         block = Block(whole, (Event("message", whole, size, head, tail),) if size else ())
         outcome = await answer.asks(block, exchange.keys) if size else None
         if isinstance(outcome, Waits):
-            outcome = await outcome.settle()  # in which case it does not wait on
+            tell = partial(self._tell, client, exchange)
+            # Then it does not wait on.
+            outcome = await outcome.settle(tell, self._alive(exchange))
         if outcome is None:
             answer.passes(block.events)
             return whole
@@ -618,24 +636,22 @@ class Proxy:
     async def _fetch_into_stream(
         self, client: _Client, exchange: _Exchange, link: Link, answer: Answer
     ) -> None:
-        """The server's answer where the client has read the head of ours already."""
-        if answer.guarded:
-            body = await self._fetch_whole(exchange, link, answer)
-            if isinstance(body, Refusal):
-                said = _joined(body.to_client, exchange.reading.batch)
-            else:
-                said = self._unread(exchange) if body is None else body.strip()
-        else:
-            parts, size = [], 0
-            while not isinstance(event := await link.receive(), h11.EndOfMessage):
-                data = bytes(event.data)
-                answer.feed(data)
-                size += len(data)
-                if size > MAX_MESSAGE:
-                    raise Unreachable("its answer is too large for a stream")
-                parts.append(data)
-            answer.end()
-            said = b"".join(parts).strip()
+        """A body that nobody asks about."""
+        parts, size = [], 0
+        while not isinstance(event := await link.receive(), h11.EndOfMessage):
+            data = bytes(event.data)
+            answer.feed(data)
+            size += len(data)
+            if size > MAX_MESSAGE:
+                raise Unreachable("its answer is too large for a stream")
+            parts.append(data)
+        answer.end()
+        await self._into_stream(client, exchange, answer, b"".join(parts).strip())
+
+    async def _into_stream(
+        self, client: _Client, exchange: _Exchange, answer: Answer, said: bytes
+    ) -> None:
+        """Where the client has read the head of ours already."""
         told = read(said, doubles=False)
         fits = any(message.kind in ("result", "error") for message in told.messages)
         if not fits:
@@ -652,16 +668,32 @@ class Proxy:
         answers = self._observer.refuse(exchange.reading, _REFUSED, why)
         return _joined(answers, exchange.reading.batch)
 
-    # --- what is refused to the server -----------------------------------------------------
+    # --- what the server is told -----------------------------------------------------
 
     async def _refuse(self, exchange: _Exchange, refusal: Refusal) -> None:
         """Beside the rest: a server may read nothing more before it has written all that it has."""
         for body in refusal.to_server:
             while len(self._refusals) >= _MAX_REFUSALS:
                 await asyncio.wait(self._refusals, return_when=asyncio.FIRST_COMPLETED)
-            task = asyncio.create_task(self._reply(exchange, body))
-            self._refusals.add(task)
-            task.add_done_callback(self._refusals.discard)
+            self._reply_beside(exchange, body)
+
+    def _alive(self, exchange: _Exchange) -> Tell:
+        """Tells the server that what it asked for waits; not where it did not take the last such
+        word yet."""
+        last: set[asyncio.Task[None]] = set()
+
+        async def tell(messages: Sequence[bytes]) -> None:
+            if all(one.done() for one in last) and len(self._refusals) < _MAX_REFUSALS:
+                last.clear()
+                last.update(self._reply_beside(exchange, one) for one in messages)
+
+        return tell
+
+    def _reply_beside(self, exchange: _Exchange, body: bytes) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._reply(exchange, body))
+        self._refusals.add(task)
+        task.add_done_callback(self._refusals.discard)
+        return task
 
     async def _reply(self, exchange: _Exchange, body: bytes) -> None:
         """As the client's answer would get there. A server that does not take it waits in vain."""

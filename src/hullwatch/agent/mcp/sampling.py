@@ -13,7 +13,17 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from hullwatch.agent.mcp.confusable import skeleton
-from hullwatch.agent.mcp.gate import ASKING, Asked, Gate, Held, Pending, Ruling
+from hullwatch.agent.mcp.gate import (
+    ASKING,
+    Asked,
+    Gate,
+    Held,
+    Pending,
+    Progress,
+    Ruling,
+    Tell,
+    elicited,
+)
 from hullwatch.agent.mcp.message import (
     Key,
     Message,
@@ -57,10 +67,10 @@ class Waits:
         self.held: Held | None = None
         self.refusal = Refusal()
 
-    async def settle(self) -> Refusal | None:
-        """None: it goes on."""
+    async def settle(self, tell: Tell, tell_server: Tell) -> Refusal | None:
+        """None: it goes on. They are told that it waits; neither may wait for the server."""
         assert self.held is not None
-        passes = await self.held.settle(_untold) is None
+        passes = await self.held.settle(tell, tell_server=tell_server) is None
         return None if passes else self.refusal
 
     def close(self) -> None:
@@ -74,6 +84,9 @@ class _Open(Protocol):
     message: Message
     call: Call | None
 
+    @property
+    def progress(self) -> Progress | None: ...
+
 
 class _Dialogue(Protocol):
     @property
@@ -82,6 +95,19 @@ class _Dialogue(Protocol):
     def open(self) -> Mapping[Key, _Open]: ...
     @property
     def asking(self) -> dict[Key, Held]: ...
+    @property
+    def elicits(self) -> bool: ...
+    @property
+    def elicited(self) -> dict[Key, Pending]: ...
+
+
+class _Wish(NamedTuple):
+    """What one message asks of the client's model. within: the request that it came within, where
+    that is certain."""
+
+    message: Message
+    within: _Open | None
+    asked: Asked
 
 
 class Sampling:
@@ -123,8 +149,8 @@ class Sampling:
                 if len(self._watching) >= _MAX_WATCHING:
                     self._signals.tell("unparsed", METHOD, "more at a time than can be asked about")
                     return
-                asked = self._question(dialogue, message, params, None)
-                task = asyncio.ensure_future(self._ruling(asked))
+                wish = self._wish(dialogue, message, params, None)
+                task = asyncio.ensure_future(self._ruling(wish.asked))
                 self._watching.add(task)
                 task.add_done_callback(self._watching.discard)
 
@@ -160,26 +186,26 @@ class Sampling:
             return self._refused(dialogue, reading, _UNREADABLE, _why(unclear))
         if _takes_back(dialogue, reading):
             return Refusal()
-        asked = [
-            self._question(dialogue, message, params, within)
+        wishes = [
+            self._wish(dialogue, message, params, within)
             for message, method, params in found
             if method == METHOD
         ]
-        return await self._ruled(dialogue, reading, asked) if asked else None
+        return await self._ruled(dialogue, reading, wishes) if wishes else None
 
     async def _ruled(
-        self, dialogue: _Dialogue, reading: Reading, asked: Sequence[Asked]
+        self, dialogue: _Dialogue, reading: Reading, wishes: Sequence[_Wish]
     ) -> Refusal | Waits | None:
         pending: list[tuple[int, Pending]] = []
-        for at, one in enumerate(asked):
-            ruling = await self._ruling(one)
+        for at, one in enumerate(wishes):
+            ruling = await self._ruling(one.asked)
             if ruling.pending is not None:
                 pending.append((at, ruling.pending))
             elif not ruling.passes:
                 for _, other in pending:
                     other.cancel("another request of its message was blocked")
-                return self._blocked(dialogue, reading, one, ruling)
-        return self._wait_for(dialogue, reading, asked, pending) if pending else None
+                return self._blocked(dialogue, reading, one.asked, ruling)
+        return self._wait_for(dialogue, reading, wishes, pending) if pending else None
 
     async def _ruling(self, asked: Asked) -> Ruling:
         assert self._gate is not None
@@ -188,16 +214,17 @@ class Sampling:
                 return await self._gate.ask(asked)
         return Ruling(False, "whoever decides does not answer")
 
-    def _question(
+    def _wish(
         self, dialogue: _Dialogue, message: Message, params: bytes, within: Sequence[Key] | None
-    ) -> Asked:
+    ) -> _Wish:
         keys = list(dialogue.open) if within is None else within
         if not message.method:
             keys = [message.key]  # it stands in the answer to this one
         opened = [dialogue.open[key] for key in keys if key in dialogue.open]
-        call = opened[0].call if len(opened) == 1 else None
+        certain = opened[0] if len(opened) == 1 else None
+        call = certain.call if certain is not None else None
         tool = opened[0].message.name if call is not None else ""
-        return Asked(
+        asked = Asked(
             server=self._server,
             tool=tool,
             client=dialogue.client,
@@ -208,12 +235,13 @@ class Sampling:
             signals=partial(self._under, dialogue, tool),
             model=_model(params),
         )
+        return _Wish(message, certain, asked)
 
     def _wait_for(
         self,
         dialogue: _Dialogue,
         reading: Reading,
-        asked: Sequence[Asked],
+        wishes: Sequence[_Wish],
         pending: Sequence[tuple[int, Pending]],
     ) -> Waits:
         waits = Waits()
@@ -224,7 +252,7 @@ class Sampling:
         ) -> list[bytes] | None:
             for at, ruling in rulings.items():
                 if not ruling.passes:
-                    waits.refusal = self._blocked(dialogue, reading, asked[at], ruling)
+                    waits.refusal = self._blocked(dialogue, reading, wishes[at].asked, ruling)
                     return []
             return None
 
@@ -232,18 +260,33 @@ class Sampling:
             for key in keys:
                 if dialogue.asking.get(key) is held:  # and not a later one of the same id
                     del dialogue.asking[key]
+            for _, one in pending:
+                dialogue.elicited.pop(elicited(one.id), None)
 
-        waits.held = held = Held(pending, (), False, finish, released)
+        waiting = [wishes[at] for at, _ in pending]
+        theirs = [Progress.of(one.message.params) for one in waiting if one.message.method]
+
+        def progress() -> list[Progress]:
+            """Of requests that were not answered meanwhile; once where several wait within one."""
+            within = {one.within for one in waiting if one.within is not None}
+            still = (one for one in within if dialogue.open.get(one.message.key) is one)
+            return [one.progress for one in still if one.progress is not None]
+
+        waits.held = held = Held(
+            pending, progress, dialogue.elicits, finish, released, list(filter(None, theirs))
+        )
+        if dialogue.elicits:
+            dialogue.elicited.update((elicited(one.id), one) for _, one in pending if one.asks)
         dialogue.asking.update(dict.fromkeys(keys, held))
         for _, one in pending:
-            self._signals.tell("call_waits", METHOD, one.id, held=True)
+            self._signals.tell("model_call_waits", METHOD, one.id, held=True)
         return waits
 
     def _blocked(
         self, dialogue: _Dialogue, reading: Reading, asked: Asked, ruling: Ruling
     ) -> Refusal:
         detail = ", ".join(ruling.policies) or ruling.reason
-        self._signals.tell("call_blocked", METHOD, detail, call=asked.call, held=True)
+        self._signals.tell("model_call_blocked", METHOD, detail, call=asked.call, held=True)
         data = {"server": self._server, "model": asked.model, "policies": list(ruling.policies)}
         return self._refused(dialogue, reading, _BLOCKED, ruling.reason, data)
 
@@ -264,10 +307,6 @@ class Sampling:
                 to_client.append(error_response(opened.message.id, code, why, data))
                 self._drop(dialogue, one.key)
         return Refusal(tuple(to_server), tuple(to_client))
-
-
-async def _untold(messages: Sequence[bytes]) -> None:
-    """Nobody is kept alive meanwhile: servers ask for no progress."""
 
 
 def _parts(message: Message) -> Iterator[tuple[str, bytes]]:

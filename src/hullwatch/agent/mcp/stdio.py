@@ -3,7 +3,7 @@
 What the client writes and the server answers passes byte by byte as it came. Lines of our own go to
 the client: errors for calls that are held or blocked and for requests that a server left open when
 it ended, and the progress of calls that wait for a person; and to the server, where what it asks of
-the client's model is refused. Source: MCP, stdio.
+the client's model waits or is refused. Source: MCP, stdio.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ class _Stdio:
                 await self._refused(outcome)
 
     async def _wait(self, piece: Piece, reading: Reading, waits: Waits) -> None:
-        refusal = await waits.settle()
+        refusal = await waits.settle(self._answer, self._keep_alive)
         if refusal is not None:
             await self._refused(refusal)
             return
@@ -306,8 +306,16 @@ class _Stdio:
             return
         while len(self._refusals) >= _MAX_REFUSALS:
             await asyncio.wait(self._refusals, return_when=asyncio.FIRST_COMPLETED)
-        # By itself: a server may read nothing more before it has written all that it has.
-        task = asyncio.create_task(self._tell_server(refusal.to_server))
+        self._tell_server_beside(refusal.to_server)
+
+    async def _keep_alive(self, lines: Sequence[bytes]) -> None:
+        """The server, which may have to read first what it was told before."""
+        if not self._refusals:
+            self._tell_server_beside(lines)
+
+    def _tell_server_beside(self, lines: Sequence[bytes]) -> None:
+        """By itself: a server may read nothing more before it has written all that it has."""
+        task = asyncio.create_task(self._tell_server(lines))
         self._refusals.add(task)
         task.add_done_callback(self._refusals.discard)
 
