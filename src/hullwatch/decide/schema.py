@@ -131,7 +131,11 @@ CONTEXT: dict[str, Attribute] = _attributes(
     Attribute("definition", "String", "the tool's, against its pin: pinned, new or changed"),
     Attribute("privilege", "String", "privilege: setuid, capability, ptrace, mount, bpf, module"),
     Attribute("bytes", "Long", "that would leave, where it is known beforehand"),
-    Attribute("first_seen", "Bool", "no container of the image did this before"),
+    Attribute(
+        "first_seen",
+        "Bool",
+        "no container of the image did this before; a locked baseline does not have it",
+    ),
     Attribute("baseline", "String", "of the image: none, learning or locked"),
 )
 
