@@ -79,5 +79,5 @@ class Contacts:
 
     def of_name(self, name: str) -> frozenset[int]:
         """Ports that a domain name was contacted at, or so many others of its domain."""
-        group = group_of("dns", name)
+        group = group_of("connect", f"{name}:0").removesuffix(":0")
         return frozenset((*self._ports.get(name, ()), *self._ports.get(group, ())))
