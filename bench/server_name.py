@@ -1,11 +1,13 @@
-"""What it costs that the kernel reads which server a TLS client asks for, before it leaves:
+"""What it costs that the kernel reads which server a TLS client asks for, before it leaves; and
+that it looks whether the image of a container has contacted an end before:
 
     python bench/server_name.py [--sends N] [--hellos N] [--rounds N] [--json]          (root)
 
 A process in a cgroup of its own, as a container has one, sends over one connection that is open,
 and opens others that each begin with a ClientHello: with a sensor and no policy, with policies
-about addresses, and with policies about names of hosts. All take turns within a round; medians of
-the rounds, in ns a send and a hello. That names are read is proved by one that is forbidden.
+about addresses, with the same about ends that are first seen, and with policies about names of
+hosts. All take turns within a round; medians of the rounds, in ns a send and a hello. That names
+are read, and baselines looked at, is proved by one that is forbidden.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from typing import Any
 
 from guard import Set, container, place, until
 
+from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import Log
+from hullwatch.detect.baseline.baselines import Baselines, image_key
+from hullwatch.detect.baseline.values import EntryRow, ProfileRow
 from hullwatch.guarding import Guarding
 from hullwatch.sensor.pins import Pins
 from hullwatch.sensor.sensor import Sensor
@@ -33,6 +38,12 @@ SETS = {
     "addresses": tuple(
         f'{HEAD} Address) when {{ resource has ip && resource.ip.isInRange(ip("10.{n}.0.0/16")) }};'
         for n in range(20)
+    ),
+    "first seen": tuple(
+        f'{HEAD} Address) when {{ resource has ip && resource.ip.isInRange(ip("{within}")) }}'
+        " when { resource has port && resource.port == 9 }"
+        " when { context has first_seen && context.first_seen };"
+        for within in ("127.0.0.0/8", *(f"10.{n}.0.0/16" for n in range(19)))
     ),
     "names of hosts": tuple(
         f'{HEAD} Host) when {{ resource.name like "*.host{n}.example" }};' for n in range(20)
@@ -73,6 +84,7 @@ def timed(client, data):
 
 good, split = hello("a.good.example"), hello("b.host7.example")
 found = {"read": not arrives(split), "others": arrives(good)}
+found["new"] = socket.socket().connect_ex(("127.0.0.1", 9)) == 1  # EPERM
 client, peer = link()
 client.send(b"GET / ")
 took = []
@@ -111,6 +123,15 @@ def run(group: Path, sends: int, hellos: int, watch: Any) -> dict[str, Any]:
     return found
 
 
+def contacted(workload: Workload) -> Baselines:
+    """Of its image: as much as a baseline has, and long ago."""
+    found, key = Baselines(), image_key(workload)
+    names = (f"10.{n >> 8}.{n & 255}.1:443" for n in range(1_000))
+    rows = [EntryRow(key, "connect", name, 1, 1, 1, ()) for name in names]
+    found.load(ProfileRow(key, key, 1, 0, None, (), 0), rows)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sends", type=int, default=20_000)
@@ -122,7 +143,9 @@ def main() -> None:
     with place() as (group, folder):
         sensor, follow = Sensor(), Set()
         log, pins = (lambda: Log(folder / "log")), Pins(dict)
-        guarding = Guarding(sensor.guard, follow, log, (), pins, lambda _: None, lambda *_: None)
+        nothing: tuple[Any, ...] = (lambda _: None, lambda *_: None, None)
+        normal = contacted(container(0, 0)).known
+        guarding = Guarding(sensor.guard, follow, log, (), pins, *nothing, normal)
         try:
             sensor.start()
             guarding.start()
@@ -137,7 +160,8 @@ def main() -> None:
                     follow.next = engine = Engine.of([("\n".join(texts), "bench.cedar")])
                     until(lambda e=engine: guarding.stats()["version"] == e.version, watch)
                     found = run(group, options.sends, options.hellos, watch)
-                    if found["read"] != (name == "names of hosts") or not found["others"]:
+                    right = found["read"], found["new"], found["others"]
+                    if right != (name == "names of hosts", name == "first seen", True):
                         raise SystemExit(f"{name}: not what the policies say")
                     rows[name].append(found)
         finally:
