@@ -95,6 +95,11 @@ forbid (principal, action in [Action::"exec", Action::"open-read"], resource)
 when { context.container == "guarded" && resource.path like "/srv/*" }
 when { context has baseline && context.baseline == "locked" }
 when { context has first_seen && context.first_seen };
+
+@id("no-new-programs")
+forbid (principal, action == Action::"exec", resource)
+when { context.container == "strict" && context has baseline && context.baseline == "locked" }
+when { context has first_seen && context.first_seen };
 """
 
 
@@ -433,6 +438,19 @@ time.sleep(3)
 """
 
 
+PYTHON = "said = subprocess.run(['python3', '-c', 'print(6)'], stdout=-1).stdout.decode()"
+
+
+def script(puppet: Puppet, name: str) -> None:
+    (folder := puppet.rootfs / "srv" / name).mkdir(parents=True)
+    (folder / "run").write_text("#!/bin/sh\nexit 7\n")
+    (folder / "run").chmod(0o755)
+
+
+def ran(name: str) -> str:
+    return f"said = subprocess.run(['/srv/{name}/run']).returncode"
+
+
 @scenario
 def test_what_a_locked_baseline_does_not_have_is_stopped(stage: Stage):
     known, other, third = (
@@ -445,6 +463,9 @@ def test_what_a_locked_baseline_does_not_have_is_stopped(stage: Stage):
         shutil.copy(stage.guarded.rootfs / "bin/true", stage.guarded.rootfs / "srv" / folder)
     read = "said = open('/srv/FOLDER/data').read()"
     runs = "said = subprocess.run(['/srv/FOLDER/true']).returncode"
+    script(stage.other, "known")
+    assert stage.other.do(PYTHON) == "6\n"
+    assert stage.other.do(ran("known")) == 7
     lock = ("baseline", "lock", stage.guarded.do(WHO_AM_I)["about"]["image"])
     assert stage.guarded.do(known) == "198.51.100.9"  # still being learnt
     assert stage.guarded.do(read.replace("FOLDER", "old")) == "read"
@@ -470,6 +491,20 @@ def test_what_a_locked_baseline_does_not_have_is_stopped(stage: Stage):
     accept = ("--accept", "connect 198.51.100.66:5555", "--store", str(stage.store))
     hullwatch(*lock, *accept)
     stage.guarded.until(other, "198.51.100.66")
+
+
+def test_what_an_image_always_ran_goes_on(
+    stage: Stage, runc: Runc, python_image: Image, tmp_path: Path
+):
+    """After the test above, of another container: a baseline has programs, not what loads or
+    interprets them."""
+    strict = Puppet(runc, python_image, tmp_path, "strict")
+    for name in ("known", "other"):
+        script(strict, name)
+    strict.until(ran("other"), "EPERM")
+    assert strict.do(ran("known")) == 7
+    assert strict.do(PYTHON) == "6\n"
+    assert strict.do("said = subprocess.run(['/bin/ls']).returncode") == "EPERM"
 
 
 def test_what_fails_closed_outlives_the_agent(

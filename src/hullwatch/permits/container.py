@@ -36,6 +36,7 @@ MAX_PIDS = 4096  # that are looked at for further mount namespaces
 MAX_FOUND, MAX_WALKED, MAX_DEPTH = 512, 4096, 8  # files of one pattern
 _TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _NOT_WALKED = ("/proc/", "/sys/", "/dev/")
+_LOADER = re.compile(r"(?:/usr)?/lib[0-9a-z]*/(?:[0-9a-z_-]+/)?ld[-.0-9a-z_]*\.so(?:\.[0-9]+)*")
 _DELETED = " (deleted)"
 
 
@@ -111,6 +112,7 @@ class Guard:
         self._upper = -1
         self._spaces: dict[int, _Space] = {}
         self._others: set[int] = set()  # devices that are not its root's
+        self._roots: set[int] = set()  # mounts that are
         self._marked: dict[tuple[bool, int], int] = {}  # whole file system?, device or mount: mask
         self._hosts = {_space_of(own) for own in ("self", "1")}
         if not self.base.strip("/") or not self._folder.is_dir():
@@ -209,6 +211,7 @@ class Guard:
                     else:
                         marked[key] = mask
             self._others |= {one.device for one in mounts if not _is_root(one)}
+            self._roots |= {one.id for one in mounts if _is_root(one)}
         self._marked = marked
         self.gaps = tuple(map(clean, gaps))[:64] if mask else ()
 
@@ -243,6 +246,18 @@ class Guard:
         finally:
             os.close(found)
         return not (stat.S_ISCHR(about.st_mode) and about.st_rdev == 0)  # a whiteout
+
+    def is_script(self, fd: int) -> bool:
+        """Whether it begins as one. Only what is in its root file system is looked at: another may
+        let whoever reads wait."""
+        with contextlib.suppress(OSError):
+            return mount_id(fd) in self._roots and os.pread(fd, 2, 0) == b"#!"
+        return False
+
+    def is_loader(self, opened: Opened, fd: int) -> bool:
+        """Whether it is what the kernel opens with each program that is linked when it starts, as
+        the image has it."""
+        return _LOADER.fullmatch(opened.path) is not None and not self.in_upper(opened, fd)
 
     def _upper_folder(self) -> int:
         """-1: no overlay, or none that can be found from here."""

@@ -482,17 +482,22 @@ class Permitting:
         if "hour" in reads or "weekday" in reads:
             now = time.localtime()
             facts += (("hour", now.tm_hour), ("weekday", _DAYS[now.tm_wday]))
-        new = self._new(guard, path, event.exec) if "first_seen" in reads else None
+        new = self._new(guard, event, opened) if "first_seen" in reads else None
         return Asked(guard.container, event.exec, names, plugins, upper, tuple(facts), new)
 
-    def _new(self, guard: Guard, path: str, exec_: bool) -> frozenset[str] | None:
-        """The path that it was reached by is what baselines are about."""
+    def _new(self, guard: Guard, event: Event, opened: Opened) -> frozenset[str] | None:
+        """The path that it was reached by is what baselines are about. They have the program that
+        ran: not the loader that comes with it, nor a script, which that has read."""
         known, now = self._normal.get(guard.image), time.time_ns()
         if known is None:
             return None
-        name = path_object(path)
-        kinds = ("exec",) if exec_ else ("read", "write")
-        return frozenset(kind for kind in kinds if known.is_new(kind, name, now))
+        name = path_object(clean(opened.path))
+        kinds = ("exec",) if event.exec else ("read", "write")
+        new = frozenset(kind for kind in kinds if known.is_new(kind, name, now))
+        if "exec" not in new:
+            return new
+        script = not known.is_new("read", name, now) and guard.is_script(event.fd)
+        return frozenset() if script or guard.is_loader(opened, event.fd) else new
 
     def _ask(self, pending: _Pending) -> None:
         """Of the policies, in their thread."""
