@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from hullwatch.cli import main
+from hullwatch.cli.errors import ExitCode
 from hullwatch.cli.normal import Normal as OfStore
 from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
@@ -110,7 +112,7 @@ def test_a_connection_that_is_held_back_is_not_done_yet(marks: int, sure: bool):
     assert (known(town.baselines).edition == before) is sure
 
 
-def test_whether_it_was_done_is_stored(tmp_path):
+def test_whether_it_was_done_is_stored(tmp_path, capsys):
     town = Town()
     town.do("connect", "198.51.100.9:80", marks=int(Mark.HELD))
     town.do("connect", "198.51.100.10:80")
@@ -124,6 +126,12 @@ def test_whether_it_was_done_is_stored(tmp_path):
         return {row.name: row.sure for row in stored.entries_of(state.link, DIGEST)}
 
     assert keep() == {"198.51.100.9:80": False, "198.51.100.10:80": True}
+    shown = ["baseline", "show", DIGEST, "--store", str(tmp_path)]
+    assert main(shown) == ExitCode.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert [("tried" in line) for line in lines if "198.51" in line] == [False, True]
+    assert main([*shown, "--json"]) == ExitCode.OK
+    assert '"sure":false' in capsys.readouterr().out.replace(" ", "")
     (profile,) = stored.profiles(state.link)
     again = Baselines()
     again.load(profile, stored.entries_of(state.link, DIGEST))
