@@ -12,6 +12,7 @@ force that is there, and is said.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import queue
 import threading
 import time
@@ -138,7 +139,8 @@ class _Tables(NamedTuple):
     """One generation. rows: of paths, the first is of number _FIRST. hosts: of server names, the
     first is number 1; None: these are not asked about. kinds: by cgroup. whose: by
     scope, names of containers since the last count. scopes, numbers: what is told of whom, and of
-    which names; they grow. images, profiles: of scopes; as which the kernel knows them."""
+    which names; they grow. images, profiles: of scopes; as which the kernel knows them. states: of
+    cgroups, what a baseline says of all that they do."""
 
     number: int
     engine: Engine
@@ -151,6 +153,7 @@ class _Tables(NamedTuple):
     numbers: dict[tuple[Who, int, frozenset[str]], int]
     images: dict[int, _Image]
     profiles: dict[int, int]
+    states: dict[int, tuple[str, str]]
 
 
 class Guarding:
@@ -173,6 +176,7 @@ class Guarding:
         self._guard = guard
         self._normal = normal
         self._images: dict[str, _Image] = {}
+        self._profiles = itertools.count(1)
         self._opens = opens
         self._follow = follow
         self._verdicts = Verdicts(log, quarantine, partial(self._once, "decisions"))
@@ -406,7 +410,7 @@ class Guarding:
             number = self._guard.begin(
                 compiled, networks, plan.ports, facts, names, plan.secrets, plan.new
             )
-            tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {}, {}, {})
+            tables = _Tables(number, engine, plan, rows, hosts, {}, {}, {}, {}, {}, {}, {})
             for container in self._containers.values():
                 self._place(tables, container)
             self._give_names(tables)
@@ -459,6 +463,8 @@ class Guarding:
         self._beat = time.monotonic()
         image = self._image(container) if tables.plan.normal else None
         who = _who(tables.plan, container, image)
+        if image is not None:
+            tables.states[container.cgroup] = image.known.image, image.known.state
         scope = tables.scopes.get(who)
         if scope is None:
             scope = len(tables.scopes) + 1
@@ -536,9 +542,12 @@ class Guarding:
             self._name(answer)
 
     def _let_go(self, cgroup: int) -> None:
-        self._containers.pop(cgroup, None)
+        container = self._containers.pop(cgroup, None)
         if self._in_force is not None:
             self._in_force.kinds.pop(cgroup, None)
+            self._in_force.states.pop(cgroup, None)
+        if container is not None:
+            self._forget_image(image_key(container))
         self._early.pop(cgroup, None)
         self.unguarded.discard(cgroup)
         self._guard.let_go(cgroup)
@@ -556,7 +565,7 @@ class Guarding:
         key = image_key(container)
         found = self._images.get(key)
         if found is None:
-            found = self._images[key] = _Image(len(self._images) + 1)
+            found = self._images[key] = _Image(next(self._profiles))
             now = self._normal(container)
         else:
             now = self._normal(container, found.known.edition)
@@ -570,8 +579,8 @@ class Guarding:
         if tables is None or not tables.plan.normal:
             return
         for cgroup, container in self._containers.items():
-            who = _who(tables.plan, container, self._image(container))
-            if who != tables.kinds.get(cgroup):
+            known = self._image(container).known
+            if tables.states.get(cgroup) != (known.image, known.state):
                 self._place(tables, container)
         for scope in tables.images:
             self._give_baseline(tables, scope)
@@ -586,8 +595,24 @@ class Guarding:
             self._guard.put_profile(tables.number, scope, image.profile)
 
     def _give_seen(self, image: _Image, now: frozenset[End]) -> None:
+        """Where there is no room for one, it counts as new."""
         before, image.seen = image.seen or frozenset(), now
-        self._guard.seen(image.number, now, before)
+        try:
+            self._guard.seen(image.number, now, before)
+        except GuardError as error:
+            self._once("baselines", f"what {image.known.image} contacts may count as new: {error}")
+
+    def _forget_image(self, key: str) -> None:
+        """Once none of its containers is there."""
+        image = self._images.get(key)
+        if image is None or any(image_key(one) == key for one in self._containers.values()):
+            return
+        del self._images[key]
+        if (tables := self._in_force) is not None:
+            for scope in [at for at, of in tables.images.items() if of is image]:
+                del tables.images[scope]
+        if image.seen:
+            self._guard.seen(image.number, (), image.seen)
 
     def _contacted(self, image: _Image) -> frozenset[End]:
         contacts = image.contacts

@@ -250,7 +250,9 @@ class Opens:
     def gone(self, cgroups: Iterable[int]) -> None:
         for cgroup in cgroups:
             if (one := self._living.pop(cgroup, None)) is not None:
-                self._baselines.pop(one.container_id or "", None)
+                known = self._baselines.pop(one.container_id or "", None)
+                if known is not None and self._keeper is not None:
+                    self._forget(self._keeper, known.image)
 
     def turn(self, offset: int) -> None:
         """Each turn of the loop. offset: of unix time to CLOCK_BOOTTIME, ns."""
@@ -346,6 +348,13 @@ class Opens:
             if known.image and self._names_of.get(known.image) != known.edition:
                 self._names_of[known.image] = known.edition
                 keeper.normal(known)
+
+    def _forget(self, keeper: Doorkeeper, image: str) -> None:
+        """Once none of its containers is there."""
+        if any(one.image == image for one in self._baselines.values()):
+            return
+        if self._names_of.pop(image, None) is not None:
+            keeper.forget(image)
 
     def _follow_baselines(self, keeper: Doorkeeper) -> None:
         if not self._asks or time.monotonic() < self._due:

@@ -154,6 +154,11 @@ def test_how_a_doorkeeper_tells_what_is_new():
     assert not made.is_new("read", "/etc/b", LATER), "it is still being learnt"
     assert made.is_new("read", "/etc/b", LATER + 1) and made.is_new("exec", "/etc/a", LATER + 1)
     assert not made.is_new("read", "/etc/a", LATER + 1)
+    kept: dict[str, Normal] = {}
+    made.keep(kept)
+    assert kept == {"i": made}
+    Normal("i").keep(kept)
+    assert not kept
     for new in (None, frozenset[str](), frozenset(("read",)), frozenset(("write",))):
         asked = Asked("c", False, ("/root/.ssh/id_rsa",), ("",), None, (), new)
         for (question,) in questions_of(asked, "box", {"baseline": "locked"}, ACTIONS):

@@ -19,6 +19,8 @@ from hullwatch.context.workload import Workload
 from hullwatch.decide.engine import Engine
 from hullwatch.decide.log import LogError
 from hullwatch.decide.plan import Plan, Tool
+from hullwatch.detect.baseline.baselines import Baselines
+from hullwatch.detect.baseline.values import EntryRow, ProfileRow
 from hullwatch.guarding import MAX_NAMES_OF, Named
 from hullwatch.questions import Act, Actor
 from hullwatch.sensor.guard import GuardError
@@ -576,3 +578,53 @@ def test_no_room_for_who_is_held_elsewhere_is_said(here: Steered, monkeypatch: p
     monkeypatch.setattr(here.guard, "_put", full)
     here.guarding.held({ONE.cgroup: (1, 1)}, BY)
     assert "no room for more" in here.said[-1]
+
+
+NEWS = """
+@id("new") forbid (principal, action == Action::"connect", resource is Address)
+when { context has first_seen && context.first_seen };
+@id("net") forbid (principal, action == Action::"connect", resource is Address)
+when { resource has port && resource.port == 81 };
+"""
+
+
+def contacted(*names: str) -> Baselines:
+    found = Baselines()
+    rows = [EntryRow("i", "connect", name, 1, 1, 1, ()) for name in names]
+    found.load(ProfileRow("i", "i", 1, 0, None, (), 0), rows)
+    return found
+
+
+def test_what_a_baseline_has_goes_with_the_last_container_of_its_image():
+    made = Steered((RESOLVER,), baselines=contacted("10.1.2.3:443", "a.example:443"))
+    one, two = (msgspec.structs.replace(of, image="i") for of in (ONE, TWO))
+    made.guarding.found([one, two])
+    made.apply(NEWS)
+    named(made, "a.example", "10.1.2.4")
+    made.turn()
+    assert len(made.kernel.map("guard_seen").held) == 2
+    for address, said in (("10.1.2.3", PASSES), ("10.1.2.4", PASSES), ("10.1.2.5", STOPPED)):
+        assert made.kernel.end(102, "connect", address, 443) == said
+    made.guarding.gone([101])
+    made.turn()
+    assert made.kernel.end(102, "connect", "10.1.2.3", 443) == PASSES
+    made.guarding.gone([102])
+    made.turn()
+    assert not made.kernel.map("guard_seen").held and not made.guarding._images
+    made.guarding.found([two])
+    made.turn()
+    assert made.kernel.end(102, "connect", "10.1.2.3", 443) == PASSES
+    assert made.kernel.end(102, "connect", "10.1.2.4", 443) == STOPPED  # nobody was told its name
+
+
+def test_without_room_for_all_that_a_baseline_has_the_set_holds():
+    made = Steered((RESOLVER,), baselines=contacted(*(f"10.1.2.{n}:443" for n in range(5))))
+    made.kernel.map("guard_seen").room = 3
+    made.guarding.found([msgspec.structs.replace(ONE, image="i")])
+    made.apply(NEWS)
+    made.turn()
+    assert made.guard.generation == 1 and len(made.kernel.map("guard_seen").held) == 3
+    assert [text for text in made.said if "may count as new" in text]
+    assert made.kernel.end(101, "connect", "10.1.2.3", 81) == STOPPED
+    verdicts = [made.kernel.end(101, "connect", f"10.1.2.{n}", 443) for n in range(5)]
+    assert sorted(verdicts) == [PASSES] * 3 + [STOPPED] * 2

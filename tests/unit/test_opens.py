@@ -66,6 +66,9 @@ class Keeper:
     def normal(self, *given: Any) -> None:
         self.asked.append(("normal", *given))
 
+    def forget(self, *given: Any) -> None:
+        self.asked.append(("forget", *given))
+
     def release(self, *given: Any) -> None:
         self.asked.append(("release", *given))
 
@@ -478,11 +481,13 @@ def test_what_baselines_have_is_told_before_what_is_judged_by_it(here):
         kinds = [one[0] for one in here.keeper.asked]
         assert kinds == (["normal"] if state == "learning" else ["normal", "watch"])
     assert here.keeper.asked[1][4] == {"container": "one", "baseline": "locked"}
-    # Without a container nothing is looked at.
+    # Without a container nothing is looked at, nor kept.
+    here.keeper.asked.clear()
     here.opens.gone([ONE.cgroup])
     known.clear()
     here.opens._due = 0.0
     here.opens.turn(OFFSET)
+    assert here.keeper.asked == [("forget", "sha256:1")]
 
 
 def test_of_what_is_held_in_parts_only_what_is_nowhere_is_said():

@@ -158,6 +158,10 @@ class Doorkeeper:
         names = {kind: known.names[kind] for kind in KINDS.values()} if known.image else {}
         self._channel.send(Normal(known.image, known.settled, names, known.accepted))
 
+    def forget(self, image: str) -> None:
+        """Of whose baseline nothing is known any more."""
+        self._channel.send(Normal(image))
+
     def release(self, container: str) -> None:
         """Ended containers are let go by themselves."""
         self._channel.send(Release(container))
@@ -229,8 +233,8 @@ class _Keeping:
             match message:
                 case Policies():
                     self._policies = message
-                case Normal(image):
-                    self._normal[image] = message
+                case Normal():
+                    message.keep(self._normal)
                 case Watch(container):
                     self._watched[container] = message
                 case Release(container):

@@ -77,12 +77,20 @@ class Watch(msgspec.Struct, frozen=True, tag=True):
 
 class Normal(msgspec.Struct, frozen=True, tag=True):
     """What the baseline of an image has by now, for policies that read first_seen: the fields of
-    detect/baseline/known.py. Before a Watch of its containers."""
+    detect/baseline/known.py. Before a Watch of its containers. Without names: none is there any
+    more."""
 
     image: str
     settled: int = 0
     names: dict[str, frozenset[str]] = {}
     accepted: frozenset[tuple[str, str]] = frozenset()
+
+    def keep(self, among: dict[str, Normal]) -> None:
+        """By image, as the last that was said of it."""
+        if self.names:
+            among[self.image] = self
+        else:
+            among.pop(self.image, None)
 
     def is_new(self, kind: str, name: str, now: int) -> bool:
         """name: as baselines have it. now: unix ns."""

@@ -296,8 +296,8 @@ class Permitting:
             match message:
                 case Policies():
                     self._loader.put(lambda said=message: self._load(said))  # type: ignore[misc]
-                case Normal(image):
-                    self._normal[image] = message
+                case Normal():
+                    message.keep(self._normal)
                 case Watch():
                     self._watch(message)
                 case Release(container):

@@ -202,11 +202,18 @@ class Guard:
         self._put(self._profiles, key, value, self._made[generation])
 
     def seen(self, profile: int, now: Collection[End], before: Collection[End] = ()) -> None:
-        """A baseline has these ends, of any generation, instead of those. GuardError."""
+        """A baseline has these ends, of any generation, instead of those. GuardError, once all are
+        given that there is room for."""
         for address, port in {*before} - {*now}:
             self._seen.delete(_SEEN.pack(profile, port, address))
+        failed: GuardError | None = None
         for address, port in {*now} - {*before}:
-            self._put(self._seen, _SEEN.pack(profile, port, address), b"\1", [])
+            try:
+                self._put(self._seen, _SEEN.pack(profile, port, address), b"\1", [])
+            except GuardError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def answered(self, cgroup: int, ts: int) -> None:
         """A DNS answer of that time has been looked at. ts: CLOCK_BOOTTIME ns."""
