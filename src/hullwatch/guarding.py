@@ -120,15 +120,18 @@ class Named(NamedTuple):
 
 
 class _Image:
-    """What the baseline of one image has. number: in the kernel. seen: that it was told of; None:
-    nothing yet. told: as which it is known there, 0: all counts as known."""
+    """What the baseline of one image has. number: in the kernel. seen: that it has; lost: how many
+    it has no room for, which are tried again when due. profile: as which it is known there, 0: all
+    counts as known."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.known = NOTHING
         self.contacts = Contacts(NOTHING)
-        self.seen: frozenset[End] | None = None
-        self.of = -1  # the edition that seen is of
+        self.seen: set[End] = set()
+        self.of = -1  # the edition that seen is of; -1: nothing was told yet
+        self.lost = 0
+        self.due = 0.0
 
     @property
     def profile(self) -> int:
@@ -324,6 +327,7 @@ class Guarding:
             "names": len(self._names),
             "filled_seconds": round(self.filled, 3),
             "names_lost": self.names_lost,
+            "contacts_lost": sum(one.lost for one in self._images.values()),
             "verdicts_lost": self._verdicts.lost,
             "problem": self._follow.problem or self.problem or self.hosts_problem,
             **self._guard.stats(),
@@ -587,20 +591,25 @@ class Guarding:
 
     def _give_baseline(self, tables: _Tables, scope: int) -> None:
         image = tables.images[scope]
-        if image.seen is None or image.of != image.known.edition:
-            image.of = image.known.edition
-            self._give_seen(image, self._contacted(image))
+        again = image.lost and time.monotonic() >= image.due
+        if again or image.of != image.known.edition:
+            now = self._contacted(image)
+            self._guard.unsee(image.number, image.seen - now)
+            image.seen &= now
+            image.of, image.lost = image.known.edition, 0
+            self._see(image, now - image.seen)
         if tables.profiles.get(scope) != image.profile:
             tables.profiles[scope] = image.profile
             self._guard.put_profile(tables.number, scope, image.profile)
 
-    def _give_seen(self, image: _Image, now: frozenset[End]) -> None:
-        """Where there is no room for one, it counts as new."""
-        before, image.seen = image.seen or frozenset(), now
-        try:
-            self._guard.seen(image.number, now, before)
-        except GuardError as error:
-            self._once("baselines", f"what {image.known.image} contacts may count as new: {error}")
+    def _see(self, image: _Image, ends: set[End]) -> None:
+        """Where there is no room for one, it counts as new until there is."""
+        lost = self._guard.see(image.number, ends)
+        image.seen |= ends.difference(lost)
+        image.lost += len(lost)
+        if lost:
+            image.due = time.monotonic() + _AGAIN
+            self._once("baselines", f"no room for all that {image.known.image} has contacted")
 
     def _forget_image(self, key: str) -> None:
         """Once none of its containers is there."""
@@ -611,10 +620,9 @@ class Guarding:
         if (tables := self._in_force) is not None:
             for scope in [at for at, of in tables.images.items() if of is image]:
                 del tables.images[scope]
-        if image.seen:
-            self._guard.seen(image.number, (), image.seen)
+        self._guard.unsee(image.number, image.seen)
 
-    def _contacted(self, image: _Image) -> frozenset[End]:
+    def _contacted(self, image: _Image) -> set[End]:
         contacts = image.contacts
         found = {(ANY_ADDRESS, 0)} if contacts.every else set()
         found |= {(mapped(str(address))[0], port) for address, port in contacts.by_address()}
@@ -623,12 +631,12 @@ class Guarding:
             container = self._containers.get(cgroup)
             if container is not None and self._images.get(image_key(container)) is image:
                 found |= _named_ends(contacts, address, names)
-        return frozenset(found)
+        return found
 
     def _give_named(self, cgroup: int, address: str, name: str) -> None:
         image = self._images.get(image_key(self._containers[cgroup]))
-        if image is not None and image.seen is not None:
-            self._give_seen(image, image.seen | _named_ends(image.contacts, address, (name,)))
+        if image is not None and image.of >= 0:
+            self._see(image, {*_named_ends(image.contacts, address, (name,))} - image.seen)
 
     def _normally(self, act: Act) -> Act:
         """With what a baseline said of it: a connection that the kernel took for new was new."""

@@ -345,9 +345,14 @@ class Opens:
         if "first_seen" not in self._asks:
             return
         for known in of or tuple(map(self._baseline, self._living.values())):
-            if known.image and self._names_of.get(known.image) != known.edition:
+            if not known.image or self._names_of.get(known.image) == known.edition:
+                continue
+            if keeper.normal(known):
                 self._names_of[known.image] = known.edition
-                keeper.normal(known)
+            else:  # a moment later, then
+                self._once(
+                    "the doorkeeper does not read what baselines have: some may be missing there"
+                )
 
     def _forget(self, keeper: Doorkeeper, image: str) -> None:
         """Once none of its containers is there."""

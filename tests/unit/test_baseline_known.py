@@ -3,6 +3,7 @@ for done as policy may have stopped it."""
 
 from __future__ import annotations
 
+import os
 import time
 from types import SimpleNamespace
 
@@ -92,7 +93,8 @@ def test_what_is_asked_again_is_told_where_it_is_another():
 
 
 @pytest.mark.parametrize(
-    ("marks", "sure"), [(0, True), (Mark.HELD, False), (Mark.RAW_PATH, True)]
+    ("marks", "sure"),
+    [(0, True), (Mark.HELD, False), (Mark.ATTEMPT | Mark.IO_URING, False), (Mark.RAW_PATH, True)],
 )  # fmt: skip
 def test_a_connection_that_is_held_back_is_not_done_yet(marks: int, sure: bool):
     """It counts as seen, as it did; policies take it for new until one is let go."""
@@ -112,6 +114,28 @@ def test_a_connection_that_is_held_back_is_not_done_yet(marks: int, sure: bool):
     assert (known(town.baselines).edition == before) is sure
 
 
+def test_what_was_tried_before_a_lock_and_done_after_it_is_not_in_it():
+    town = Town()
+    town.do("connect", "198.51.100.9:80", ret=-115, marks=int(Mark.HELD))
+    town.do("connect", "198.51.100.10:80")
+    town.judge()
+    town.baselines.judge(DIGEST, WALL + 1, ())
+    town.wait(5)
+    town.do("connect", "198.51.100.9:80")
+    town.judge()
+    assert known(town.baselines).names["connect"] == {"198.51.100.10:80"}
+    town.baselines.judge(DIGEST, WALL + 6 * SECOND, ())
+    assert len(known(town.baselines).names["connect"]) == 2
+
+
+def test_a_file_that_is_only_named_is_not_read():
+    town = Town()
+    for path, flags in (("/etc/a", os.O_PATH), ("/etc/b", os.O_RDONLY)):
+        town.do("read", path, flags=flags)
+    town.judge()
+    assert known(town.baselines).names["read"] == {"/etc/b"}
+
+
 def test_whether_it_was_done_is_stored(tmp_path, capsys):
     town = Town()
     town.do("connect", "198.51.100.9:80", marks=int(Mark.HELD))
@@ -123,7 +147,7 @@ def test_whether_it_was_done_is_stored(tmp_path, capsys):
         with state.transaction() as link:
             stored.put(link, town.baselines.changes())
         town.baselines.saved(town.baselines.changes())
-        return {row.name: row.sure for row in stored.entries_of(state.link, DIGEST)}
+        return {row.name: not row.tried for row in stored.entries_of(state.link, DIGEST)}
 
     assert keep() == {"198.51.100.9:80": False, "198.51.100.10:80": True}
     shown = ["baseline", "show", DIGEST, "--store", str(tmp_path)]
@@ -131,7 +155,7 @@ def test_whether_it_was_done_is_stored(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [("tried" in line) for line in lines if "198.51" in line] == [False, True]
     assert main([*shown, "--json"]) == ExitCode.OK
-    assert '"sure":false' in capsys.readouterr().out.replace(" ", "")
+    assert '"tried":true' in capsys.readouterr().out.replace(" ", "")
     (profile,) = stored.profiles(state.link)
     again = Baselines()
     again.load(profile, stored.entries_of(state.link, DIGEST))
@@ -141,11 +165,11 @@ def test_whether_it_was_done_is_stored(tmp_path, capsys):
     assert keep() == {"198.51.100.9:80": True, "198.51.100.10:80": True}
     # What somebody else has seen to be done stays so.
     with state.transaction() as link:
-        old = EntryRow(DIGEST, "connect", "198.51.100.9:80", WALL, WALL, 1, (), False)
+        old = EntryRow(DIGEST, "connect", "198.51.100.9:80", WALL, WALL, 1, (), 0)
         doubtful = Baselines()
         doubtful.learn(old)
         stored.put(link, doubtful.changes())
-    assert all(row.sure for row in stored.entries_of(state.link, DIGEST))
+    assert not any(row.tried for row in stored.entries_of(state.link, DIGEST))
     state.close()
 
 
@@ -169,7 +193,7 @@ def test_how_a_doorkeeper_tells_what_is_new():
 
 def test_without_an_agent_the_store_is_read(tmp_path):
     told: list[Known] = []
-    keeper = SimpleNamespace(normal=told.append)
+    keeper = SimpleNamespace(normal=lambda one: told.append(one) or True)
     reading = 'forbid (principal, action == Action::"exec", resource) when { %s };'
     engines = [
         Engine.of([(reading % text, "p.cedar")])

@@ -428,7 +428,7 @@ def profiles(chosen: random.Random) -> Baselines:
         said = ProfileRow(image, image, 10, learning, locked, accepted if locked else (), 0)
         names = chosen.sample((*DONE, "**"), 4)
         entries = [
-            EntryRow(image, "connect", name, at, at, 1, ("c",), chosen.random() < 0.8)
+            EntryRow(image, "connect", name, at, at, 1, ("c",), chosen.choice((None, None, 0, 95)))
             for name in names
             for at in (chosen.choice((20, 90)),)
         ]

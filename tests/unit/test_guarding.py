@@ -617,14 +617,22 @@ def test_what_a_baseline_has_goes_with_the_last_container_of_its_image():
     assert made.kernel.end(102, "connect", "10.1.2.4", 443) == STOPPED  # nobody was told its name
 
 
-def test_without_room_for_all_that_a_baseline_has_the_set_holds():
+def test_without_room_for_all_that_a_baseline_has_the_set_holds(monkeypatch: pytest.MonkeyPatch):
     made = Steered((RESOLVER,), baselines=contacted(*(f"10.1.2.{n}:443" for n in range(5))))
     made.kernel.map("guard_seen").room = 3
     made.guarding.found([msgspec.structs.replace(ONE, image="i")])
     made.apply(NEWS)
     made.turn()
     assert made.guard.generation == 1 and len(made.kernel.map("guard_seen").held) == 3
-    assert [text for text in made.said if "may count as new" in text]
+    assert [text for text in made.said if "no room for all" in text]
+    assert made.guarding.stats()["contacts_lost"] == 2
     assert made.kernel.end(101, "connect", "10.1.2.3", 81) == STOPPED
     verdicts = [made.kernel.end(101, "connect", f"10.1.2.{n}", 443) for n in range(5)]
     assert sorted(verdicts) == [PASSES] * 3 + [STOPPED] * 2
+    made.kernel.map("guard_seen").room = None
+    monkeypatch.setattr(guarding, "_AGAIN", 0.0)
+    (image,) = made.guarding._images.values()
+    image.due = 0.0
+    made.guarding._follow_baselines()
+    verdicts = [made.kernel.end(101, "connect", f"10.1.2.{n}", 443) for n in range(5)]
+    assert verdicts == [PASSES] * 5 and made.guarding.stats()["contacts_lost"] == 0

@@ -56,6 +56,7 @@ class Keeper:
         self.asked: list[tuple[Any, ...]] = []
         self.says: list[Any] = []
         self.alive = True
+        self.full = False
 
     def policies(self, *given: Any) -> None:
         self.asked.append(("policies", *given))
@@ -63,8 +64,10 @@ class Keeper:
     def watch(self, *given: Any) -> None:
         self.asked.append(("watch", *given))
 
-    def normal(self, *given: Any) -> None:
-        self.asked.append(("normal", *given))
+    def normal(self, *given: Any) -> bool:
+        if not self.full:
+            self.asked.append(("normal", *given))
+        return not self.full
 
     def forget(self, *given: Any) -> None:
         self.asked.append(("forget", *given))
@@ -481,6 +484,14 @@ def test_what_baselines_have_is_told_before_what_is_judged_by_it(here):
         kinds = [one[0] for one in here.keeper.asked]
         assert kinds == (["normal"] if state == "learning" else ["normal", "watch"])
     assert here.keeper.asked[1][4] == {"container": "one", "baseline": "locked"}
+    # What does not get there is told again.
+    known["one"] = known["one"]._replace(edition=8)
+    for here.keeper.full in (True, False):
+        here.keeper.asked.clear()
+        here.opens._due = 0.0
+        here.opens.turn(OFFSET)
+    assert [one[0] for one in here.keeper.asked] == ["normal"]
+    assert any("what baselines have" in text for text in here.said)
     # Without a container nothing is looked at, nor kept.
     here.keeper.asked.clear()
     here.opens.gone([ONE.cgroup])

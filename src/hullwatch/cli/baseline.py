@@ -119,7 +119,7 @@ def _table(found: Found, entries: list[EntryRow], mark: str = "") -> None:
         row["first"], row["last"] = (row[name][:19].replace("T", " ") for name in ("first", "last"))
         row["containers"] = len(row["containers"])
         row["kind"] = f"{mark}{row['kind']}"
-        if not row["sure"]:
+        if row["tried"]:
             row["name"] += "  (tried; nothing may have left)"
     order = {name: at for at, name in enumerate(_order())}
     rows.sort(key=lambda row: (order[row["kind"].removeprefix(mark)], row["name"]))

@@ -51,7 +51,7 @@ class Normal:
         self._problem = ""
         for profile, entries in found:
             last = max((one.first for one in entries), default=0)
-            held = profile, len(entries), last, sum(one.sure for one in entries)
+            held = profile, len(entries), last, sum(one.tried for one in entries)
             if self._held.get(profile.image) != held:
                 self._held[profile.image] = held
                 self._baselines.load(profile, entries)
@@ -63,7 +63,7 @@ class Normal:
         known = self._baselines.known(workload)
         assert known is not None  # no edition was named
         facts["baseline"] = known.state
-        if known.image and self._told.get(known.image) != known.edition:
+        new = known.image and self._told.get(known.image) != known.edition
+        if new and self._keeper.normal(known):
             self._told[known.image] = known.edition
-            self._keeper.normal(known)
         return known.image

@@ -133,6 +133,6 @@ def entry_value(found: Found, row: EntryRow) -> dict[str, Any]:
         "containers": list(row.containers),
         "first": iso(row.first),
         "last": iso(row.last),
-        "sure": row.sure,
+        "tried": row.tried,
         "accepted": [row.kind, row.name] in [list(one) for one in found.profile.accepted],
     }

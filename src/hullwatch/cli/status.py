@@ -252,6 +252,7 @@ def _policies(policy: dict[str, Any]) -> Iterator[tuple[str, str]]:
 _LOST_OF_POLICIES = {
     "unguarded": "containers that there was no room for are held to none",
     "names_lost": "answers of resolvers that there was no room for",
+    "contacts_lost": "destinations of baselines that there is no room for, which count as new",
     "verdicts_lost": "verdicts that were not logged",
 }
 

@@ -155,7 +155,7 @@ def _seen(store: Path, meant: _Meant) -> dict[str, dict[Any, int]]:
 
     profile, entries = meant.found
     counts = {(row.kind, row.name): row.count for row in entries}
-    allowed = in_profile(profile, (one for one in entries if one.sure))
+    allowed = in_profile(profile, (one for one in entries if not one.tried))
     seen: dict[str, dict[Any, int]] = {
         kind: {name: counts.get((kind, name), 0) for name in allowed[kind]}
         for kind in ("exec", "write", "connect")

@@ -153,10 +153,12 @@ class Doorkeeper:
         baseline counts."""
         self._channel.send(Watch(container, name, cgroup, dict(facts or {}), image))
 
-    def normal(self, known: Known) -> None:
-        """What the baseline of an image has by now."""
-        names = {kind: known.names[kind] for kind in KINDS.values()} if known.image else {}
+    def normal(self, known: Known) -> bool:
+        """What the baseline of an image has by now. False: too much waits, it was not told."""
+        refused = self._channel.refused
+        names = {kind: known.names[kind] for kind in KINDS.values()}
         self._channel.send(Normal(known.image, known.settled, names, known.accepted))
+        return self._channel.refused == refused
 
     def forget(self, image: str) -> None:
         """Of whose baseline nothing is known any more."""

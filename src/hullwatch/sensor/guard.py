@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import struct
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -201,19 +201,19 @@ class Guard:
         key, value = _SCOPE.pack(generation, scope), struct.pack("<I", profile)
         self._put(self._profiles, key, value, self._made[generation])
 
-    def seen(self, profile: int, now: Collection[End], before: Collection[End] = ()) -> None:
-        """A baseline has these ends, of any generation, instead of those. GuardError, once all are
-        given that there is room for."""
-        for address, port in {*before} - {*now}:
-            self._seen.delete(_SEEN.pack(profile, port, address))
-        failed: GuardError | None = None
-        for address, port in {*now} - {*before}:
+    def see(self, profile: int, ends: Iterable[End]) -> list[End]:
+        """A baseline has these, of any generation. Those that there is no room for."""
+        lost = []
+        for address, port in ends:
             try:
                 self._put(self._seen, _SEEN.pack(profile, port, address), b"\1", [])
-            except GuardError as error:
-                failed = error
-        if failed is not None:
-            raise failed
+            except GuardError:
+                lost.append((address, port))
+        return lost
+
+    def unsee(self, profile: int, ends: Iterable[End]) -> None:
+        for address, port in ends:
+            self._seen.delete(_SEEN.pack(profile, port, address))
 
     def answered(self, cgroup: int, ts: int) -> None:
         """A DNS answer of that time has been looked at. ts: CLOCK_BOOTTIME ns."""

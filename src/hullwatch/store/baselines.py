@@ -39,7 +39,7 @@ def entries_of(link: sqlite3.Connection, image: str) -> list[EntryRow]:
         (image,),
     )
     return [
-        EntryRow(of, kind, name, first, last, count, _ids(ids, int(containers, 16)), bool(sure))
+        EntryRow(of, kind, name, first, last, count, _ids(ids, int(containers, 16)), sure)
         for of, kind, name, first, last, count, containers, sure in rows
     ]
 
@@ -95,8 +95,10 @@ def _put_entries(link: sqlite3.Connection, image: str, entries: list[EntryRow]) 
             """INSERT INTO baseline_entries VALUES (?,?,?,?,?,?,?,?)
             ON CONFLICT (image, kind, name) DO UPDATE SET first = min(first, excluded.first),
                 last = max(last, excluded.last), count = max(count, excluded.count),
-                containers = excluded.containers, sure = max(sure, excluded.sure)""",
-            (*entry[:6], f"{bits:x}", entry.sure),
+                containers = excluded.containers, sure = CASE
+                    WHEN excluded.sure = 0 THEN sure WHEN sure = 0 THEN excluded.sure
+                    ELSE min(coalesce(sure, first), excluded.sure) END""",
+            (*entry[:6], f"{bits:x}", entry.first if entry.sure is None else entry.sure),
         )
 
 

@@ -28,7 +28,8 @@ _CONTAINERS = f"SELECT boot, cgroup FROM workloads WHERE state = 'resolved' AND 
 _CLASSES = ", ".join(f"'{CLASSES[cls].name}'" for kind in KINDS for cls in kind.classes)
 _PAIRS = ", ".join(f"'{CLASSES[cls].name}'" for cls in SECOND)
 _UNSURE = """coalesce(list_contains(e.mark_names, 'held')
-    OR (e.class = 'send' AND list_contains(e.mark_names, 'attempt')), false)"""
+    OR (e.class IN ('connect', 'send') AND list_contains(e.mark_names, 'attempt'))
+    OR (e.class = 'open' AND e.flags & 2097152 != 0), false)"""  # O_PATH: nothing is opened
 # A counted object has had an event, maybe before the time that is asked for: the event says
 # whether it succeeded, and whether it was written to.
 _SQL = f"""
@@ -115,5 +116,5 @@ def _entry(image: str, row: dict[str, Any]) -> EntryRow | None:
     return EntryRow(
         *(image, kind.name, name, first, max(first, last), int(row["n"])),
         (container,) if container else (),
-        not row["unsure"],
+        0 if row["unsure"] else None,
     )

@@ -127,7 +127,8 @@ MIGRATIONS: tuple[str, ...] = (
         state TEXT DEFAULT '', seen TEXT DEFAULT '[]') WITHOUT ROWID;
     """,
     """
-    -- 0: it was only tried, and policy may have stopped it.
-    ALTER TABLE baseline_entries ADD COLUMN sure INTEGER DEFAULT 1;
+    -- Since when it was done for certain; NULL: from the first on. 0: it was only tried, and policy
+    -- may have stopped it.
+    ALTER TABLE baseline_entries ADD COLUMN sure INTEGER;
     """,
 )

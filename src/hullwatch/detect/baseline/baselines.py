@@ -32,7 +32,7 @@ from hullwatch.detect.baseline.kinds import (
 from hullwatch.detect.baseline.known import LEARNING, LOCKED, NOTHING, Known
 from hullwatch.detect.baseline.objects import ANY, is_unix
 from hullwatch.detect.baseline.profile import Profile
-from hullwatch.detect.baseline.table import Table
+from hullwatch.detect.baseline.table import NEVER, Table
 from hullwatch.detect.baseline.values import Changes, EntryRow, ProfileRow
 from hullwatch.detect.intern import KeyTable, SlotTable
 from hullwatch.detect.row import Row, object_of
@@ -134,7 +134,8 @@ class Baselines:
             self._settle_moved()
         known = entries >= 0
         rows, entries, times, whose = rows[known], entries[known], times[known], whose[known]
-        self._be_sure(entries[are_sure(events[rows])])
+        certain = are_sure(events[rows])
+        self._be_sure(entries[certain], times[certain])
         older = self.table.touch(entries, times)
         for at in older.tolist():
             self._older(at)
@@ -144,11 +145,14 @@ class Baselines:
         novel[rows] = first | self.table.drift[entries]
         return novel
 
-    def _be_sure(self, entries: np.ndarray) -> None:
-        sure = self.table.sure
-        for at in np.unique(entries[~sure[entries]]).tolist():
-            sure[at] = self.table.fresh[at] = True
-            self.profiles[self.table.of(at).image].edited()
+    def _be_sure(self, entries: np.ndarray, times: np.ndarray) -> None:
+        """Of what was done for certain, at these times."""
+        table = self.table
+        earlier = entries[times < table.sure[entries]]
+        np.minimum.at(table.sure, entries, times)
+        for at in np.unique(earlier).tolist():
+            table.fresh[at] = True
+            self.profiles[table.of(at).image].edited()
 
     def _named(self, names: dict[int, str], rows: np.ndarray, kinds: np.ndarray) -> dict[int, str]:
         """Destinations that go by a domain name, which may change while the address stays:
@@ -272,8 +276,9 @@ class Baselines:
         for ident in row.containers:
             kept.containers |= profile.container(ident)
         table.fresh[at] = True
-        if row.sure and not table.sure[at]:
-            table.sure[at] = True
+        sure = NEVER if row.tried else row.first if row.sure is None else row.sure
+        if sure < table.sure[at]:
+            table.sure[at] = sure
             profile.edited()
         self._older(at)
 
@@ -342,7 +347,7 @@ class Baselines:
         if kind is None or not name or is_unix(name):
             return state, None
         at = profile.find(kind, name)
-        first = int(self.table.first[at]) if at is not None and self.table.sure[at] else wall
+        first = int(self.table.sure[at]) if at is not None else NEVER
         if state == LOCKED:
             return state, profile.drifts(kind, name, min(first, wall))
         return state, first >= wall > profile.first + profile.learning
@@ -365,9 +370,13 @@ class Baselines:
             return profile.known
 
     def _known(self, profile: Profile) -> Known:
-        sure, drift = self.table.sure, self.table.drift
+        sure = self.table.sure
         names = {
-            kind.name: frozenset(name for name, at in held.items() if sure[at] and not drift[at])
+            kind.name: frozenset(
+                name
+                for name, at in held.items()
+                if sure[at] != NEVER and not profile.drifts(kind, name, int(sure[at]))
+            )
             for kind, held in zip(KINDS, profile.entries, strict=True)
         }
         if profile.state() == LOCKED:
@@ -463,7 +472,7 @@ class Baselines:
         kept, table = self.table.of(at), self.table
         ids = self.profiles[kept.image].ids(kept.containers)
         numbers = (int(table.first[at]), int(table.last[at]), int(table.count[at]))
-        sure = bool(table.sure[at])
+        sure = int(table.sure[at]) if table.sure[at] != NEVER else 0
         return EntryRow(kept.image, KINDS[kept.kind].name, kept.name, *numbers, ids, sure)
 
     def stats(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +74,7 @@ _READ, _WRITE = BY_NAME["read"], BY_NAME["write"]
 _OPEN, _CONNECT = int(Class.OPEN), int(Class.CONNECT)
 _ATTEMPT, _ACCMODE = int(Mark.ATTEMPT), 3
 _UNSURE = np.zeros(1 << 16, np.uint16)  # marks, by class
-_UNSURE[int(Class.CONNECT)] = _UNSURE[int(Class.SEND)] = int(Mark.HELD)
-_UNSURE[int(Class.SEND)] |= _ATTEMPT
+_UNSURE[int(Class.CONNECT)] = _UNSURE[int(Class.SEND)] = int(Mark.HELD) | _ATTEMPT
 _NUMBERS = np.full(1 << 16, NONE, np.uint8)
 for _kind in KINDS:
     _NUMBERS[[int(cls) for cls in _kind.classes]] = _kind.number
@@ -93,8 +93,10 @@ def kind_numbers(events: np.ndarray) -> np.ndarray:
 
 
 def are_sure(events: np.ndarray) -> np.ndarray:
-    """bool[n]: not of what policy may stop yet, or has stopped, as far as the event tells."""
-    found: np.ndarray = events["marks"] & _UNSURE[events["cls"]] == 0
+    """bool[n]: not of what policy may stop yet, or has stopped, as far as the event tells; nor of
+    what it is not asked about, as nothing is opened."""
+    named = (events["cls"] == _OPEN) & (events["flags"] & os.O_PATH != 0)
+    found: np.ndarray = (events["marks"] & _UNSURE[events["cls"]] == 0) & ~named
     return found
 
 

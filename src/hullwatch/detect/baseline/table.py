@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Kept", "Table"]
+__all__ = ["NEVER", "Kept", "Table"]
+
+NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(slots=True)
@@ -21,8 +23,8 @@ class Kept:
 
 class Table:
     """An entry is an index. first, last: unix ns; drift: the profile is locked and this not in it;
-    fresh: not stored at all yet; stale: stored with older numbers; sure: it was done for certain,
-    and not only tried."""
+    fresh: not stored at all yet; stale: stored with older numbers; sure: unix ns, the first time
+    that it was done for certain, and not only tried; NEVER."""
 
     def __init__(self) -> None:
         self.kept: list[Kept | None] = []
@@ -33,7 +35,7 @@ class Table:
         self.drift = np.zeros(1024, bool)
         self.fresh = np.zeros(1024, bool)
         self.stale = np.zeros(1024, bool)
-        self.sure = np.zeros(1024, bool)
+        self.sure = np.full(1024, NEVER)
         self.used = 0
 
     def add(self, kept: Kept, first: int, drift: bool) -> int:
@@ -48,7 +50,7 @@ class Table:
         self.first[at] = self.last[at] = first
         self.count[at] = 0
         self.drift[at] = drift
-        self.fresh[at], self.stale[at], self.sure[at] = True, False, False
+        self.fresh[at], self.stale[at], self.sure[at] = True, False, NEVER
         self.used += 1
         return at
 
@@ -82,7 +84,7 @@ class Table:
         self.count[into] += self.count[at]
         self.of(into).containers |= self.of(at).containers
         self.fresh[into] = True
-        self.sure[into] |= self.sure[at]
+        self.sure[into] = min(self.sure[into], self.sure[at])
 
     def _grow(self) -> None:
         for name in ("first", "last", "count", "drift", "fresh", "stale", "sure"):

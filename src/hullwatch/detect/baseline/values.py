@@ -22,8 +22,9 @@ class ProfileRow(NamedTuple):
 class EntryRow(NamedTuple):
     """One thing an image has done. containers: ids (12 characters) of those that did it.
 
-    count: events that were seen; what the kernel counted by itself is not among them. sure: it was
-    done for certain; else it was only tried, and policy may have stopped it.
+    count: events that were seen; what the kernel counted by itself is not among them. sure: since
+    when it was done for certain, unix ns; None: from the first on; 0: it was only tried, and policy
+    may have stopped it.
     """
 
     image: str
@@ -33,7 +34,12 @@ class EntryRow(NamedTuple):
     last: int
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants
     containers: tuple[str, ...]
-    sure: bool = True
+    sure: int | None = None
+
+    @property
+    def tried(self) -> bool:
+        """And no more."""
+        return self.sure == 0
 
 
 class Changes(NamedTuple):
