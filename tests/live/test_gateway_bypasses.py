@@ -259,7 +259,7 @@ def test_over_http(web: Web, way: str) -> None:
 def test_what_the_server_asks_of_the_clients_model_over_http(web: Web) -> None:
     said = web.send(post(ASKS))
     assert [json.loads(one)["id"] for one in re.findall(rb"data: (.*)", said)] == [5, 70]
-    poll(lambda: len(web.seen) > 8, seconds=20, waiting_for="its errors")
+    poll(lambda: len(web.seen) == 14, seconds=20, waiting_for="the errors for those with an id")
     (asked, *refused) = map(json.loads, web.seen)
     assert asked["id"] == 70 and {one["error"]["code"] for one in refused} == {-1, -32600}
     web.seen.clear()
