@@ -46,7 +46,7 @@ from hullwatch.sensor.seccomp.listener import Listener, Notification
 from hullwatch.sensor.seccomp.tracing import traced
 from hullwatch.sensor.seccomp.wish import Asked, Changed, Given, Result, Running, Wish
 
-__all__ = ["Holder", "Workload", "file_of", "spoken_of"]
+__all__ = ["Holder", "Workload", "file_of", "spoken_of", "untold"]
 
 RECEIVERS, MAX_DOING = 8, 64  # threads of a listener; what is more is told to try again
 MAX_KNOWN = 4096  # answers that are remembered, for as long as GONE
@@ -54,6 +54,8 @@ MAX_CHANGED = 16  # times that what was decided on may be another one by then
 MAX_SHOWN = 2048  # characters of a held command that are shown
 MAX_COMMAND = 16_384  # characters that policies see, as the sensor keeps them
 GONE = 0.5  # s between two looks at whether who waits is there still
+_UNTOLD = frozenset(("labels", "tool_call", "server", "first_seen", "baseline"))
+"""What only an agent knows."""
 _TIER = "seccomp"
 _REFUSED = errno.EPERM
 
@@ -68,6 +70,14 @@ def spoken_of(decider: Decider, name: str | None = None) -> frozenset[str]:
         and one.principal.kind in ("", "Workload")
         and (name is None or one.principal.fits("Workload", name))
     )
+
+
+def untold(decider: Decider) -> Iterator[str]:
+    """Of each policy that is asked here what it reads that nobody tells here, as a sentence."""
+    for one in decider.policies.values():
+        missing = sorted((one.reads or frozenset()) & _UNTOLD)
+        if missing and not {*ACTIONS}.isdisjoint(one.actions):
+            yield f"policies: {one.id} reads {', '.join(missing)}, which only an agent knows"
 
 
 @dataclass

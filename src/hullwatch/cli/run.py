@@ -94,7 +94,7 @@ def run(
     told = told.checked(True)
     engine, following = asked_set(policy, store)
     named = name or os.path.basename(command[0])
-    from hullwatch.holding import spoken_of
+    from hullwatch.holding import spoken_of, untold
     from hullwatch.sensor.seccomp import filter as filters
 
     actions = spoken_of(engine, named)
@@ -103,6 +103,8 @@ def run(
             f"--policy: no policy speaks of what Workload::{named} executes, opens or connects to"
         )
         raise CommandError(said, ExitCode.CONTENT)
+    for text in untold(engine):
+        say(safe(text))
     path = shutil.which(command[0])
     if path is None:
         say(f"{safe(command[0])}: no such command")

@@ -90,7 +90,7 @@ async def _serve(
     as_json: bool,
 ) -> None:
     from hullwatch.cli.decisions import open_log
-    from hullwatch.holding import Holder
+    from hullwatch.holding import Holder, untold
     from hullwatch.sensor.seccomp.listener import lock
 
     lock()
@@ -105,6 +105,8 @@ async def _serve(
             sock = _listening(path)
             door = _Door(holder, as_json)
             accepting = asyncio.create_task(door.open(sock))
+            for text in untold(engine):
+                say(safe(text))
             say(f"listening on {path}")
             await stop.wait()
             accepting.cancel()
